@@ -1,4 +1,7 @@
-"""The one error that a user can mend."""
+"""The one error that a user can mend, and what a wrong name probably meant."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -6,3 +9,9 @@ class UserError(Exception):
 
     The message names what, its value and the mend, in one or two lines; the command line prints it without a traceback.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """End a sentence on a wrong name: "; did you mean a or b?", or "." where no known name is near."""
+    nearest = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(nearest)}?" if nearest else "."

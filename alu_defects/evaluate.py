@@ -1,0 +1,53 @@
+"""Evaluate a trained run: `python -m alu_defects.evaluate run=runs/<run> split=test`."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from alu_defects.config import plain, verb
+
+
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Recompute the metrics of a run's best checkpoint and write them with the predictions.
+
+    Args:
+        config: conf/evaluate.yaml, composed.
+
+    Returns:
+        What metrics.json holds: under the name of the split loss, accuracy, macro precision, recall and F1, and precision
+        and recall of each class.
+
+    Raises:
+        UserError: no such run or split, no checkpoint, missing pictures, or classes that differ from the checkpoint's.
+    """
+    from alu_defects.data import catalog
+    from alu_defects.data.datamodule import DefectData
+    from alu_defects.data.splits import check_held_out
+    from alu_defects.learning import checkpoint
+    from alu_defects.learning.run import Run
+    from alu_defects.reporting import evaluation, report
+
+    check_held_out(config.split)
+    run = Run.existing(config.run)
+    options = plain(run.config())
+    data = DefectData(**options["data"], split=options["split"], seed=options["seed"])
+    root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
+    data.use(root, run.catalog())
+    checkpoint.check_classes(run.best, data.classes)
+    result = evaluation.evaluate(checkpoint.load(run.best), data, config.split, plain(config.trainer))
+    metrics = {config.split: result.metrics}
+    output = Path(config.output)
+    evaluation.write(result, output, metrics)
+    report.print_run(output, metrics, result)
+    return metrics
+
+
+@verb("evaluate")
+def main(config: DictConfig) -> None:
+    """Evaluate the run that the command line names."""
+    evaluate(config)
+
+
+if __name__ == "__main__":
+    main()

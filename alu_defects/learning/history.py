@@ -1,0 +1,50 @@
+"""metrics.csv: one row an epoch."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class History(Logger):
+    """Collects what is logged during the fit into one table, one row an epoch.
+
+    Goes on with the file when a run is resumed: a row that is logged again replaces the one that was there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.rows: dict[int, dict[str, float]] = {}
+        if path.exists():
+            self.rows = {int(row["epoch"]): row for row in pd.read_csv(path).to_dict("records")}  # type: ignore[misc]
+
+    @property
+    def name(self) -> str:
+        """Part of Lightning's logger interface."""
+        return "history"
+
+    @property
+    def version(self) -> str:
+        """Part of Lightning's logger interface."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | argparse.Namespace, *args: Any, **kwargs: Any) -> None:
+        """Hyper-parameters stand in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add metrics to the row of their epoch, which is their step, and write the table."""
+        assert step is not None
+        epoch = int(step)
+        self.rows.setdefault(epoch, {"epoch": epoch}).update({k: float(v) for k, v in metrics.items()})
+        self.table().to_csv(self.path, index=False)
+
+    def table(self) -> pd.DataFrame:
+        """The rows in the order of their epochs."""
+        return pd.DataFrame([self.rows[epoch] for epoch in sorted(self.rows)])

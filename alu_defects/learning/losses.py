@@ -1,0 +1,94 @@
+"""Losses: logits and class ids → a number, and logits → probabilities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alu_defects.errors import UserError, did_you_mean
+
+
+class CrossEntropy(nn.Module):
+    """Softmax cross-entropy."""
+
+    weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of a batch: logits (B, C), labels int64 (B,)."""
+        return F.cross_entropy(logits, labels, self.weight, label_smoothing=self.label_smoothing)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities (B, C) that sum to one."""
+        return logits.softmax(dim=1)
+
+
+class Focal(CrossEntropy):
+    """Focal loss (Lin et al. 2017, eq. 5, with a softmax): cross-entropy times (1 - p)^gamma."""
+
+    def __init__(self, weight: Tensor | None = None, label_smoothing: float = 0.0, gamma: float = 2.0) -> None:
+        super().__init__(weight, label_smoothing)
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of a batch: logits (B, C), labels int64 (B,)."""
+        losses = F.cross_entropy(logits, labels, self.weight, reduction="none", label_smoothing=self.label_smoothing)
+        p = logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+        norm = len(labels) if self.weight is None else self.weight[labels].sum()
+        return ((1 - p) ** self.gamma * losses).sum() / norm
+
+
+class Binary(CrossEntropy):
+    """Binary cross-entropy of each class against the rest: the literal reading of the paper's eq. 7.
+
+    The classes' terms are summed, so that its size compares with the softmax loss.
+    """
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of a batch: logits (B, C), labels int64 (B,)."""
+        targets = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        targets = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1)
+        return losses.mean() if self.weight is None else (losses * self.weight[labels]).sum() / self.weight[labels].sum()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probability of each class against the rest (B, C); they need not sum to one."""
+        return logits.sigmoid()
+
+
+LOSSES: dict[str, type[CrossEntropy]] = {"cross_entropy": CrossEntropy, "focal": Focal, "binary": Binary}
+
+
+def create(
+    name: str, class_counts: Sequence[int], class_weights: str | Sequence[float] = "none", **options: Any
+) -> CrossEntropy:
+    """Make a loss.
+
+    Args:
+        name: cross_entropy, focal or binary.
+        class_counts: training pictures of each class.
+        class_weights: `none`; `balanced`, inverse to the class counts with mean one over the pictures; or one number a class.
+        options: of the loss.
+
+    Raises:
+        UserError: an unknown name, or weights that do not fit the classes.
+    """
+    if name not in LOSSES:
+        raise UserError(f"loss.name={name} does not exist{did_you_mean(name, LOSSES)} There are: {', '.join(LOSSES)}")
+    return LOSSES[name](weight=_weights(class_weights, class_counts), **options)
+
+
+def _weights(weights: str | Sequence[float], counts: Sequence[int]) -> Tensor | None:
+    if weights == "none":
+        return None
+    if weights == "balanced":
+        return sum(counts) / (len(counts) * torch.tensor(counts, dtype=torch.float32))
+    if isinstance(weights, str) or len(weights) != len(counts):
+        raise UserError(f"loss.class_weights={weights} is neither none, balanced nor a list of {len(counts)} numbers")
+    return torch.tensor(weights, dtype=torch.float32)

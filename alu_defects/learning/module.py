@@ -1,0 +1,139 @@
+"""The LightningModule: a backbone with its loss, optimiser, schedule and metrics."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from alu_defects.config import instantiate
+from alu_defects.learning import losses, metrics, schedules
+from alu_defects.models import registry
+
+STAGES = ("train", "val", "test")
+
+
+class Classifier(LightningModule):
+    """A classifier of uint8 photographs.
+
+    All arguments are plain (dict, list, str, number): they are stored in the checkpoint, which is loaded with
+    `weights_only=True`.
+
+    Args:
+        model: `name` and options of `models.registry.create`.
+        classes: class names in the order of their ids.
+        class_counts: training pictures of each class, for class weights.
+        image_size: side of the input in pixels.
+        loss: `name` and options of `losses.create`.
+        optimizer: `_target_` and options of a torch optimiser.
+        scheduler: `name` and options of `schedules.create`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Mapping[str, Any],
+        classes: Sequence[str],
+        class_counts: Sequence[int],
+        image_size: int,
+        loss: Mapping[str, Any],
+        optimizer: Mapping[str, Any],
+        scheduler: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.classes = list(classes)
+        self.optimizer_options, self.scheduler_options = dict(optimizer), dict(scheduler)
+        backbone = registry.create(**model, num_classes=len(classes))
+        self.backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.register_buffer("mean", _per_channel(backbone.input_mean), persistent=False)
+        self.register_buffer("std", _per_channel(backbone.input_std), persistent=False)
+        self.loss = losses.create(class_counts=class_counts, **loss)
+        self.metrics = nn.ModuleDict({f"{s}_metrics": metrics.summary(len(classes)) for s in STAGES})
+        self.losses = nn.ModuleDict({f"{s}_loss": MeanMetric() for s in STAGES})
+        self.predictions: list[tuple[Tensor, Tensor]] = []  # (index, probabilities) of each batch of this evaluation
+        self.confusion: Tensor | None = None  # int64 (C, C) of the last evaluation; rows are the labels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, 3, H, W): uint8, or float in [0, 1]."""
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        images = (images - self.mean) / self.std
+        return self.backbone(images.contiguous(memory_format=torch.channels_last))
+
+    def _step(self, batch: dict[str, Tensor], stage: str) -> tuple[Tensor, Tensor]:
+        logits = self(batch["image"]).float()
+        loss = self.loss(logits, batch["label"])
+        self.metrics[f"{stage}_metrics"].update(logits.detach(), batch["label"])  # type: ignore[operator]
+        self.losses[f"{stage}_loss"].update(loss.detach(), len(logits))  # type: ignore[operator]
+        return loss, logits
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch forward; Lightning does the rest."""
+        return self._step(batch, "train")[0]
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Measure one batch and keep its probabilities."""
+        self._evaluation_step(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Measure one batch and keep its probabilities."""
+        self._evaluation_step(batch, "test")
+
+    def _evaluation_step(self, batch: dict[str, Tensor], stage: str) -> None:
+        _, logits = self._step(batch, stage)
+        self.predictions.append((batch["index"], self.loss.probabilities(logits)))
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the predictions of the previous evaluation."""
+        self.predictions.clear()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_train_epoch_end(self) -> None:
+        """Log loss, accuracy and learning rate."""
+        values = self._end_epoch("train")
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        shown = {"train/loss": values["train/loss"]}
+        # an entry "step" puts the epoch, not the batch number, on TensorBoard's axis
+        self.log_dict(shown, prog_bar=True)
+        self.log_dict({"train/accuracy": values["train/accuracy"], "train/lr": lr, "step": float(self.current_epoch)})
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and metrics, overall and for each class."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log loss and metrics, overall and for each class."""
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        values = self._end_epoch(stage)
+        shown = {key: values.pop(key) for key in (f"{stage}/loss", f"{stage}/accuracy", f"{stage}/f1")}
+        self.log_dict(shown, prog_bar=stage == "val")
+        self.log_dict(values | {"step": float(self.current_epoch)})
+
+    def _end_epoch(self, stage: str) -> dict[str, Tensor]:
+        collection, loss = self.metrics[f"{stage}_metrics"], self.losses[f"{stage}_loss"]
+        computed = collection.compute()  # type: ignore[operator]
+        if stage != "train":
+            self.confusion = computed["confusion"].cpu()
+        values = {f"{stage}/loss": loss.compute()} | metrics.named(computed, self.classes, stage)  # type: ignore[operator]
+        collection.reset()  # type: ignore[operator]
+        loss.reset()  # type: ignore[operator]
+        return values
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser and, stepped after every batch, the schedule."""
+        optimizer = instantiate(self.optimizer_options, params=self.parameters())
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = schedules.create(
+            optimizer=optimizer, total_steps=total_steps, epochs=self.trainer.max_epochs or 1, **self.scheduler_options
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values).view(1, -1, 1, 1)

@@ -1,0 +1,189 @@
+"""A run is one folder: its files, what made it, and how it went."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from alu_defects.data.catalog import data_hash, load, save
+from alu_defects.errors import UserError
+
+PACKAGES = ("alu-defects", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow")
+
+
+class Run:
+    """The names of the files in a run folder, and the status in run.json."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config_file = folder / "config.yaml"
+        self.status_file = folder / "run.json"
+        self.catalog_file = folder / "catalog.csv"
+        self.metrics_file = folder / "metrics.json"
+        self.history_file = folder / "metrics.csv"
+        self.checkpoints = folder / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+        self.tensorboard = folder / "tensorboard"
+
+    @classmethod
+    def existing(cls, folder: str | Path) -> "Run":
+        """The run in a folder.
+
+        Raises:
+            UserError: the folder holds no run.
+        """
+        run = cls(Path(folder).expanduser())
+        if not run.status_file.is_file() or not run.config_file.is_file():
+            raise UserError(f"{folder} is not a run folder: it has no run.json with config.yaml beside it")
+        return run
+
+    @classmethod
+    def create(cls, folder: Path, config: DictConfig, overrides: list[str]) -> "Run":
+        """Start a run in a folder of its own.
+
+        Raises:
+            UserError: the folder holds another run already, which would be overwritten.
+        """
+        run = cls(folder)
+        if run.status_file.exists():
+            raise UserError(f"{folder} holds a run already; continue it with resume={folder}, or give another run_dir")
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, run.config_file, resolve=True)
+        run.update(
+            status="running",
+            started=_now(),
+            command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+            overrides=overrides,
+            seed=config.seed,
+            git_commit=_git_commit(),
+            python=platform.python_version(),
+            platform=platform.platform(),
+            packages={name: _version(name) for name in PACKAGES},
+        )
+        return run
+
+    @classmethod
+    def resume(cls, folder: str | Path) -> "Run":
+        """An unfinished run in a folder, to go on with.
+
+        Raises:
+            UserError: the folder holds no run, or one that has finished.
+        """
+        run = cls.existing(folder)
+        if run.status()["status"] == "finished":
+            raise UserError(f"{folder} has finished; there is nothing to resume")
+        run.update(status="running", resumed=[*run.status().get("resumed", []), _now()])
+        return run
+
+    def config(self, overrides: Sequence[str] = ()) -> DictConfig:
+        """The configuration that the run was started with, and `trainer.…=…` overrides of the resuming command.
+
+        Raises:
+            UserError: any other override, which would make it another run.
+        """
+        overrides = [o for o in overrides if not o.startswith("resume=")]
+        fixed = ("trainer.max_epochs=",)  # the schedule was laid out for it
+        refused = [o for o in overrides if not o.startswith("trainer.") or o.startswith(fixed)]
+        if refused:
+            raise UserError(f"a resumed run keeps its configuration; leave out {' '.join(refused)}, or start a new run")
+        config = OmegaConf.merge(OmegaConf.load(self.config_file), OmegaConf.from_dotlist(overrides))
+        assert isinstance(config, DictConfig)
+        return config
+
+    def take_catalog(self, catalog: pd.DataFrame, root: Path) -> None:
+        """Write catalog.csv, and the data's root and hash into run.json.
+
+        Raises:
+            UserError: the run is resumed and its pictures are not the ones it was started with.
+        """
+        digest = data_hash(catalog)
+        before = self.status().get("data_hash", digest)
+        if digest != before:
+            raise UserError(f"the pictures below {root} are not those of {self.folder}; restore them or start a new run")
+        save(catalog, self.catalog_file)
+        self.update(data_root=str(root), data_hash=digest)
+
+    def catalog(self) -> pd.DataFrame:
+        """The pictures of the run."""
+        return load(self.catalog_file)
+
+    def data_root(self) -> Path:
+        """Where the pictures lay when the run was started.
+
+        Raises:
+            UserError: they are no longer there.
+        """
+        root = Path(self.status()["data_root"])
+        if not root.is_dir():
+            raise UserError(f"the pictures of {self.folder} are no longer in {root}; say where with data.root=…")
+        return root
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Note in run.json how what happens inside ends: finished, failed or interrupted."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            self.update(status="interrupted", ended=_now())
+            raise
+        except BaseException as error:
+            self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
+            raise
+        self.update(status="finished", ended=_now())
+
+    def status(self) -> dict[str, Any]:
+        """What run.json says."""
+        content: dict[str, Any] = json.loads(self.status_file.read_text(encoding="utf-8"))
+        return content
+
+    def metrics(self) -> dict[str, Any]:
+        """What metrics.json says; empty while the run has not ended."""
+        if not self.metrics_file.is_file():
+            return {}
+        content: dict[str, Any] = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        return content
+
+    def update(self, **entries: Any) -> None:
+        """Add entries to run.json."""
+        write_json(self.status_file, (self.status() if self.status_file.exists() else {}) | entries)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON for people: indented, UTF-8; readers see the old file or the new one, never half of one."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).astimezone().isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_commit() -> str | None:
+    """The commit of the code's checkout, with `+changes` when files differ from it; None outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    except FileNotFoundError:  # git is not installed
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,63 @@
+"""Learning-rate schedules, stepped after every batch."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from alu_defects.errors import UserError, did_you_mean
+
+
+def constant(optimizer: Optimizer, total_steps: int, epochs: int) -> LRScheduler:
+    """The same learning rate throughout."""
+    return LambdaLR(optimizer, lambda _: 1.0)
+
+
+def step(optimizer: Optimizer, total_steps: int, epochs: int, step_epochs: int, gamma: float) -> LRScheduler:
+    """Multiply the learning rate by `gamma` every `step_epochs` epochs."""
+    per_epoch = max(1, round(total_steps / epochs))
+    return LambdaLR(optimizer, lambda done: gamma ** (done // (per_epoch * step_epochs)))
+
+
+def cosine(
+    optimizer: Optimizer, total_steps: int, epochs: int, warmup_epochs: float, final_fraction: float
+) -> LRScheduler:
+    """Rise linearly for `warmup_epochs`, then fall along a cosine to `final_fraction` of the learning rate."""
+    warmup = round(warmup_epochs * total_steps / epochs)
+
+    def factor(done: int) -> float:
+        if done < warmup:
+            return (done + 1) / warmup
+        progress = min(1.0, (done - warmup) / max(1, total_steps - warmup))
+        return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+def one_cycle(optimizer: Optimizer, total_steps: int, epochs: int, warmup_fraction: float) -> LRScheduler:
+    """Rise to the learning rate during `warmup_fraction` of the training, then fall to almost nothing (Smith 2018)."""
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=warmup_fraction)
+
+
+SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
+    "none": constant,
+    "step": step,
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+}
+
+
+def create(name: str, optimizer: Optimizer, total_steps: int, epochs: int, **options: Any) -> LRScheduler:
+    """Make a schedule for `total_steps` batches in `epochs` epochs.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in SCHEDULES:
+        raise UserError(
+            f"scheduler.name={name} does not exist{did_you_mean(name, SCHEDULES)} There are: {', '.join(SCHEDULES)}"
+        )
+    return SCHEDULES[name](optimizer, total_steps, epochs, **options)

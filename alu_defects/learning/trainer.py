@@ -1,0 +1,38 @@
+"""The Lightning Trainer of a configuration: device, precision, callbacks, loggers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.loggers import Logger
+
+from alu_defects.config import instantiate
+from alu_defects.errors import UserError
+
+
+def create(options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: list[Logger]) -> pl.Trainer:
+    """Make the trainer.
+
+    Args:
+        options: of lightning.pytorch.Trainer; `precision: auto` is bf16-mixed where the GPU has it, else 32-true.
+        callbacks: name → `_target_` and options; an entry that is null is left out.
+        loggers: where metrics go.
+
+    Raises:
+        UserError: a device that is not there, or options that Lightning does not take.
+    """
+    options = dict(options)
+    if options.get("accelerator") in ("gpu", "cuda") and not CUDAAccelerator.is_available():
+        raise UserError("trainer.accelerator=gpu, but there is no GPU that PyTorch can use; trainer=auto takes what is there")
+    if options.get("precision") == "auto":
+        on_gpu = options.get("accelerator") != "cpu" and CUDAAccelerator.is_available()
+        options["precision"] = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    instances = [instantiate(entry) for entry in callbacks.values() if entry is not None]
+    if not options.get("enable_progress_bar", True):
+        instances = [c for c in instances if not isinstance(c, pl.callbacks.ProgressBar)]
+    try:
+        return pl.Trainer(**options, callbacks=instances, logger=loggers)
+    except (TypeError, ValueError, pl.utilities.exceptions.MisconfigurationException) as error:
+        raise UserError(f"trainer: {error}") from error

@@ -1,0 +1,93 @@
+"""What a trained classifier does on a split: metrics, predictions, confusion; the files of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from alu_defects.data.datamodule import DefectData
+from alu_defects.learning import trainer
+from alu_defects.learning.module import Classifier
+from alu_defects.learning.run import write_json
+from alu_defects.reporting import figures
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome on one split.
+
+    Attributes:
+        split: val or test.
+        metrics: loss, accuracy, macro precision, recall and F1; `precision` and `recall` of each class under `per_class`.
+        predictions: one row a picture: path, label, prediction, and the probability of each class.
+        confusion: pictures by label (row) and prediction (column).
+        rows: the catalogue rows of the predictions.
+    """
+
+    split: str
+    metrics: dict[str, Any]
+    predictions: pd.DataFrame
+    confusion: pd.DataFrame
+    rows: list[int]
+
+    @property
+    def mistakes(self) -> pd.DataFrame:
+        """The wrong predictions, the most certain first, with their catalogue row and the probability of the prediction."""
+        table = self.predictions.assign(row=self.rows)
+        wrong = table[table["label"] != table["prediction"]]
+        certainty = [wrong.at[i, f"probability_{wrong.at[i, 'prediction']}"] for i in wrong.index]
+        return wrong.assign(certainty=certainty).sort_values("certainty", ascending=False)
+
+
+def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapping[str, Any]) -> Evaluation:
+    """Run a classifier over the val or test pictures.
+
+    Args:
+        classifier: with the weights to evaluate.
+        data: with the pictures.
+        split: val or test.
+        options: of the trainer; one device is used, so that each picture is counted once.
+    """
+    single = {**options, "devices": 1, "strategy": "auto"}
+    single_trainer = trainer.create(single, callbacks={}, loggers=[])
+    run = single_trainer.validate if split == "val" else single_trainer.test
+    logged = run(classifier, datamodule=data, verbose=False)[0]
+    return collect(classifier, data, split, logged)
+
+
+def collect(classifier: Classifier, data: DefectData, split: str, logged: Mapping[str, Any]) -> Evaluation:
+    """Gather what the evaluation that has just ended left in the classifier."""
+    index, probabilities = (torch.cat(parts).cpu() for parts in zip(*classifier.predictions, strict=True))
+    names = classifier.classes
+    rows = data.scan().loc[index.tolist()]
+    predictions = pd.DataFrame(
+        {
+            "path": rows["path"].to_list(),
+            "label": rows["label"].to_list(),
+            "prediction": [names[i] for i in probabilities.argmax(dim=1).tolist()],
+        }
+    )
+    columns = pd.DataFrame(probabilities.double().numpy(), columns=[f"probability_{name}" for name in names])
+    assert classifier.confusion is not None
+    confusion = pd.DataFrame(classifier.confusion.numpy(), index=pd.Index(names, name="label"), columns=names)
+    return Evaluation(split, _nested(logged, split, names), predictions.join(columns), confusion, index.tolist())
+
+
+def _nested(logged: Mapping[str, Any], split: str, names: list[str]) -> dict[str, Any]:
+    """`test/recall` → `recall`, `test/recall/pit` → `per_class.pit.recall`."""
+    flat = {key.removeprefix(f"{split}/"): float(value) for key, value in logged.items() if key.startswith(f"{split}/")}
+    per_class = {name: {m: flat.pop(f"{m}/{name}") for m in ("precision", "recall")} for name in names}
+    return {**flat, "per_class": per_class}
+
+
+def write(evaluation: Evaluation, folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Write predictions.csv, confusion.csv and confusion.png of an evaluation into a folder, and metrics.json beside."""
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluation.predictions.to_csv(folder / "predictions.csv", index=False, errors="surrogateescape")
+    evaluation.confusion.to_csv(folder / "confusion.csv")
+    figure = figures.confusion_matrix(evaluation.confusion.to_numpy(), list(evaluation.confusion.columns))
+    figure.savefig(folder / "confusion.png", dpi=150)
+    write_json(folder / "metrics.json", metrics)

@@ -1,0 +1,68 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from alu_defects.learning.metrics import SUMMARY
+from alu_defects.reporting.comparison import RECALL
+from alu_defects.reporting.evaluation import Evaluation
+
+
+def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) -> None:
+    """Print the metrics of a run, precision and recall of each class of one evaluation, and where the files are."""
+    console = Console()
+    overall = Table("split", "loss", *SUMMARY, title="results (precision, recall, f1: macro averages)")
+    for split in ("val", "test"):
+        if split in results:
+            values = results[split]
+            overall.add_row(split, f"{values['loss']:.4f}", *(_percent(values[name]) for name in SUMMARY))
+    console.print(overall)
+    classes = Table("class", "pictures", "precision", "recall", "mostly taken for", title=f"classes ({evaluation.split})")
+    for name, values in evaluation.metrics["per_class"].items():
+        counts = evaluation.confusion.loc[name]
+        wrong = counts.drop(name)
+        confused = f"{wrong.idxmax()} ({wrong.max()})" if wrong.max() else ""
+        classes.add_row(name, str(counts.sum()), _percent(values["precision"]), _percent(values["recall"]), confused)
+    for column in classes.columns[1:4] + overall.columns[1:]:
+        column.justify = "right"
+    console.print(classes)
+    print(f"folder: {folder}")  # not by rich, which would break a long path
+
+
+def print_comparison(table: pd.DataFrame) -> None:
+    """Print the runs side by side, the best first: overall, then the recall of each class."""
+    console = Console()
+    overall = Table("model", "seed", "status", *SUMMARY, "parameters", "minutes", title="test pictures, best first")
+    for row in table.to_dict("records"):
+        overall.add_row(
+            row["model"],
+            str(row["seed"]),
+            row["status"],
+            *(_percent(row[name]) for name in SUMMARY),
+            "–" if pd.isna(row["parameters"]) else f"{row['parameters'] / 1e6:.2f} M",
+            "–" if pd.isna(row["seconds"]) else f"{row['seconds'] / 60:.1f}",
+        )
+    for column in overall.columns[3:]:
+        column.justify = "right"
+    console.print(overall)
+    classes = [column for column in table.columns if column.startswith(RECALL)]
+    done = table[table["status"] == "finished"]
+    if classes and len(done):
+        heads = [f"{model}\nseed {seed}" for model, seed in zip(done["model"], done["seed"], strict=True)]
+        recalls = Table("class", *heads, title="recall of each class; the best in bold")
+        for column in classes:
+            best = done[column].max()
+            cells = [f"[bold]{_percent(v)}[/]" if v == best else _percent(v) for v in done[column]]
+            recalls.add_row(column.removeprefix(RECALL), *cells)
+        for head in recalls.columns[1:]:
+            head.justify = "right"
+        console.print(recalls)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or pd.isna(value) else f"{100 * value:.2f} %"

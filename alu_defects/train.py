@@ -1,0 +1,105 @@
+"""Train a classifier: `python -m alu_defects.train model=inceptionv4_scse`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from alu_defects.config import plain, verb
+
+if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
+    from alu_defects.learning.run import Run
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """Train, keep the best epoch, evaluate it on val and test, and write the run folder.
+
+    Args:
+        config: conf/train.yaml, composed; `run_dir` becomes the run folder, or `resume` is one that goes on.
+
+    Returns:
+        What metrics.json holds: `best_epoch`, `epochs`, `parameters`, `seconds`, and for `val` and `test` loss, accuracy,
+        macro precision, recall and F1, and precision and recall of each class.
+
+    Raises:
+        UserError: a setting, a file or a folder that the user can mend. The run is then marked failed in run.json.
+    """
+    from alu_defects.learning.run import Run
+
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    if config.resume:
+        run = Run.resume(config.resume)
+        config = run.config(overrides)
+    else:
+        run = Run.create(Path(config.run_dir), config, overrides)
+    with run.recorded():
+        return _train(config, run)
+
+
+def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
+    import time
+
+    from lightning.pytorch import seed_everything
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from alu_defects.data.datamodule import DefectData
+    from alu_defects.learning import checkpoint, trainer
+    from alu_defects.learning.history import History
+    from alu_defects.learning.module import Classifier
+    from alu_defects.reporting import dashboard, evaluation, figures, report
+
+    options = plain(config)
+    seed_everything(config.seed, workers=True, verbose=False)
+    data = DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=config.seed)
+    run.take_catalog(data.scan(), data.root)
+    resumed_from = run.last if run.last.exists() else None
+    if resumed_from:
+        checkpoint.check_classes(resumed_from, data.classes)
+    classifier = Classifier(
+        model=options["model"],
+        classes=data.classes,
+        class_counts=data.class_counts(),
+        image_size=data.image_size,
+        loss=options["loss"],
+        optimizer=options["optimizer"],
+        scheduler=options["scheduler"],
+    )
+    tensorboard = TensorBoardLogger(run.tensorboard, name="", version="", default_hp_metric=False)
+    history = History(run.history_file)
+    fit = trainer.create(options["trainer"], options["callbacks"], [tensorboard, history])
+    started = time.perf_counter()
+    fit.fit(classifier, datamodule=data, ckpt_path=resumed_from, weights_only=True)
+    seconds = time.perf_counter() - started
+
+    best = checkpoint.load(run.best)
+    evaluations = [evaluation.evaluate(best, data, split, options["trainer"]) for split in ("val", "test")]
+    results = {
+        "best_epoch": int(checkpoint.read(run.best)["epoch"]),
+        "epochs": int(fit.current_epoch),
+        "parameters": sum(p.numel() for p in classifier.backbone.parameters()),
+        "seconds": round(seconds, 1),
+        **{e.split: e.metrics for e in evaluations},
+    }
+    evaluation.write(evaluations[-1], run.folder, results)
+    figures.curves(History(run.history_file).table()).savefig(run.folder / "curves.png", dpi=150)
+    dashboard.add_outcome(tensorboard, config, evaluations, data, step=results["best_epoch"])
+    report.print_run(run.folder, results, evaluations[-1])
+    return results
+
+
+def _after_sweep(folder: Path) -> None:
+    from alu_defects.compare import compare
+
+    compare([folder], folder)
+
+
+@verb("train", after_sweep=_after_sweep)
+def main(config: DictConfig) -> None:
+    """Train in the folder that Hydra made, which in a sweep is inside the sweep's."""
+    config.run_dir = HydraConfig.get().runtime.output_dir
+    train(config)
+
+
+if __name__ == "__main__":
+    main()
