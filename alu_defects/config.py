@@ -76,11 +76,12 @@ def verb(
 
             @functools.wraps(task)
             def job(config: DictConfig) -> Any:
-                check_types(config, config_name)
                 if HydraConfig.get().mode != RunMode.MULTIRUN:
+                    check(config, config_name)
                     return task(config)
                 sweep_dirs.add(Path(HydraConfig.get().sweep.dir))
                 try:
+                    check(config, config_name)
                     return task(config)
                 except Exception as error:  # recorded, shown, and in the exit code: the other jobs go on
                     failures.append(" ".join(HydraConfig.get().overrides.task))
@@ -115,30 +116,33 @@ def explain(error: BaseException, config_name: str) -> str:
     text = str(error).strip()
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={choice} does not exist{did_you_mean(choice, error.options)} There are: {', '.join(error.options)}"
+        options = [name for name in error.options if not name.startswith("_")]  # _base is what others build on
+        return f"{group}={choice} does not exist{did_you_mean(choice, options)} There are: {', '.join(options)}"
     if match := re.match(r"Could not override '([^']+)'", text):
         if "No match in the defaults list" in text:
             groups = [p.name for p in conf_dir().iterdir() if p.is_dir()]
             return f"there is no group {match[1]}{did_you_mean(match[1], [*groups, *_keys(config_name)])}"
         return f"there is no setting {match[1]}{did_you_mean(match[1], _keys(config_name))} `--cfg job` shows all."
-    if match := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{match[1]} is not given; add {match[1]}=… to the command"
     return "\n".join(line for line in text.splitlines() if line.strip())[:1000]
 
 
-def check_types(config: DictConfig, config_name: str) -> None:
-    """Compare the type of each overridden value with that of the default it replaces.
+def check(config: DictConfig, config_name: str) -> None:
+    """Compare what the command line gives with the defaults it replaces.
 
     Raises:
-        UserError: a number is asked for and something else was given, or likewise for true/false, list and group.
+        UserError: a mandatory setting is not given, or one is of another type: a word where a number is asked for, say.
     """
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"{missing[0]} is not given; add {missing[0]}=… to the command")
     overrides = list(HydraConfig.get().overrides.task)
     values = [o.split("=", 1)[0] for o in overrides if "=" in o and not o.startswith(("+", "~"))]
     groups = {p.name for p in conf_dir().iterdir() if p.is_dir()} | set(HydraConfig.get().runtime.choices)
     defaults = hydra.compose(config_name, [o for o in overrides if o.split("=", 1)[0].lstrip("+~") in groups])
     for key in values:
-        if key in groups or OmegaConf.is_missing(defaults, key) or OmegaConf.is_missing(config, key):
-            continue
+        parent, _, leaf = key.rpartition(".")
+        node = OmegaConf.select(defaults, parent) if parent else defaults
+        if key in groups or OmegaConf.is_missing(node, leaf) or OmegaConf.is_interpolation(node, leaf):
+            continue  # no default to compare with
         default, value = OmegaConf.select(defaults, key), OmegaConf.select(config, key)
         if default is not None and not _same_kind(default, value):
             wanted = next(kind for types, kind in _KINDS if isinstance(default, types))

@@ -15,8 +15,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         config: conf/evaluate.yaml, composed.
 
     Returns:
-        What metrics.json holds: under the name of the split loss, accuracy, macro precision, recall and F1, and precision
-        and recall of each class.
+        What metrics.json holds: under the name of the split loss, accuracy, macro precision, recall and F1, and
+        precision and recall of each class.
 
     Raises:
         UserError: no such run or split, no checkpoint, missing pictures, or classes that differ from the checkpoint's.

@@ -1,5 +1,6 @@
 """Train a classifier: `python -m alu_defects.train model=inceptionv4_scse`."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from alu_defects.config import plain, verb
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
     from alu_defects.learning.run import Run
 
+log = logging.getLogger(__name__)
+
 
 def train(config: DictConfig) -> dict[str, Any]:
     """Train, keep the best epoch, evaluate it on val and test, and write the run folder.
@@ -19,8 +22,8 @@ def train(config: DictConfig) -> dict[str, Any]:
         config: conf/train.yaml, composed; `run_dir` becomes the run folder, or `resume` is one that goes on.
 
     Returns:
-        What metrics.json holds: `best_epoch`, `epochs`, `parameters`, `seconds`, and for `val` and `test` loss, accuracy,
-        macro precision, recall and F1, and precision and recall of each class.
+        What metrics.json holds: `best_epoch`, `epochs`, `parameters`, `seconds`, and for `val` and `test` loss,
+        accuracy, macro precision, recall and F1, and precision and recall of each class.
 
     Raises:
         UserError: a setting, a file or a folder that the user can mend. The run is then marked failed in run.json.
@@ -52,7 +55,8 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     options = plain(config)
     seed_everything(config.seed, workers=True, verbose=False)
     data = DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=config.seed)
-    run.take_catalog(data.scan(), data.root)
+    table = data.scan()
+    run.take_catalog(table, data.root)
     resumed_from = run.last if run.last.exists() else None
     if resumed_from:
         checkpoint.check_classes(resumed_from, data.classes)
@@ -68,14 +72,18 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     tensorboard = TensorBoardLogger(run.tensorboard, name="", version="", default_hp_metric=False)
     history = History(run.history_file)
     fit = trainer.create(options["trainer"], options["callbacks"], [tensorboard, history])
+    counts = ", ".join(f"{n} {split}" for split, n in table["split"].value_counts().items())
+    log.info("%s: %s pictures of %d classes from %s", options["model"]["name"], counts, len(data.classes), data.root)
+    log.info("on %s in %s, into %s", fit.strategy.root_device, fit.precision, run.folder)
     started = time.perf_counter()
     fit.fit(classifier, datamodule=data, ckpt_path=resumed_from, weights_only=True)
     seconds = time.perf_counter() - started
 
     best = checkpoint.load(run.best)
     evaluations = [evaluation.evaluate(best, data, split, options["trainer"]) for split in ("val", "test")]
+    best_epoch = int(checkpoint.read(run.best)["epoch"])
     results = {
-        "best_epoch": int(checkpoint.read(run.best)["epoch"]),
+        "best_epoch": best_epoch,
         "epochs": int(fit.current_epoch),
         "parameters": sum(p.numel() for p in classifier.backbone.parameters()),
         "seconds": round(seconds, 1),
@@ -83,7 +91,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     }
     evaluation.write(evaluations[-1], run.folder, results)
     figures.curves(History(run.history_file).table()).savefig(run.folder / "curves.png", dpi=150)
-    dashboard.add_outcome(tensorboard, config, evaluations, data, step=results["best_epoch"])
+    dashboard.add_outcome(tensorboard, config, evaluations, data, step=best_epoch)
     report.print_run(run.folder, results, evaluations[-1])
     return results
 

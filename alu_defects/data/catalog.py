@@ -4,6 +4,7 @@ Columns: `path` (relative to the root, with forward slashes), `label` (class nam
 once the pictures have been divided, `split` (train, val or test).
 """
 
+import csv
 import hashlib
 import logging
 import os
@@ -35,7 +36,7 @@ def pictures_below(folder: Path) -> Iterator[Path]:
         try:
             children = sorted(directory.iterdir())
         except OSError as error:
-            raise UserError(f"{directory} cannot be read ({error.strerror}); mend its permissions or move it") from error
+            raise UserError(f"{directory} cannot be read ({error.strerror}); mend its permissions") from error
         for child in children:
             if child.name.startswith("."):
                 continue
@@ -57,9 +58,9 @@ def existing_root(root: str | Path) -> Path:
     Raises:
         UserError: it is no folder.
     """
-    path = Path(root).expanduser().absolute()
+    path = Path(str(root)).expanduser().absolute()  # the command line reads a folder named 2018 as a number
     if not path.is_dir():
-        raise UserError(f"data.root={root} is not a folder (looked for {path}); give the folder that holds the pictures")
+        raise UserError(f"data.root={root} is not a folder ({path}); give the folder of the pictures")
     return path
 
 
@@ -103,8 +104,8 @@ def data_hash(catalog: pd.DataFrame) -> str:
 
 
 def save(catalog: pd.DataFrame, path: Path) -> None:
-    """Write a catalogue as CSV; names that are not UTF-8 survive."""
-    catalog.to_csv(path, index=False, errors="surrogateescape")
+    """Write a catalogue as CSV; names that are not UTF-8 survive, and so do line ends in names, because of the quotes."""
+    catalog.to_csv(path, index=False, errors="surrogateescape", quoting=csv.QUOTE_ALL)
 
 
 def load(path: Path) -> pd.DataFrame:

@@ -181,7 +181,7 @@ class DefectData(LightningDataModule):
         return batch
 
 
-def _whole_batch(batch: Batch) -> Batch:
+def _whole_batch(batch: Any) -> Any:
     """`__getitems__` has collated already; a named function, so that worker processes can be started with it."""
     return batch
 

@@ -40,10 +40,19 @@ def decode(path: Path, size: int, resize: str = "squash") -> UInt8:
         file.draft("RGB", (size, size))  # JPEG: decode at the smallest DCT scale that is not below the target
         picture = _rgb(ImageOps.exif_transpose(file))
     if resize == "letterbox":
-        picture = ImageOps.pad(picture, (size, size), Image.Resampling.BILINEAR, color=LETTERBOX_GREY)
+        picture = _letterbox(picture, size)
     elif picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BILINEAR)  # antialiased in Pillow
     return np.asarray(picture)
+
+
+def _letterbox(picture: Image.Image, size: int) -> Image.Image:
+    """Like `ImageOps.pad`, but a picture as narrow as a line keeps one pixel instead of none."""
+    width, height = (max(1, round(side * size / max(picture.size))) for side in picture.size)
+    result = Image.new("RGB", (size, size), LETTERBOX_GREY)
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    result.paste(resized, ((size - width) // 2, (size - height) // 2))
+    return result
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

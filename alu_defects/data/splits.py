@@ -25,12 +25,15 @@ def random(catalog: pd.DataFrame, *, val_fraction: float, test_fraction: float, 
         The catalogue with a column `split`.
 
     Raises:
-        UserError: fractions that leave nothing to train on, or a class with too few pictures for all three.
+        UserError: fractions that leave nothing to train on, a seed out of range, or a class with too few pictures.
     """
     if not (0 < val_fraction < 1 and 0 < test_fraction < 1 and val_fraction + test_fraction < 1):
         raise UserError(
-            f"split.val_fraction={val_fraction} and split.test_fraction={test_fraction} must be above 0 and sum to less than 1"
+            f"split.val_fraction={val_fraction} and split.test_fraction={test_fraction}: "
+            "both must be above 0 and their sum below 1"
         )
+    if not 0 <= seed < 2**32:
+        raise UserError(f"split.seed={seed} is not between 0 and 2^32 - 1")
     counts = catalog["label"].value_counts()
     if counts.min() < len(SPLITS):
         raise _too_few(str(counts.idxmin()), int(counts.min()))

@@ -55,7 +55,10 @@ class Binary(CrossEntropy):
         targets = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
         targets = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1)
-        return losses.mean() if self.weight is None else (losses * self.weight[labels]).sum() / self.weight[labels].sum()
+        if self.weight is None:
+            return losses.mean()
+        weights = self.weight[labels]
+        return (losses * weights).sum() / weights.sum()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probability of each class against the rest (B, C); they need not sum to one."""
@@ -73,7 +76,7 @@ def create(
     Args:
         name: cross_entropy, focal or binary.
         class_counts: training pictures of each class.
-        class_weights: `none`; `balanced`, inverse to the class counts with mean one over the pictures; or one number a class.
+        class_weights: `none`; `balanced`, inverse to the class counts; or one number a class.
         options: of the loss.
 
     Raises:

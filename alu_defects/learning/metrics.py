@@ -17,10 +17,10 @@ SUMMARY = ("accuracy", "precision", "recall", "f1")
 
 
 def summary(num_classes: int) -> MetricCollection:
-    """Accuracy, macro precision, macro recall, macro F1, precision and recall of each class, and the confusion counts.
+    """Accuracy, macro precision, macro recall, macro F1, precision and recall of each class, and confusion counts.
 
-    Macro averages are over the classes that occur among labels or predictions, as in scikit-learn. `validate_args=False`
-    spares a host synchronisation each step.
+    Macro averages are over the classes that occur among labels or predictions, as in scikit-learn.
+    `validate_args=False` spares a host synchronisation each step.
     """
     options: dict[str, Any] = {"num_classes": num_classes, "validate_args": False}
     return MetricCollection(

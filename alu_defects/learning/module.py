@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from alu_defects.config import instantiate
+from alu_defects.errors import UserError
 from alu_defects.learning import losses, metrics, schedules
 from alu_defects.models import registry
 
@@ -29,7 +31,13 @@ class Classifier(LightningModule):
         loss: `name` and options of `losses.create`.
         optimizer: `_target_` and options of a torch optimiser.
         scheduler: `name` and options of `schedules.create`.
+
+    Raises:
+        UserError: an unknown name, an option that does not exist, or an image size that the backbone cannot take.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -47,7 +55,11 @@ class Classifier(LightningModule):
         self.classes = list(classes)
         self.optimizer_options, self.scheduler_options = dict(optimizer), dict(scheduler)
         backbone = registry.create(**model, num_classes=len(classes))
-        self.backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if image_size < backbone.min_input_size:
+            raise UserError(
+                f"data.image_size={image_size} is too small for {model['name']}; give {backbone.min_input_size} or more"
+            )
+        self.backbone = backbone.to(memory_format=torch.channels_last)
         self.register_buffer("mean", _per_channel(backbone.input_mean), persistent=False)
         self.register_buffer("std", _per_channel(backbone.input_std), persistent=False)
         self.loss = losses.create(class_counts=class_counts, **loss)
@@ -61,7 +73,8 @@ class Classifier(LightningModule):
         if images.dtype == torch.uint8:
             images = images.float() / 255
         images = (images - self.mean) / self.std
-        return self.backbone(images.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return logits
 
     def _step(self, batch: dict[str, Tensor], stage: str) -> tuple[Tensor, Tensor]:
         logits = self(batch["image"]).float()
@@ -125,7 +138,7 @@ class Classifier(LightningModule):
         loss.reset()  # type: ignore[operator]
         return values
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and, stepped after every batch, the schedule."""
         optimizer = instantiate(self.optimizer_options, params=self.parameters())
         total_steps = int(self.trainer.estimated_stepping_batches)

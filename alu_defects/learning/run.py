@@ -110,7 +110,9 @@ class Run:
         digest = data_hash(catalog)
         before = self.status().get("data_hash", digest)
         if digest != before:
-            raise UserError(f"the pictures below {root} are not those of {self.folder}; restore them or start a new run")
+            raise UserError(
+                f"the pictures below {root} are not those of {self.folder}; restore them or start a new run"
+            )
         save(catalog, self.catalog_file)
         self.update(data_root=str(root), data_hash=digest)
 

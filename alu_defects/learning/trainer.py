@@ -1,15 +1,22 @@
 """The Lightning Trainer of a configuration: device, precision, callbacks, loggers."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.loggers import Logger
 
 from alu_defects.config import instantiate
 from alu_defects.errors import UserError
+
+# Lightning 2.6 asks torch 2.14 in the old way; nobody who trains can mend it
+warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+# worker processes would only copy pictures that are in memory already
+warnings.filterwarnings("ignore", message=".*does not have many workers")
 
 
 def create(options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: list[Logger]) -> pl.Trainer:
@@ -25,7 +32,9 @@ def create(options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: li
     """
     options = dict(options)
     if options.get("accelerator") in ("gpu", "cuda") and not CUDAAccelerator.is_available():
-        raise UserError("trainer.accelerator=gpu, but there is no GPU that PyTorch can use; trainer=auto takes what is there")
+        raise UserError(
+            "trainer.accelerator=gpu, but there is no GPU that PyTorch can use; trainer=auto takes what is there"
+        )
     if options.get("precision") == "auto":
         on_gpu = options.get("accelerator") != "cpu" and CUDAAccelerator.is_available()
         options["precision"] = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
@@ -34,5 +43,5 @@ def create(options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: li
         instances = [c for c in instances if not isinstance(c, pl.callbacks.ProgressBar)]
     try:
         return pl.Trainer(**options, callbacks=instances, logger=loggers)
-    except (TypeError, ValueError, pl.utilities.exceptions.MisconfigurationException) as error:
+    except (TypeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {error}") from error

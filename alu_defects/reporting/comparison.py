@@ -23,7 +23,9 @@ def find(folders: Sequence[Path]) -> list[Run]:
     for folder in folders:
         files = [folder / "run.json"] if (folder / "run.json").is_file() else sorted(folder.glob("*/run.json"))
         if not files:
-            raise UserError(f"{folder} is not a run folder and holds none; give a sweep's folder or a list of run folders")
+            raise UserError(
+                f"{folder} is not a run folder and holds none; give a sweep's folder or a list of run folders"
+            )
         runs += [Run(file.parent) for file in files]
     return runs
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
@@ -95,7 +96,7 @@ def add_pictures(writer: SummaryWriter, result: Evaluation, data: DefectData, *,
         writer.add_image(f"{tag}/{name}", figures.to_image(figure), step, dataformats="HWC")
 
 
-def mistakes_figure(result: Evaluation, data: DefectData) -> figures.Figure:
+def mistakes_figure(result: Evaluation, data: DefectData) -> Figure:
     """The page of the pictures that were misclassified, the most certain first."""
     assert data.images is not None
     wrong = result.mistakes.head(figures.MOST_MISTAKES)

@@ -14,6 +14,8 @@ from alu_defects.learning.module import Classifier
 from alu_defects.learning.run import write_json
 from alu_defects.reporting import figures
 
+PROBABILITY = "probability_"  # prefix of the columns with the probability of one class
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -21,7 +23,7 @@ class Evaluation:
 
     Attributes:
         split: val or test.
-        metrics: loss, accuracy, macro precision, recall and F1; `precision` and `recall` of each class under `per_class`.
+        metrics: loss, accuracy, macro precision, recall and F1; under `per_class` precision and recall of each class.
         predictions: one row a picture: path, label, prediction, and the probability of each class.
         confusion: pictures by label (row) and prediction (column).
         rows: the catalogue rows of the predictions.
@@ -35,11 +37,10 @@ class Evaluation:
 
     @property
     def mistakes(self) -> pd.DataFrame:
-        """The wrong predictions, the most certain first, with their catalogue row and the probability of the prediction."""
-        table = self.predictions.assign(row=self.rows)
-        wrong = table[table["label"] != table["prediction"]]
-        certainty = [wrong.at[i, f"probability_{wrong.at[i, 'prediction']}"] for i in wrong.index]
-        return wrong.assign(certainty=certainty).sort_values("certainty", ascending=False)
+        """The wrong predictions, the most certain first, with `row` in the catalogue and `certainty`."""
+        certainty = self.predictions.filter(like=PROBABILITY).max(axis=1)
+        table = self.predictions.assign(row=self.rows, certainty=certainty)
+        return table[table["label"] != table["prediction"]].sort_values("certainty", ascending=False)
 
 
 def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapping[str, Any]) -> Evaluation:
@@ -70,7 +71,7 @@ def collect(classifier: Classifier, data: DefectData, split: str, logged: Mappin
             "prediction": [names[i] for i in probabilities.argmax(dim=1).tolist()],
         }
     )
-    columns = pd.DataFrame(probabilities.double().numpy(), columns=[f"probability_{name}" for name in names])
+    columns = pd.DataFrame(probabilities.double().numpy(), columns=[PROBABILITY + name for name in names])
     assert classifier.confusion is not None
     confusion = pd.DataFrame(classifier.confusion.numpy(), index=pd.Index(names, name="label"), columns=names)
     return Evaluation(split, _nested(logged, split, names), predictions.join(columns), confusion, index.tolist())
@@ -84,7 +85,7 @@ def _nested(logged: Mapping[str, Any], split: str, names: list[str]) -> dict[str
 
 
 def write(evaluation: Evaluation, folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Write predictions.csv, confusion.csv and confusion.png of an evaluation into a folder, and metrics.json beside."""
+    """Write predictions.csv, confusion.csv, confusion.png and metrics.json into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     evaluation.predictions.to_csv(folder / "predictions.csv", index=False, errors="surrogateescape")
     evaluation.confusion.to_csv(folder / "confusion.csv")

@@ -22,7 +22,9 @@ def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) 
             values = results[split]
             overall.add_row(split, f"{values['loss']:.4f}", *(_percent(values[name]) for name in SUMMARY))
     console.print(overall)
-    classes = Table("class", "pictures", "precision", "recall", "mostly taken for", title=f"classes ({evaluation.split})")
+    classes = Table(
+        "class", "pictures", "precision", "recall", "mostly taken for", title=f"classes ({evaluation.split})"
+    )
     for name, values in evaluation.metrics["per_class"].items():
         counts = evaluation.confusion.loc[name]
         wrong = counts.drop(name)
@@ -50,15 +52,15 @@ def print_comparison(table: pd.DataFrame) -> None:
     for column in overall.columns[3:]:
         column.justify = "right"
     console.print(overall)
-    classes = [column for column in table.columns if column.startswith(RECALL)]
+    classes = [name for name in table.columns if name.startswith(RECALL)]
     done = table[table["status"] == "finished"]
     if classes and len(done):
         heads = [f"{model}\nseed {seed}" for model, seed in zip(done["model"], done["seed"], strict=True)]
         recalls = Table("class", *heads, title="recall of each class; the best in bold")
-        for column in classes:
-            best = done[column].max()
-            cells = [f"[bold]{_percent(v)}[/]" if v == best else _percent(v) for v in done[column]]
-            recalls.add_row(column.removeprefix(RECALL), *cells)
+        for name in classes:
+            best = done[name].max()
+            cells = [f"[bold]{_percent(v)}[/]" if v == best else _percent(v) for v in done[name]]
+            recalls.add_row(name.removeprefix(RECALL), *cells)
         for head in recalls.columns[1:]:
             head.justify = "right"
         console.print(recalls)

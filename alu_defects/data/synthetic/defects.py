@@ -69,10 +69,10 @@ def bottom_leakage(scene: Scene) -> None:
     rng = scene.rng
     u, v = scene.somewhere(0.1)
     if rng.random() < 0.6:
-        v = float(rng.choice((-1, 1)) * scene.half)
+        v = float(rng.choice((-1, 1)) * (scene.half - 0.04))
     long, short = rng.uniform(0.14, 0.36), rng.uniform(0.07, 0.14)
     distance = np.hypot((scene.u - u) / long, (scene.v - v) / short)
-    distance += 0.16 * scene.mottle(0.05) + 0.25 * scene.mottle(0.15)
+    distance += 0.1 * scene.mottle(0.05) + 0.15 * scene.mottle(0.15)
     scene.bare += np.clip((1 - distance) * short * scene.shape[0], 0, 1)
     scene.tone -= rng.uniform(0.5, 0.8) * np.exp(-(((distance - 1.08) / 0.1) ** 2))  # the torn border lies in shade
 
@@ -138,7 +138,7 @@ def dirty_spot(scene: Scene) -> None:
     rng = scene.rng
     contrast = rng.uniform(0.6, 0.9)
     ragged = scene.mottle(0.02)
-    for _ in range(rng.integers(2, 6)):
+    for _ in range(rng.integers(3, 7)):
         u, v = scene.somewhere(0.05)
         radius = rng.uniform(0.028, 0.055)
         window, du, dv = _around(scene, u, v, 2.5 * radius)

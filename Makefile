@@ -1,0 +1,44 @@
+# Everything runs in .venv, which the first target that needs it creates.
+PYTHON ?= python3
+RUN := .venv/bin/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint types format tensorboard clean
+
+help: ## show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: .venv/installed ## create .venv and install the project with its tools
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(RUN) pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install ## train on generated pictures and show the results (a few minutes, no GPU, no data set)
+	$(RUN) alu_defects.train experiment=quickstart
+
+test: install ## run the fast tests
+	$(RUN) pytest --numprocesses 2
+
+test-slow: install ## run the tests that need minutes
+	$(RUN) pytest --numprocesses 2 -m slow
+
+lint: install ## check style
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: install ## check types
+	$(RUN) mypy
+
+format: install ## mend style
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+tensorboard: install ## show all runs in a browser
+	.venv/bin/tensorboard --logdir runs
+
+clean: ## remove .venv and caches; runs stay
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

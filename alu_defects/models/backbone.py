@@ -1,0 +1,50 @@
+"""The contract that every backbone keeps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from alu_defects.errors import UserError
+
+
+class Backbone(nn.Module):
+    """What `registry.create` returns, whatever its class: for readers and type checkers, not a base class.
+
+    timm's names throughout. A backbone of another package has these methods and attributes, too.
+    """
+
+    num_classes: int
+    num_features: int  # channels of the last feature map, width of the pre-logits
+    feature_info: Sequence[dict[str, Any]]  # num_chs, reduction, module; the last entry is the last feature map
+    input_mean: tuple[float, ...]  # per channel, of pictures in 0..1; those of the published weights,
+    input_std: tuple[float, ...]  # the same with and without them
+    min_input_size: int  # pixels; smaller pictures fail, or leave nothing but padding to look at
+
+    # Optional: where attention may be inserted (see attention.Points).
+    attention_points: dict[str, dict[str, int]]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map pictures (B, in_chans, H, W) to the last feature map (B, num_features, h, w)."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map the feature map to logits (B, num_classes), or to the pooled features (B, num_features)."""
+        raise NotImplementedError
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last linear layer."""
+        raise NotImplementedError
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a new, untrained classifier in place; 0 classes: none."""
+        raise NotImplementedError
+
+
+def pretrained_unavailable(name: str, error: Exception) -> UserError:
+    """Say why published weights did not arrive, and what to do instead."""
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(
+        f"The published weights of {name} cannot be loaded: {reason[0].rstrip('.')}. "
+        "Fetch the file where there is a network and give weights=<file> instead of pretrained=true."
+    )

@@ -1,0 +1,171 @@
+"""The backbones by name.
+
+A backbone is a function `(num_classes, *, pretrained, in_chans, drop_rate, **its own options)` that returns a module
+which keeps the contract of `Backbone`. Another package adds its own without touching this one:
+
+    [project.entry-points."alu_defects.backbones"]
+    my_backbone = "my_package.my_module"     # a module that uses @register, or the function itself
+"""
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.metadata import entry_points
+from itertools import cycle, islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
+
+from alu_defects.errors import UserError, did_you_mean
+from alu_defects.models import attention as attention_blocks
+from alu_defects.models.backbone import Backbone
+from alu_defects.models.weights import load_weights
+
+_log = logging.getLogger(__name__)
+
+ENTRY_POINTS = "alu_defects.backbones"
+_MEMBERS = ("inception", "shufflenet", "xception")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Entry(NamedTuple):
+    factory: Callable[..., Any]
+    attention: str  # what the name promises; "none" leaves it to the caller
+
+
+_registry: dict[str, _Entry] = {}
+
+
+def register(name: str, *, attention: str = "none") -> Callable[[F], F]:
+    """Make a function known as backbone `name`; `attention` is what this name has by default.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+
+    def add(factory: F) -> F:
+        if name in _registry:
+            raise ValueError(f"backbone '{name}' is registered already, by {_registry[name].factory.__module__}")
+        _registry[name] = _Entry(factory, attention)
+        return factory
+
+    return add
+
+
+@functools.cache
+def _load_members() -> None:
+    for member in _MEMBERS:
+        import_module(f"alu_defects.models.{member}")
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            loaded = point.load()
+            known = _registry.get(point.name)
+            if not isinstance(loaded, ModuleType) and (known is None or known.factory is not loaded):
+                register(point.name)(loaded)
+        except Exception as error:
+            # One broken plug-in must not take the other backbones with it.
+            _log.warning("The backbone plug-in %s = %s cannot be loaded: %r", point.name, point.value, error)
+
+
+def names() -> list[str]:
+    """Return the names of all backbones, sorted; `timm/<name>` goes beside them."""
+    _load_members()
+    return sorted(_registry)
+
+
+def create(
+    name: str,
+    num_classes: int,
+    *,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    in_chans: int = 3,
+    drop_rate: float = 0.0,
+    attention: str = "none",
+    attention_stages: str | Iterable[str] | None = None,
+    attention_reduction: int = 16,
+    attention_fusion: str = "sum",
+    **options: Any,
+) -> Backbone:
+    """Create a backbone.
+
+    Args:
+        name: One of `names()`, or `timm/<name>` for any network of timm.
+        num_classes: Width of the classifier.
+        pretrained: Download the published weights; the classifier is new unless it has as many classes.
+        weights: A local file instead, .safetensors, .pth or .pt (see `load_weights`).
+        in_chans: Channels of the pictures.
+        drop_rate: Dropout before the classifier.
+        attention: none, cse, sse or scse; a name such as inceptionv4_scse brings its own.
+        attention_stages: After which blocks; the docstring of each backbone names its stages. None: all.
+        attention_reduction: Squeeze ratio r of the channel attention.
+        attention_fusion: sum (eq. 6) or max, for scse.
+        options: The backbone's own, such as `width` of shufflenet.
+
+    Raises:
+        UserError: A name, option or file that is not there or does not fit.
+    """
+    if pretrained and weights is not None:
+        raise UserError(f"pretrained=true and weights={weights} exclude each other; leave one out.")
+    entry = _find(name)
+    _check_options(name, entry.factory, options)
+    kind = _attention_kind(name, entry.attention, attention)
+    model: Backbone = entry.factory(
+        num_classes, pretrained=pretrained, in_chans=in_chans, drop_rate=drop_rate, **options
+    )
+    if kind != "none":
+        points = getattr(model, "attention_points", None)
+        if points is None:
+            with_points = [known for known in names() if _registry[known].attention == "none"]
+            raise UserError(
+                f"attention={kind} has no place in '{name}'; backbones that take it: {', '.join(with_points)}."
+            )
+        attention_blocks.insert(
+            model, points, kind, stages=attention_stages, reduction=attention_reduction, fusion=attention_fusion
+        )
+    if weights is not None:
+        load_weights(model, weights)
+    model.input_mean = _per_channel(model.input_mean, in_chans)
+    model.input_std = _per_channel(model.input_std, in_chans)
+    return model
+
+
+def _find(name: str) -> _Entry:
+    if name.startswith("timm/"):
+        from alu_defects.models.timm_backbone import timm_backbone
+
+        return _Entry(functools.partial(timm_backbone, name.removeprefix("timm/")), "none")
+    known = names()
+    if name not in known:
+        raise UserError(
+            f"Unknown backbone '{name}'{did_you_mean(name, known)} "
+            f"All: {', '.join(known)}, and timm/<name> for every network of timm."
+        )
+    return _registry[name]
+
+
+def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for option in options:
+        if option not in parameters:
+            raise UserError(f"Backbone '{name}' takes no option '{option}'{did_you_mean(option, parameters)}")
+
+
+def _attention_kind(name: str, promised: str, asked: str) -> str:
+    if asked not in attention_blocks.KINDS:
+        attention_blocks.build(asked, 1)  # raises, with the nearest kind
+    if "none" in (promised, asked) or promised == asked:
+        return promised if asked == "none" else asked
+    raise UserError(f"'{name}' has attention {promised}, not {asked}; leave attention out or take the plain backbone.")
+
+
+def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
+    """Fit RGB statistics to other channels as timm fits the first convolution: one is the mean, more repeat."""
+    if in_chans == 1:
+        return (sum(values) / len(values),)
+    return tuple(islice(cycle(values), in_chans))

@@ -1,0 +1,95 @@
+"""ShuffleNet V2."""
+
+from typing import cast
+
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+from torchvision.models import ShuffleNetV2, get_model_weights
+
+from alu_defects.errors import UserError
+from alu_defects.models.backbone import Backbone, pretrained_unavailable
+from alu_defects.models.registry import register
+
+_REPEATS = [4, 8, 4]
+_CHANNELS = {
+    0.5: [24, 48, 96, 192, 1024],
+    1.0: [24, 116, 232, 464, 1024],
+    1.5: [24, 176, 352, 704, 1024],
+    2.0: [24, 244, 488, 976, 2048],
+}
+
+
+class ShuffleNet(ShuffleNetV2):
+    """torchvision's ShuffleNet V2 with timm's methods; the parameters keep torchvision's names."""
+
+    fc: nn.Module
+
+    def __init__(self, channels: list[int], num_classes: int, in_chans: int, drop_rate: float) -> None:
+        super().__init__(_REPEATS, channels, num_classes=num_classes or 1)
+        if not num_classes:
+            self.fc = nn.Identity()
+        self.num_classes = num_classes
+        self.num_features = channels[-1]
+        self.drop = nn.Dropout(drop_rate)
+        modules = ("conv1", "maxpool", "stage2", "stage3", "conv5")
+        widths = (channels[0], channels[0], channels[1], channels[2], channels[4])
+        self.feature_info = [
+            {"num_chs": width, "reduction": 2 ** (level + 1), "module": module}
+            for level, (module, width) in enumerate(zip(modules, widths, strict=True))
+        ]
+        self.attention_points = {
+            str(stage): {f"stage{stage}.{unit}": channels[stage - 1] for unit in range(repeats)}
+            for stage, repeats in enumerate(_REPEATS, start=2)
+        }
+        self.input_mean, self.input_std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of ImageNet
+        self.min_input_size = 32  # it runs from 1 pixel, but below its stride of 32 the last map is made of padding
+        if in_chans != 3:
+            self.conv1[0] = nn.Conv2d(in_chans, channels[0], 3, 2, 1, bias=False)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map pictures to the last feature map."""
+        x = self.stage2(self.maxpool(self.conv1(x)))
+        x = self.stage4(self.stage3(x))
+        return cast(Tensor, self.conv5(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map the feature map to logits, or to the pooled features."""
+        x = self.drop(x.mean((2, 3)))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pictures to logits."""
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last linear layer."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a new, untrained classifier in place; 0 classes: none."""
+        self.num_classes = num_classes
+        weight = self.conv5[0].weight
+        new = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.fc = new.to(weight.device, weight.dtype).train(self.training)
+
+
+@register("shufflenet")
+def shufflenet(
+    num_classes: int, *, pretrained: bool = False, in_chans: int = 3, drop_rate: float = 0.0, width: float = 1.0
+) -> Backbone:
+    """ShuffleNet V2 (torchvision) at 0.5, 1, 1.5 or 2 times the width; attention stages 2, 3, 4: after each unit."""
+    if width not in _CHANNELS:
+        raise UserError(f"shufflenet has no width={width}; it is one of {', '.join(map(str, _CHANNELS))}.")
+    model = ShuffleNet(_CHANNELS[width], num_classes, in_chans, drop_rate)
+    if pretrained:
+        name = f"shufflenet_v2_x{width:.1f}".replace(".", "_")
+        try:
+            state = get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:  # no network, or a hash that differs
+            raise pretrained_unavailable(f"torchvision's {name}", error) from error
+        state["conv1.0.weight"] = adapt_input_conv(in_chans, state["conv1.0.weight"])
+        if num_classes != len(state["fc.bias"]):
+            state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+            state |= {f"fc.{key}": value for key, value in model.fc.state_dict().items()}
+        model.load_state_dict(state)
+    return cast(Backbone, model)

@@ -1,0 +1,80 @@
+"""What several test files need: a small folder of photographs, and the command line as a user types it."""
+
+import os
+
+# one thread a process: workers of pytest-xdist would otherwise fight for the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of twelve noisy stripes each: across, along and none."""
+    root = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for label in ("across", "along", "plain"):
+        folder = root / label
+        folder.mkdir()
+        for number in range(12):
+            picture = rng.integers(90, 130, (48, 64, 3), dtype=np.uint8)
+            start = int(rng.integers(8, 40))
+            if label == "across":
+                picture[:, start : start + 6] = 230
+            elif label == "along":
+                picture[start : start + 6] = 230
+            Image.fromarray(picture).save(folder / f"{label} {number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """Run `python -m alu_defects.<verb> <overrides>`; the arguments are given to the process as they are."""
+
+    def run(verb: str, *overrides: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", f"alu_defects.{verb}", *map(str, overrides)]
+        environment = {**os.environ, "COLUMNS": "140", "HYDRA_FULL_ERROR": "0"}
+        return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small(photographs: Path) -> list[str]:
+    """Overrides for a training of seconds on `photographs`."""
+    return [
+        "data=folder",
+        f"data.root={photographs}",
+        "data.image_size=32",
+        "model.width=0.5",
+        "trainer=cpu",
+        "trainer.max_epochs=2",
+        "trainer.enable_progress_bar=false",
+        "callbacks.dashboard.every_n_epochs=1",
+    ]
+
+
+@pytest.fixture(scope="session")
+def sweep(command: Command, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished sweep over two networks."""
+    runs = tmp_path_factory.mktemp("runs")
+    done = command("train", "-m", *small, "model.width=0.5,1.0", f"paths.runs={runs}")
+    assert done.returncode == 0, done.stderr
+    assert "best first" in done.stdout
+    (folder,) = runs.iterdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(sweep: Path) -> Path:
+    """The folder of one finished run."""
+    return next(path.parent for path in sorted(sweep.glob("*/run.json")))

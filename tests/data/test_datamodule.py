@@ -1,0 +1,175 @@
+"""Batches: their layout, their order, and that an index leads back to its picture."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from alu_defects.data import pixels
+from alu_defects.data.datamodule import DefectData
+from alu_defects.errors import UserError
+
+SPLIT = {"name": "random", "val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}
+
+
+def make(root: Path, **options: Any) -> DefectData:
+    defaults = {"source": "folder", "root": str(root), "image_size": 16, "batch_size": 4, "split": SPLIT}
+    data = DefectData(**{**defaults, "progress": False, **options})
+    data.setup("fit")
+    return data
+
+
+def indices(loader: DataLoader[Any], epoch: int = 0) -> list[int]:
+    if hasattr(loader.sampler, "set_epoch"):
+        loader.sampler.set_epoch(epoch)
+    return [int(i) for batch in loader for i in batch["index"]]
+
+
+def test_a_batch_is_uint8_in_channels_last_with_int64_labels(photographs: Path) -> None:
+    batch = next(iter(make(photographs).train_dataloader()))
+    assert batch.keys() == {"image", "label", "index"}
+    assert batch["image"].shape == (4, 3, 16, 16)
+    assert batch["image"].dtype == torch.uint8
+    assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+    for key in ("label", "index"):
+        assert batch[key].shape == (4,)
+        assert batch[key].dtype == torch.int64
+
+
+def test_an_index_leads_back_to_the_pixels_and_the_label_of_its_row(photographs: Path) -> None:
+    data = make(photographs)
+    table = data.scan()
+    seen = {}
+    for split in ("train", "val", "test"):
+        loader = getattr(data, f"{split}_dataloader")()
+        for batch in loader:
+            for image, label, index in zip(batch["image"], batch["label"], batch["index"], strict=True):
+                row = table.loc[int(index)]
+                assert row["split"] == split
+                assert row["label"] == data.classes[label]
+                expected = pixels.decode(photographs / row["path"], 16)
+                assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+                seen[int(index)] = split
+    dropped = len(data.rows("train")) % 4
+    assert len(seen) == 36 - dropped
+
+
+def test_class_counts_are_those_of_the_training_pictures(photographs: Path) -> None:
+    data = make(photographs)
+    table = data.scan()
+    assert data.classes == ["across", "along", "plain"]
+    train = table[table["split"] == "train"]
+    assert data.class_counts() == [int((train["label"] == name).sum()) for name in data.classes]
+    assert sum(data.class_counts()) == len(data.rows("train")) < len(table)
+
+
+def test_the_training_order_depends_on_seed_and_epoch_alone(photographs: Path) -> None:
+    first, again, other = make(photographs), make(photographs), make(photographs, seed=1)
+    orders = [indices(first.train_dataloader(), epoch) for epoch in range(3)]
+    assert len({tuple(order) for order in orders}) == 3
+    torch.manual_seed(123)  # the global generator has no say
+    assert indices(again.train_dataloader(), 2) == orders[2]
+    assert indices(other.train_dataloader(), 2) != orders[2]
+
+
+def test_evaluation_takes_every_picture_in_the_order_of_the_catalogue(photographs: Path) -> None:
+    data = make(photographs, batch_size=3)
+    assert indices(data.val_dataloader()) == list(data.rows("val"))
+    assert len(data.rows("val")) % 3  # so that a dropped rest would be seen
+    assert indices(data.test_dataloader()) == list(data.rows("test"))
+
+
+def test_training_drops_an_incomplete_batch_unless_it_is_the_only_one(photographs: Path) -> None:
+    count = len(make(photographs).rows("train"))
+    assert count % 4
+    assert [len(b["label"]) for b in make(photographs).train_dataloader()] == [4] * (count // 4)
+    assert [len(b["label"]) for b in make(photographs, batch_size=100).train_dataloader()] == [count]
+
+
+def test_worker_processes_yield_the_same_batches_and_leave_the_global_generator_alone(photographs: Path) -> None:
+    alone, helped = (list(make(photographs, num_workers=n).train_dataloader()) for n in (0, 2))
+    for a, b in zip(alone, helped, strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+        assert b["image"].is_contiguous(memory_format=torch.channels_last)
+    torch.manual_seed(5)
+    list(make(photographs, num_workers=2).train_dataloader())
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), drawn)
+
+
+class Recorder(LightningModule):
+    """Keeps every batch that arrives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.batches: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
+
+    def _keep(self, stage: str, batch: dict[str, Tensor]) -> None:
+        self.batches.setdefault((stage, self.current_epoch), []).append((batch["index"], batch["image"].clone()))
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        self._keep("train", batch)
+        return self.weight.sum()
+
+    def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
+        self._keep("val", batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_in_a_fit_training_pictures_alone_are_augmented_and_each_epoch_differs(photographs: Path, tmp_path: Path) -> None:
+    def fit(augment: dict[str, Any] | None) -> dict[tuple[str, int], list[tuple[Tensor, Tensor]]]:
+        recorder = Recorder()
+        trainer = Trainer(
+            max_epochs=2,
+            accelerator="cpu",
+            logger=False,
+            default_root_dir=tmp_path,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(recorder, datamodule=make(photographs, augment=augment))
+        return recorder.batches
+
+    with_augment, without = fit({"degrees": 20}), fit(None)
+    assert with_augment.keys() == {(stage, epoch) for stage in ("train", "val") for epoch in (0, 1)}
+    for (stage, epoch), batches in with_augment.items():
+        for (index, image), (index_without, image_without) in zip(batches, without[stage, epoch], strict=True):
+            assert torch.equal(index, index_without)
+            assert image_without.dtype == torch.uint8
+            if stage == "val":
+                assert torch.equal(image, image_without)
+            else:
+                assert image.dtype == torch.float32
+                assert image.max() <= 1
+                assert not torch.allclose(image * 255, image_without.float(), atol=1)
+    order = [torch.cat([index for index, _ in without["train", epoch]]).tolist() for epoch in (0, 1)]
+    assert order[0] != order[1]
+    by_epoch = [{int(i): x for index, image in with_augment["train", e] for i, x in zip(index, image)} for e in (0, 1)]
+    common = by_epoch[0].keys() & by_epoch[1].keys()
+    assert common
+    assert not any(torch.allclose(by_epoch[0][i], by_epoch[1][i], atol=1e-3) for i in common)
+
+
+def test_the_split_does_not_depend_on_where_the_pictures_lie(photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").symlink_to(photographs, target_is_directory=True)
+    here, there = (DefectData(source="folder", root=str(r), image_size=8, batch_size=1, split=SPLIT) for r in (photographs, tmp_path / "elsewhere"))
+    assert here.scan().equals(there.scan())
+    assert here.images is None  # scanning alone decodes nothing
+
+
+def test_unknown_source_and_split_answer_with_the_nearest_name(photographs: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.source=foldr does not exist; did you mean folder\?"):
+        make(photographs, source="foldr")
+    with pytest.raises(UserError, match=r"split\.name=randon does not exist; did you mean random\?"):
+        make(photographs, split={**SPLIT, "name": "randon"})

@@ -1,0 +1,217 @@
+import logging
+import os
+import pickle
+import urllib.error
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import save_file
+from torch import nn
+
+from alu_defects.errors import UserError
+from alu_defects.models.registry import create
+from alu_defects.models.weights import load_weights
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Random weights in the layout of the published Inception V4 file, 1000 classes, in both formats."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(1)
+    state = create("inceptionv4", 1000).state_dict()
+    save_file(state, folder / "inceptionv4.safetensors")
+    torch.save({"state_dict": state, "epoch": 3}, folder / "inceptionv4.pth")
+    yield folder
+    for file in folder.iterdir():  # 340 MB that pytest would keep
+        file.unlink()
+
+
+@pytest.fixture
+def state():
+    torch.manual_seed(1)
+    return create("shufflenet", 11).state_dict()
+
+
+def same(model, other, but):
+    own = model.state_dict()
+    return all(torch.equal(own[key], value) for key, value in other.items() if not key.startswith(but))
+
+
+@pytest.mark.parametrize("file", ["inceptionv4.safetensors", "inceptionv4.pth"])
+def test_published_inception_goes_into_scse(published, file, caplog):
+    with caplog.at_level(logging.INFO, logger="alu_defects"):
+        model = create("inceptionv4_scse", 11, weights=published / file).eval()
+    plain = create("inceptionv4", 1000, weights=str(published / file)).eval()
+    assert same(model, plain.state_dict(), but="last_linear.")
+    assert model.get_classifier().out_features == 11
+    assert "classifier does not fit" in caplog.text
+    assert "84 parameters are new" in caplog.text  # 14 blocks of 6
+    x = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():  # the new gates sum to one
+        torch.testing.assert_close(model.forward_features(x), plain.forward_features(x))
+
+
+def test_same_class_count_keeps_the_classifier(tmp_path, state):
+    torch.save(state, tmp_path / "a.pt")
+    assert same(create("shufflenet", 11, weights=tmp_path / "a.pt"), state, but=("none",))
+
+
+def test_trained_attention_is_loaded(tmp_path):
+    trained = create("shufflenet", 11, attention="scse")
+    nn.init.ones_(trained.stage2[0].attention.sse.squeeze.weight)
+    save_file(trained.state_dict(), tmp_path / "a.safetensors")
+    model = create("shufflenet", 11, attention="scse", weights=tmp_path / "a.safetensors")
+    assert same(model, trained.state_dict(), but=("none",))
+
+
+def test_old_files_without_batch_counters(tmp_path, state):
+    old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "a.pth")
+    assert same(create("shufflenet", 11, weights=tmp_path / "a.pth"), old, but=("none",))
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+def test_another_class_count_leaves_the_classifier_new(tmp_path, state, classes):
+    torch.save(state, tmp_path / "a.pth")
+    model = create("shufflenet", classes, weights=tmp_path / "a.pth")
+    assert same(model, state, but="fc.")
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, classes or model.num_features)
+
+
+def break_missing(state):
+    for unit in range(4):
+        del state[f"stage4.{unit}.branch2.0.weight"], state[f"stage3.{unit}.branch2.0.weight"]
+    del state["conv5.0.weight"]
+
+
+def break_unexpected(state):
+    state["stage2.0.attention.sse.squeeze.weight"] = torch.zeros(1, 116, 1, 1)
+
+
+def break_shape(state):
+    state["conv1.0.weight"] = torch.zeros(24, 1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_missing, r"9 missing: stage3\.0\.branch2\.0\.weight, (\S+, ){7}\.\.\.\.$"),
+        (break_unexpected, r"1 unexpected: stage2\.0\.attention\.sse\.squeeze\.weight\.$"),
+        (break_shape, r"1 of another shape: conv1\.0\.weight \(24, 1, 3, 3\), not \(24, 3, 3, 3\)\.$"),
+    ],
+)
+def test_what_does_not_fit_is_listed_and_nothing_is_loaded(tmp_path, state, damage, message):
+    damage(state)
+    torch.save(state, tmp_path / "a.pth")
+    model = create("shufflenet", 11)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=message) as caught:
+        load_weights(model, tmp_path / "a.pth")
+    assert "a.pth" in str(caught.value)
+    assert same(model, before, but=("none",))
+
+
+def test_attention_of_another_ratio_is_listed(tmp_path):
+    torch.save(create("shufflenet", 11, attention="cse", attention_reduction=2).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"48 of another shape: stage2\.0\.attention"):
+        create("shufflenet", 11, attention="cse", weights=tmp_path / "a.pth")
+
+
+class Malice:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))]
+)
+def test_code_in_a_pickle_does_not_run(tmp_path, save):
+    marker, path = tmp_path / "ran", tmp_path / "a.pth"
+    save({"state_dict": Malice(marker)}, path)
+    with pytest.raises(UserError, match=r"a\.pth cannot be read as tensors alone") as caught:
+        create("shufflenet", 11, weights=path)
+    assert not marker.exists()
+    assert "weights_only=False" not in str(caught.value)
+    pickle.loads(pickle.dumps(Malice(marker)))
+    assert marker.exists()  # it would have
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.pth", None, "no such file"),
+        ("a.onnx", b"x", "must end in .safetensors, .pth, .pt"),
+        ("a.pth", b"", "cannot be read"),
+        ("a.pt", b"PK\x03\x04 half a file", "cannot be read"),
+        ("a.safetensors", b"\x10\0\0\0\0\0\0\0{not json}", "cannot be read"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        create("shufflenet", 11, weights=tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {}, torch.zeros(3)])
+def test_files_that_hold_something_else(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="does not hold a state dict"):
+        create("shufflenet", 11, weights=tmp_path / "a.pth")
+
+
+def test_pretrained_goes_through_timm(published, monkeypatch):
+    asked = []
+
+    def download(repo_id, filename, **_):
+        asked.append(repo_id)
+        return str(published / "inceptionv4.safetensors")
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+    model = create("inceptionv4_scse", 11, pretrained=True)
+    plain = create("inceptionv4", 1000, weights=published / "inceptionv4.safetensors")
+    assert asked == ["timm/inception_v4.tf_in1k"]
+    assert same(model, plain.state_dict(), but="last_linear.")
+    assert model.get_classifier().out_features == 11
+
+
+@pytest.mark.parametrize(
+    ("width", "file"),
+    [
+        (0.5, "shufflenetv2_x0.5-f707e7126e.pth"),
+        (1.0, "shufflenetv2_x1-5666bf0f80.pth"),
+        (1.5, "shufflenetv2_x1_5-3c479a10.pth"),
+        (2.0, "shufflenetv2_x2_0-8be3c8ee.pth"),
+    ],
+)
+def test_pretrained_goes_through_torchvision(tmp_path, monkeypatch, width, file):
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    published = create("shufflenet", 1000, width=width).state_dict()
+    torch.save(published, tmp_path / "hub" / "checkpoints" / file)  # where torch.hub looks before it downloads
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert same(create("shufflenet", 1000, pretrained=True, width=width), published, but=("none",))
+    assert same(create("shufflenet", 0, pretrained=True, width=width), published, but="fc.")
+    model = create("shufflenet", 11, pretrained=True, width=width, in_chans=1, attention="scse")
+    assert same(model, published, but=("fc.", "conv1.0."))
+    torch.testing.assert_close(model.conv1[0].weight, published["conv1.0.weight"].sum(1, keepdim=True))
+
+
+def test_without_a_network_the_mend_is_named(tmp_path, monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise urllib.error.URLError("Name or service not known")
+
+    def not_cached(*args, **kwargs):
+        raise LocalEntryNotFoundError("please check your connection")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", not_cached)
+    with pytest.raises(UserError, match=r"shufflenet_v2_x1_0.*Name or service.*weights=<file>"):
+        create("shufflenet", 11, pretrained=True)
+    with pytest.raises(UserError, match=r"timm's inception_v4.*check your connection.*weights=<file>"):
+        create("inceptionv4_scse", 11, pretrained=True)
