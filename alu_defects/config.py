@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,12 @@ def conf_dir() -> Path:
     return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
 
 
+def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration of a verb as its command line would make it: `train(compose("train", ["model=xception"]))`."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose(config_name, list(overrides))
+
+
 def plain(config: Any) -> Any:
     """A configuration as dicts, lists, strings and numbers, interpolations resolved."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
@@ -54,7 +60,9 @@ def instantiate(config: Mapping[str, Any], **kwargs: Any) -> Any:
 
 
 def verb(
-    config_name: str, after_sweep: Callable[[Path], None] | None = None
+    config_name: str,
+    after_sweep: Callable[[Path], None] | None = None,
+    shorthands: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a command-line program of a function that takes the configuration `conf/<config_name>.yaml`.
 
@@ -64,6 +72,7 @@ def verb(
     Args:
         config_name: the primary configuration.
         after_sweep: called with the sweep's folder when all jobs of a multirun have ended.
+        shorthands: what the user types → the setting, for a name that Hydra would take for a group of conf/.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -73,6 +82,8 @@ def verb(
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the mend can be added
             sweep_dirs: set[Path] = set()
             failures: list[str] = []
+            for short, key in (shorthands or {}).items():
+                sys.argv = [re.sub(rf"^{short}=", f"{key}=", word) for word in sys.argv]
 
             @functools.wraps(task)
             def job(config: DictConfig) -> Any:
@@ -121,7 +132,7 @@ def explain(error: BaseException, config_name: str) -> str:
     if match := re.match(r"Could not override '([^']+)'", text):
         if "No match in the defaults list" in text:
             groups = [p.name for p in conf_dir().iterdir() if p.is_dir()]
-            return f"there is no group {match[1]}{did_you_mean(match[1], [*groups, *_keys(config_name)])}"
+            return f"there is no group {match[1]}{did_you_mean(match[1], groups)}"
         return f"there is no setting {match[1]}{did_you_mean(match[1], _keys(config_name))} `--cfg job` shows all."
     return "\n".join(line for line in text.splitlines() if line.strip())[:1000]
 
@@ -132,8 +143,9 @@ def check(config: DictConfig, config_name: str) -> None:
     Raises:
         UserError: a mandatory setting is not given, or one is of another type: a word where a number is asked for, say.
     """
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise UserError(f"{missing[0]} is not given; add {missing[0]}=… to the command")
+    for key, value in _flat(config).items():
+        if value == "???":
+            raise UserError(f"{key} is not given; add {key}=… to the command")
     overrides = list(HydraConfig.get().overrides.task)
     values = [o.split("=", 1)[0] for o in overrides if "=" in o and not o.startswith(("+", "~"))]
     groups = {p.name for p in conf_dir().iterdir() if p.is_dir()} | set(HydraConfig.get().runtime.choices)
@@ -171,15 +183,18 @@ def _same_kind(default: Any, value: Any) -> bool:
 
 
 def _keys(config_name: str) -> list[str]:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = OmegaConf.to_container(hydra.compose(config_name))
-    keys: list[str] = []
+    return list(_flat(compose(config_name)))
+
+
+def _flat(config: DictConfig) -> dict[str, Any]:
+    """Every setting, `optimizer` and `optimizer.lr` alike, with its value as it was written."""
+    flat: dict[str, Any] = {}
 
     def walk(prefix: str, node: Any) -> None:
         if isinstance(node, dict):
             for name, child in node.items():
-                keys.append(f"{prefix}{name}")
+                flat[f"{prefix}{name}"] = child
                 walk(f"{prefix}{name}.", child)
 
-    walk("", config)
-    return keys
+    walk("", OmegaConf.to_container(config))
+    return flat

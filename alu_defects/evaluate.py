@@ -28,22 +28,22 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from alu_defects.learning.run import Run
     from alu_defects.reporting import evaluation, report
 
-    check_held_out(config.split)
+    check_held_out(config.split.name)
     run = Run.existing(config.run)
     options = plain(run.config())
     data = DefectData(**options["data"], split=options["split"], seed=options["seed"])
     root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
     data.use(root, run.catalog())
     checkpoint.check_classes(run.best, data.classes)
-    result = evaluation.evaluate(checkpoint.load(run.best), data, config.split, plain(config.trainer))
-    metrics = {config.split: result.metrics}
+    result = evaluation.evaluate(checkpoint.load(run.best), data, config.split.name, plain(config.trainer))
+    metrics = {config.split.name: result.metrics}
     output = Path(config.output)
     evaluation.write(result, output, metrics)
     report.print_run(output, metrics, result)
     return metrics
 
 
-@verb("evaluate")
+@verb("evaluate", shorthands={"split": "split.name"})
 def main(config: DictConfig) -> None:
     """Evaluate the run that the command line names."""
     evaluate(config)

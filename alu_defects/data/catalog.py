@@ -18,6 +18,8 @@ from alu_defects.errors import UserError
 
 log = logging.getLogger(__name__)
 
+pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed, refuses names that are not UTF-8
+
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
@@ -104,7 +106,7 @@ def data_hash(catalog: pd.DataFrame) -> str:
 
 
 def save(catalog: pd.DataFrame, path: Path) -> None:
-    """Write a catalogue as CSV; names that are not UTF-8 survive, and so do line ends in names, because of the quotes."""
+    """Write a catalogue as CSV; names that are not UTF-8 survive and, thanks to the quotes, those with line ends."""
     catalog.to_csv(path, index=False, errors="surrogateescape", quoting=csv.QUOTE_ALL)
 
 

@@ -1,6 +1,5 @@
 """A checkpoint file → a classifier, with no other file and without running anything in it."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ def read(path: Path) -> dict[str, Any]:
         UserError: no such file, a file that is damaged, or one that holds more than plain data.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; the run has not finished its first epoch") from error
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file makes the unpickler raise almost anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from error
-    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= set(content):
+    options = content.get("hyper_parameters") if isinstance(content, dict) else None
+    if not isinstance(options, dict) or not {"model", "classes"} <= options.keys() or "state_dict" not in content:
         raise UserError(f"{path} is not a checkpoint of alu_defects.train")
     return content
 

@@ -17,6 +17,8 @@ class CrossEntropy(nn.Module):
 
     def __init__(self, weight: Tensor | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} is not in [0, 1)")
         self.register_buffer("weight", weight, persistent=False)
         self.label_smoothing = label_smoothing
 
@@ -41,7 +43,8 @@ class Focal(CrossEntropy):
         losses = F.cross_entropy(logits, labels, self.weight, reduction="none", label_smoothing=self.label_smoothing)
         p = logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
         norm = len(labels) if self.weight is None else self.weight[labels].sum()
-        return ((1 - p) ** self.gamma * losses).sum() / norm
+        # with 0 < gamma < 1 the slope at p = 1 is infinite, and infinite times zero is NaN
+        return ((1 - p).clamp(min=1e-6) ** self.gamma * losses).sum() / norm
 
 
 class Binary(CrossEntropy):
@@ -80,18 +83,23 @@ def create(
         options: of the loss.
 
     Raises:
-        UserError: an unknown name, or weights that do not fit the classes.
+        UserError: an unknown name or option, or weights that do not fit the classes.
     """
     if name not in LOSSES:
         raise UserError(f"loss.name={name} does not exist{did_you_mean(name, LOSSES)} There are: {', '.join(LOSSES)}")
-    return LOSSES[name](weight=_weights(class_weights, class_counts), **options)
+    weight = _weights(class_weights, class_counts)
+    try:
+        return LOSSES[name](weight=weight, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"loss.name={name}: {error}") from error
 
 
-def _weights(weights: str | Sequence[float], counts: Sequence[int]) -> Tensor | None:
+def _weights(weights: Any, counts: Sequence[int]) -> Tensor | None:
     if weights == "none":
         return None
     if weights == "balanced":
         return sum(counts) / (len(counts) * torch.tensor(counts, dtype=torch.float32))
-    if isinstance(weights, str) or len(weights) != len(counts):
+    numbers = [w for w in weights if isinstance(w, (int, float)) and w >= 0] if isinstance(weights, Sequence) else []
+    if len(numbers) != len(counts) or len(weights) != len(counts) or not any(numbers):
         raise UserError(f"loss.class_weights={weights} is neither none, balanced nor a list of {len(counts)} numbers")
-    return torch.tensor(weights, dtype=torch.float32)
+    return torch.tensor(numbers, dtype=torch.float32)

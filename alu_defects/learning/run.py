@@ -83,7 +83,7 @@ class Run:
         run = cls.existing(folder)
         if run.status()["status"] == "finished":
             raise UserError(f"{folder} has finished; there is nothing to resume")
-        run.update(status="running", resumed=[*run.status().get("resumed", []), _now()])
+        run.update(status="running", resumed=[*run.status().get("resumed", []), _now()], error=None)
         return run
 
     def config(self, overrides: Sequence[str] = ()) -> DictConfig:
@@ -164,7 +164,8 @@ class Run:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON for people: indented, UTF-8; readers see the old file or the new one, never half of one."""
     beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON's escape for file names outside UTF-8
     beside.replace(path)
 
 

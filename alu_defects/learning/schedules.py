@@ -38,6 +38,8 @@ def cosine(
 
 def one_cycle(optimizer: Optimizer, total_steps: int, epochs: int, warmup_fraction: float) -> LRScheduler:
     """Rise to the learning rate during `warmup_fraction` of the training, then fall to almost nothing (Smith 2018)."""
+    if warmup_fraction * total_steps in (1, total_steps):  # OneCycleLR would divide by zero
+        warmup_fraction -= 0.5 / total_steps
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     return OneCycleLR(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=warmup_fraction)
 
@@ -54,10 +56,13 @@ def create(name: str, optimizer: Optimizer, total_steps: int, epochs: int, **opt
     """Make a schedule for `total_steps` batches in `epochs` epochs.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, options that the schedule does not take, or an optimiser that it cannot steer.
     """
     if name not in SCHEDULES:
         raise UserError(
             f"scheduler.name={name} does not exist{did_you_mean(name, SCHEDULES)} There are: {', '.join(SCHEDULES)}"
         )
-    return SCHEDULES[name](optimizer, total_steps, epochs, **options)
+    try:
+        return SCHEDULES[name](optimizer, total_steps, epochs, **options)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"scheduler.name={name}: {error}") from error

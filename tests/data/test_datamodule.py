@@ -126,7 +126,9 @@ class Recorder(LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_in_a_fit_training_pictures_alone_are_augmented_and_each_epoch_differs(photographs: Path, tmp_path: Path) -> None:
+def test_in_a_fit_training_pictures_alone_are_augmented_and_each_epoch_differs(
+    photographs: Path, tmp_path: Path
+) -> None:
     def fit(augment: dict[str, Any] | None) -> dict[tuple[str, int], list[tuple[Tensor, Tensor]]]:
         recorder = Recorder()
         trainer = Trainer(
@@ -155,7 +157,10 @@ def test_in_a_fit_training_pictures_alone_are_augmented_and_each_epoch_differs(p
                 assert not torch.allclose(image * 255, image_without.float(), atol=1)
     order = [torch.cat([index for index, _ in without["train", epoch]]).tolist() for epoch in (0, 1)]
     assert order[0] != order[1]
-    by_epoch = [{int(i): x for index, image in with_augment["train", e] for i, x in zip(index, image)} for e in (0, 1)]
+    by_epoch = [
+        {int(i): x for index, image in with_augment["train", epoch] for i, x in zip(index, image, strict=True)}
+        for epoch in (0, 1)
+    ]
     common = by_epoch[0].keys() & by_epoch[1].keys()
     assert common
     assert not any(torch.allclose(by_epoch[0][i], by_epoch[1][i], atol=1e-3) for i in common)
@@ -163,7 +168,10 @@ def test_in_a_fit_training_pictures_alone_are_augmented_and_each_epoch_differs(p
 
 def test_the_split_does_not_depend_on_where_the_pictures_lie(photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").symlink_to(photographs, target_is_directory=True)
-    here, there = (DefectData(source="folder", root=str(r), image_size=8, batch_size=1, split=SPLIT) for r in (photographs, tmp_path / "elsewhere"))
+    here, there = (
+        DefectData(source="folder", root=str(r), image_size=8, batch_size=1, split=SPLIT)
+        for r in (photographs, tmp_path / "elsewhere")
+    )
     assert here.scan().equals(there.scan())
     assert here.images is None  # scanning alone decodes nothing
 

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,31 +40,23 @@ def test_every_file_format_is_read_also_with_suffixes_in_capitals(tmp_path: Path
     assert np.abs(images.astype(int) - COLOUR).max() <= 3
 
 
-def palette(path: Path) -> None:
-    picture = Image.fromarray(filled(1)).convert("P")
+def palette(path: Path, **options: int) -> None:
+    picture = Image.new("P", (16, 12), 1)
     picture.putpalette([255, 255, 255, *COLOUR])
-    picture.save(path)
+    picture.save(path, **options)
 
 
-def transparent_palette(path: Path) -> None:
-    picture = Image.fromarray(filled(1), "P")
-    picture.putpalette([255, 255, 255, *COLOUR])
-    picture.save(path, transparency=1)
+def saved(picture: np.ndarray | Image.Image) -> Callable[[Path], None]:
+    return (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save
 
 
-def saved(picture: np.ndarray | Image.Image, mode: str | None = None) -> Callable[[Path], None]:
-    image = Image.fromarray(picture, mode) if isinstance(picture, np.ndarray) else picture
-    return lambda path: image.save(path)
-
-
-@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
     ("name", "write", "expected", "tolerance"),
     [
         ("grey.jpg", saved(filled(90)), (90, 90, 90), 1),
         ("one bit.png", saved(Image.new("1", (16, 12), 1)), (255, 255, 255), 0),
         ("palette.png", palette, COLOUR, 0),
-        ("transparent palette.png", transparent_palette, (0, 0, 0), 0),
+        ("transparent palette.png", partial(palette, transparency=1), (0, 0, 0), 0),
         ("grey alpha.png", saved(Image.new("LA", (16, 12), (200, 128))), (100, 100, 100), 1),
         ("opaque.png", saved(Image.new("RGBA", (16, 12), (*COLOUR, 255))), COLOUR, 0),
         ("see-through.png", saved(Image.new("RGBA", (16, 12), (*COLOUR, 0))), (0, 0, 0), 0),
@@ -136,7 +129,9 @@ def test_reduced_decoding_is_close_to_full_decoding_and_never_below_the_size_ask
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    smooth = Image.fromarray(rng.integers(60, 200, (48, 64, 3), dtype=np.uint8)).resize((2560, 1920), Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(rng.integers(60, 200, (48, 64, 3), dtype=np.uint8)).resize(
+        (2560, 1920), Image.Resampling.BICUBIC
+    )
     noise = rng.normal(0, 4, (1920, 2560, 1))
     picture = Image.fromarray((np.asarray(smooth) + noise).clip(0, 255).astype(np.uint8))
     picture.save(tmp_path / "x.jpg", quality=90)
@@ -159,7 +154,9 @@ def bomb(path: Path) -> None:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
 
 
 def test_all_broken_files_are_named_at_once_and_no_good_one(tmp_path: Path) -> None:
@@ -173,7 +170,7 @@ def test_all_broken_files_are_named_at_once_and_no_good_one(tmp_path: Path) -> N
     bomb(tmp_path / "bomb.png")
     names = ["bomb.png", "empty.png", "float.tif", "range.tif", "text.jpg", "truncated.jpg"]
     paths = [tmp_path / name for name in ("good.jpg", *reversed(names))]
-    with pytest.raises(UserError, match="^6 pictures cannot be decoded") as caught:
+    with pytest.raises(UserError, match=r"^6 pictures cannot be decoded") as caught:
         pixels.decode_all(paths, 16, progress=False)
     lines = str(caught.value).splitlines()[1:]
     assert [line.split(" (")[0].strip() for line in lines] == [str(tmp_path / name) for name in names]
@@ -182,5 +179,5 @@ def test_all_broken_files_are_named_at_once_and_no_good_one(tmp_path: Path) -> N
 def test_a_set_larger_than_the_memory_and_an_unknown_resize_are_refused() -> None:
     with pytest.raises(UserError, match=r"data\.image_size=1000000 need 6000\.0 GB"):
         pixels.decode_all([Path("x.jpg"), Path("y.jpg")], 1_000_000)
-    with pytest.raises(UserError, match="data.resize=leterbox .* did you mean letterbox"):
+    with pytest.raises(UserError, match=r"data.resize=leterbox .* did you mean letterbox"):
         pixels.decode_all([Path("x.jpg")], 16, "leterbox")

@@ -10,7 +10,11 @@ from alu_defects.errors import UserError
 
 
 def table(**counts: int) -> pd.DataFrame:
-    rows = [(f"{label}/{n}.png", label, hashlib.sha256(f"{label}{n}".encode()).hexdigest()) for label in counts for n in range(counts[label])]
+    rows = [
+        (f"{label}/{n}.png", label, hashlib.sha256(f"{label}{n}".encode()).hexdigest())
+        for label in counts
+        for n in range(counts[label])
+    ]
     return pd.DataFrame(rows, columns=["path", "label", "sha256"])
 
 
@@ -55,9 +59,13 @@ def test_a_class_that_would_miss_a_split_is_named() -> None:
         divide(table(frequent=500, rare=6), val=0.05, test=0.05)
 
 
-@pytest.mark.parametrize(("val", "test"), [(0.0, 0.2), (0.2, 0.0), (-0.1, 0.2), (0.5, 0.5), (1.2, 0.1), (float("nan"), 0.2)])
+@pytest.mark.parametrize(
+    ("val", "test"), [(0.0, 0.2), (0.2, 0.0), (-0.1, 0.2), (0.5, 0.5), (1.2, 0.1), (float("nan"), 0.2)]
+)
 def test_fractions_that_leave_a_split_empty_are_refused(val: float, test: float) -> None:
-    with pytest.raises(UserError, match=rf"split\.val_fraction={val} and split\.test_fraction={test}.* must be above 0"):
+    with pytest.raises(
+        UserError, match=rf"split\.val_fraction={val} and split\.test_fraction={test}.* must be above 0"
+    ):
         divide(table(a=30, b=30), val=val, test=test)
 
 

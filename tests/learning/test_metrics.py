@@ -1,0 +1,58 @@
+"""Metrics against scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+from alu_defects.learning import metrics
+
+CLASSES = ["normal", "pit", "dent", "bruise", "spot"]
+
+
+def drawn(label_choices: list[int], prediction_choices: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels, guesses = rng.choice(label_choices, 60), rng.choice(prediction_choices, 60)
+    right = rng.random(60) < 0.5
+    return labels, np.where(right & np.isin(labels, prediction_choices), labels, guesses)
+
+
+@pytest.mark.parametrize(
+    ("label_choices", "prediction_choices"),
+    [
+        ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]),
+        ([0, 1, 2, 3, 4], [0, 1, 3]),  # two classes are never predicted
+        ([0, 1, 2], [0, 1, 2, 3]),  # one is predicted but does not occur, one is absent from both
+        ([0, 0, 4], [1, 2]),  # nothing is right
+    ],
+)
+def test_metrics_are_those_of_scikit_learn(label_choices: list[int], prediction_choices: list[int]) -> None:
+    labels, predictions = drawn(label_choices, prediction_choices)
+    logits = torch.nn.functional.one_hot(torch.from_numpy(predictions), 5).float() * 2 - 1
+    collection = metrics.summary(5)
+    for part in torch.arange(60).split(7):  # in batches of unequal size
+        collection.update(logits[part], torch.from_numpy(labels)[part])
+    computed = collection.compute()
+    assert computed["confusion"].tolist() == confusion_matrix(labels, predictions, labels=range(5)).tolist()
+
+    values = {name: float(value) for name, value in metrics.named(computed, CLASSES, "val").items()}
+    macro = precision_recall_fscore_support(labels, predictions, average="macro", zero_division=0)
+    precision, recall, _, _ = precision_recall_fscore_support(labels, predictions, labels=range(5), zero_division=0)
+    expected = {
+        "val/accuracy": accuracy_score(labels, predictions),
+        **dict(zip(("val/precision", "val/recall", "val/f1"), macro, strict=False)),
+        **{f"val/precision/{name}": value for name, value in zip(CLASSES, precision, strict=True)},
+        **{f"val/recall/{name}": value for name, value in zip(CLASSES, recall, strict=True)},
+    }
+    assert values == pytest.approx(expected, abs=1e-6)
+
+
+def test_reset_forgets_the_epoch_before() -> None:
+    collection = metrics.summary(5)
+    collection.update(torch.eye(5), torch.tensor([1, 2, 3, 4, 0]))
+    assert collection.compute()["accuracy"] == 0
+    collection.reset()
+    collection.update(torch.eye(5), torch.arange(5))
+    values = collection.compute()
+    assert values["accuracy"] == 1
+    assert values["confusion"].tolist() == torch.eye(5).tolist()

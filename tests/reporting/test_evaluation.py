@@ -1,0 +1,94 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+
+from alu_defects.data.datamodule import DefectData
+from alu_defects.learning.module import Classifier
+from alu_defects.reporting import dashboard, evaluation
+
+TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+@pytest.fixture(scope="module")
+def data(photographs: Path) -> DefectData:
+    split = {"name": "random", "val_fraction": 0.25, "test_fraction": 0.5, "seed": 0}
+    return DefectData(source="folder", root=str(photographs), image_size=32, batch_size=5, split=split, progress=False)
+
+
+@pytest.fixture
+def classifier(data: DefectData) -> Classifier:
+    torch.manual_seed(0)
+    table = data.scan()
+    assert set(table["split"]) == {"train", "val", "test"}
+    return Classifier(
+        model={"name": "shufflenet", "width": 0.5},
+        classes=data.classes,
+        class_counts=data.class_counts(),
+        image_size=32,
+        loss={"name": "cross_entropy"},
+        optimizer={},
+        scheduler={},
+    )
+
+
+def compare_with_scikit_learn(folder: Path, split: str) -> None:
+    """Every number in metrics.json against the one that scikit-learn gets from predictions.csv."""
+    table = pd.read_csv(folder / "predictions.csv")
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))[split]
+    names = list(metrics["per_class"])
+    probabilities = table[[f"probability_{name}" for name in names]]
+    macro = precision_recall_fscore_support(table["label"], table["prediction"], average="macro", zero_division=0)
+    each = precision_recall_fscore_support(
+        table["label"], table["prediction"], labels=names, average=None, zero_division=0
+    )
+    expected = {
+        "accuracy": accuracy_score(table["label"], table["prediction"]),
+        "precision": macro[0],
+        "recall": macro[1],
+        "f1": macro[2],
+        "loss": log_loss(table["label"], probabilities, labels=names),
+    }
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value, abs=1e-6), name
+    for k, name in enumerate(names):
+        assert metrics["per_class"][name]["precision"] == pytest.approx(each[0][k], abs=1e-6)
+        assert metrics["per_class"][name]["recall"] == pytest.approx(each[1][k], abs=1e-6)
+    counts = pd.read_csv(folder / "confusion.csv", index_col="label")
+    assert (counts.to_numpy() == confusion_matrix(table["label"], table["prediction"], labels=names)).all()
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_metrics_are_those_of_scikit_learn(data, classifier, tmp_path, split):
+    result = evaluation.evaluate(classifier, data, split, TRAINER)
+    assert len(result.predictions) == (data.scan()["split"] == split).sum()
+    evaluation.write(result, tmp_path, {split: result.metrics})
+    compare_with_scikit_learn(tmp_path, split)
+
+
+def test_metrics_are_those_of_scikit_learn_when_a_class_is_never_predicted(data, classifier, tmp_path):
+    with torch.no_grad():
+        classifier.backbone.get_classifier().bias[1] = -20.0
+    result = evaluation.evaluate(classifier, data, "test", TRAINER)
+    assert data.classes[1] not in set(result.predictions["prediction"])
+    assert result.metrics["per_class"][data.classes[1]] == {"precision": 0.0, "recall": 0.0}
+    evaluation.write(result, tmp_path, {"test": result.metrics})
+    compare_with_scikit_learn(tmp_path, "test")
+
+
+def test_metrics_of_a_finished_run_are_those_of_scikit_learn(finished_run):
+    compare_with_scikit_learn(finished_run, "test")
+
+
+def test_mistakes_are_the_wrong_predictions_the_most_certain_first(data, classifier):
+    result = evaluation.evaluate(classifier, data, "test", TRAINER)
+    wrong = result.mistakes
+    assert len(wrong) == (result.predictions["label"] != result.predictions["prediction"]).sum() > 0
+    assert wrong["certainty"].is_monotonic_decreasing
+    for row in wrong.to_dict("records"):
+        assert row["certainty"] == row[f"probability_{row['prediction']}"]
+        assert data.scan().loc[row["row"], "path"] == row["path"]
+    assert dashboard.mistakes_figure(result, data).get_suptitle().startswith(f"{len(wrong)} of ")
