@@ -134,7 +134,7 @@ def explain(error: BaseException, config_name: str) -> str:
             groups = [p.name for p in conf_dir().iterdir() if p.is_dir()]
             return f"there is no group {match[1]}{did_you_mean(match[1], groups)}"
         return f"there is no setting {match[1]}{did_you_mean(match[1], _keys(config_name))} `--cfg job` shows all."
-    return "\n".join(line for line in text.splitlines() if line.strip())[:1000]
+    return "\n".join(line for line in text.splitlines() if line.strip())
 
 
 def check(config: DictConfig, config_name: str) -> None:

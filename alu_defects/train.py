@@ -32,8 +32,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     if config.resume:
-        run = Run.resume(config.resume)
-        config = run.config(overrides)
+        run, config = Run.resume(config.resume, overrides)
     else:
         run = Run.create(Path(config.run_dir), config, overrides)
     with run.recorded():

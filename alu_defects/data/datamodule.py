@@ -15,10 +15,26 @@ from alu_defects.data import catalog, folder, pixels, splits, synthetic, tianchi
 from alu_defects.data.augment import Augment
 from alu_defects.errors import UserError, did_you_mean
 
+
+def _folder(root: str) -> tuple[Path, pd.DataFrame]:
+    path = catalog.existing_root(root)
+    return path, folder.scan(path)
+
+
+def _tianchi(root: str, include_other: bool = False) -> tuple[Path, pd.DataFrame]:
+    path = catalog.existing_root(root)
+    return path, tianchi.scan(path, include_other=include_other)
+
+
+def _synthetic(root: str, **options: Any) -> tuple[Path, pd.DataFrame]:
+    path = synthetic.ensure(Path(root), **options)
+    return path, tianchi.scan(path)
+
+
 SOURCES: dict[str, Callable[..., tuple[Path, pd.DataFrame]]] = {
-    "folder": lambda root: ((path := catalog.existing_root(root)), folder.scan(path)),
-    "tianchi": lambda root, **kw: ((path := catalog.existing_root(root)), tianchi.scan(path, **kw)),
-    "synthetic": lambda root, **kw: ((path := synthetic.ensure(Path(root), **kw)), tianchi.scan(path)),
+    "folder": _folder,
+    "tianchi": _tianchi,
+    "synthetic": _synthetic,
 }
 SPLITTERS: dict[str, Callable[..., pd.DataFrame]] = {"random": splits.random}
 
@@ -82,6 +98,9 @@ class DefectData(LightningDataModule):
         seed: of the order of the pictures and of the augmentation.
         progress: show a progress bar while decoding.
         options: further options of the source.
+
+    Raises:
+        UserError: an option that does not exist, or a number that is out of range.
     """
 
     def __init__(
@@ -100,6 +119,13 @@ class DefectData(LightningDataModule):
         **options: Any,
     ) -> None:
         super().__init__()
+        for name, value, least in (
+            ("data.batch_size", batch_size, 1),
+            ("data.image_size", image_size, 1),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise UserError(f"{name}={value} must be {least} or more")
         self.source, self.source_options = source, {"root": root, **options}
         self.image_size, self.resize = image_size, resize
         self.batch_size, self.num_workers = batch_size, num_workers

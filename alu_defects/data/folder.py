@@ -1,11 +1,14 @@
 """Any folder of class folders → catalogue."""
 
+import logging
 from pathlib import Path
 
 import pandas as pd
 
 from alu_defects.data import catalog
 from alu_defects.errors import UserError
+
+log = logging.getLogger(__name__)
 
 SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
@@ -29,4 +32,7 @@ def scan(root: Path) -> pd.DataFrame:
             f"data.root={root} holds {', '.join(sorted(labels))}: splits, not classes. "
             "Put the class folders of all of them into one folder; split=random divides them"
         )
+    empty = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in labels and p.name[0] != ".")
+    if empty and labels:
+        log.warning("%s: no pictures in %s, so there is no such class", root, ", ".join(empty))
     return catalog.build(root, pictures)

@@ -1,9 +1,13 @@
 """Which pictures train, which select the model, which judge it."""
 
+import logging
+
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from alu_defects.errors import UserError
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
@@ -56,6 +60,9 @@ def random(catalog: pd.DataFrame, *, val_fraction: float, test_fraction: float, 
     if (table == 0).to_numpy().any():
         label = str((table == 0).any(axis=1).idxmax())
         raise _too_few(label, int(counts[label]))
+    places = result[["sha256", "split"]].drop_duplicates()
+    if leaked := int(places["sha256"].duplicated().sum()):
+        log.warning("%d pictures lie in several splits: their files are copies of each other", leaked)
     return result
 
 

@@ -9,6 +9,8 @@ import pandas as pd
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+PREFIXES = ("train/", "val/")  # what others log, such as a LearningRateMonitor, is counted in batches
+
 
 class History(Logger):
     """Collects what is logged during the fit into one table, one row an epoch.
@@ -40,9 +42,11 @@ class History(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add metrics to the row of their epoch, which is their step, and write the table."""
+        values = {key: float(value) for key, value in metrics.items() if key.startswith(PREFIXES)}
+        if not values:
+            return
         assert step is not None
-        epoch = int(step)
-        self.rows.setdefault(epoch, {"epoch": epoch}).update({k: float(v) for k, v in metrics.items()})
+        self.rows.setdefault(int(step), {"epoch": int(step)}).update(values)
         self.table().to_csv(self.path, index=False)
 
     def table(self) -> pd.DataFrame:

@@ -74,30 +74,28 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, folder: str | Path) -> "Run":
-        """An unfinished run in a folder, to go on with.
+    def resume(cls, folder: str | Path, overrides: Sequence[str]) -> tuple["Run", DictConfig]:
+        """An unfinished run in a folder and its configuration, with `trainer.…=…` overrides of the resuming command.
 
         Raises:
-            UserError: the folder holds no run, or one that has finished.
+            UserError: the folder holds no run or a finished one, or an override would make it another run.
         """
         run = cls.existing(folder)
         if run.status()["status"] == "finished":
             raise UserError(f"{folder} has finished; there is nothing to resume")
-        run.update(status="running", resumed=[*run.status().get("resumed", []), _now()], error=None)
-        return run
-
-    def config(self, overrides: Sequence[str] = ()) -> DictConfig:
-        """The configuration that the run was started with, and `trainer.…=…` overrides of the resuming command.
-
-        Raises:
-            UserError: any other override, which would make it another run.
-        """
         overrides = [o for o in overrides if not o.startswith("resume=")]
         fixed = ("trainer.max_epochs=",)  # the schedule was laid out for it
         refused = [o for o in overrides if not o.startswith("trainer.") or o.startswith(fixed)]
         if refused:
             raise UserError(f"a resumed run keeps its configuration; leave out {' '.join(refused)}, or start a new run")
-        config = OmegaConf.merge(OmegaConf.load(self.config_file), OmegaConf.from_dotlist(overrides))
+        config = OmegaConf.merge(run.config(), OmegaConf.from_dotlist(overrides))
+        assert isinstance(config, DictConfig)
+        run.update(status="running", resumed=[*run.status().get("resumed", []), _now()], error=None)
+        return run, config
+
+    def config(self) -> DictConfig:
+        """The configuration that the run was started with."""
+        config = OmegaConf.load(self.config_file)
         assert isinstance(config, DictConfig)
         return config
 

@@ -13,11 +13,6 @@ from lightning.pytorch.loggers import Logger
 from alu_defects.config import instantiate
 from alu_defects.errors import UserError
 
-# Lightning 2.6 asks torch 2.14 in the old way; nobody who trains can mend it
-warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
-# worker processes would only copy pictures that are in memory already
-warnings.filterwarnings("ignore", message=".*does not have many workers")
-
 
 def create(options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: list[Logger]) -> pl.Trainer:
     """Make the trainer.
@@ -30,7 +25,13 @@ def create(options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: li
     Raises:
         UserError: a device that is not there, or options that Lightning does not take.
     """
+    # Lightning 2.6 asks torch 2.14 in the old way; nobody who trains can mend it
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+    # worker processes would only copy pictures that are in memory already
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
     options = dict(options)
+    if options.get("max_epochs", 1) < 1:
+        raise UserError(f"trainer.max_epochs={options['max_epochs']} must be 1 or more")
     if options.get("accelerator") in ("gpu", "cuda") and not CUDAAccelerator.is_available():
         raise UserError(
             "trainer.accelerator=gpu, but there is no GPU that PyTorch can use; trainer=auto takes what is there"

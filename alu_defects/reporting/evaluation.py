@@ -1,5 +1,6 @@
 """What a trained classifier does on a split: metrics, predictions, confusion; the files of it."""
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +88,10 @@ def _nested(logged: Mapping[str, Any], split: str, names: list[str]) -> dict[str
 def write(evaluation: Evaluation, folder: Path, metrics: Mapping[str, Any]) -> None:
     """Write predictions.csv, confusion.csv, confusion.png and metrics.json into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    evaluation.predictions.to_csv(folder / "predictions.csv", index=False, errors="surrogateescape")
-    evaluation.confusion.to_csv(folder / "confusion.csv")
+    # as in the catalogue: names may hold line ends, or be no UTF-8
+    options: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "errors": "surrogateescape"}
+    evaluation.predictions.to_csv(folder / "predictions.csv", index=False, **options)
+    evaluation.confusion.to_csv(folder / "confusion.csv", **options)
     figure = figures.confusion_matrix(evaluation.confusion.to_numpy(), list(evaluation.confusion.columns))
     figure.savefig(folder / "confusion.png", dpi=150)
     write_json(folder / "metrics.json", metrics)

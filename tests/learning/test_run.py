@@ -78,7 +78,7 @@ def test_an_error_that_names_a_file_outside_utf8_is_recorded_too(run: Run) -> No
 def test_a_failed_run_can_be_resumed_and_then_has_no_error(run: Run) -> None:
     with pytest.raises(ValueError, match="x"), run.recorded():
         raise ValueError("x")
-    again = Run.resume(run.folder)
+    again, _ = Run.resume(run.folder, [])
     assert again.status()["status"] == "running"
     assert len(again.status()["resumed"]) == 1
     with again.recorded():
@@ -91,20 +91,20 @@ def test_a_finished_run_or_a_folder_without_one_is_not_resumed(run: Run, tmp_pat
     with run.recorded():
         pass
     with pytest.raises(UserError, match="has finished; there is nothing to resume"):
-        Run.resume(run.folder)
+        Run.resume(run.folder, [])
     assert run.status()["status"] == "finished"
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "missing"):
         with pytest.raises(UserError, match="is not a run folder"):
-            Run.resume(tmp_path / folder)
+            Run.resume(tmp_path / folder, [])
 
 
 def test_a_resumed_run_takes_overrides_of_the_trainer_alone(run: Run) -> None:
-    config = run.config([f"resume={run.folder}", "trainer.devices=2"])
+    _, config = Run.resume(run.folder, [f"resume={run.folder}", "trainer.devices=2"])
     assert config.trainer == {"max_epochs": 5, "devices": 2}
     for foreign in ("seed=4", "trainer=gpu", "trainer.max_epochs=9", "+trainer.x=1", "~trainer.devices"):
         with pytest.raises(UserError, match=r"leave out .*or start a new run") as caught:
-            run.config([f"resume={run.folder}", foreign])
+            Run.resume(run.folder, [f"resume={run.folder}", foreign])
         assert foreign in str(caught.value)
 
 
