@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from alu_defects.errors import UserError, did_you_mean
 
@@ -151,11 +151,12 @@ def check(config: DictConfig, config_name: str) -> None:
     groups = {p.name for p in conf_dir().iterdir() if p.is_dir()} | set(HydraConfig.get().runtime.choices)
     defaults = hydra.compose(config_name, [o for o in overrides if o.split("=", 1)[0].lstrip("+~") in groups])
     for key in values:
-        parent, _, leaf = key.rpartition(".")
-        node = OmegaConf.select(defaults, parent) if parent else defaults
-        if key in groups or OmegaConf.is_missing(node, leaf) or OmegaConf.is_interpolation(node, leaf):
-            continue  # no default to compare with
-        default, value = OmegaConf.select(defaults, key), OmegaConf.select(config, key)
+        if key in groups:
+            continue
+        try:
+            default, value = OmegaConf.select(defaults, key), OmegaConf.select(config, key)
+        except InterpolationToMissingValueError:  # run_dir without the mandatory model.name, say: nothing to compare
+            continue
         if default is not None and not _same_kind(default, value):
             wanted = next(kind for types, kind in _KINDS if isinstance(default, types))
             raise UserError(f"{key}={value} is not {wanted}; the default is {key}={default}")

@@ -60,7 +60,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     if resumed_from:
         checkpoint.check_classes(resumed_from, data.classes)
     classifier = Classifier(
-        model=options["model"],
+        model={key: value for key, value in options["model"].items() if key != "learning_rate"},  # the optimizer's
         classes=data.classes,
         class_counts=data.class_counts(),
         image_size=data.image_size,

@@ -32,6 +32,7 @@ def test_help_and_cfg_answer_at_once(command, verb, words):
         (["trainer.max_epoch=1"], "trainer.max_epoch", "trainer.max_epochs"),
         (["seed=abc"], "seed=abc", "a whole number"),
         (["optimizer.lr=fast"], "optimizer.lr=fast", "a number"),
+        (["optimizer=sgd", "optimizer.lr=fast"], "optimizer.lr=fast", "a number"),
         (["augment.vertical_flip=3"], "augment.vertical_flip=3", "true or false"),
         (["data=folder"], "data.root", "data.root=…"),
         (["resume=/no/such/run"], "/no/such/run", "run folder"),
