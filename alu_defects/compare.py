@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import DictConfig, ListConfig
 
-from alu_defects.config import verb
+from alu_defects.command_line import verb
 
 
 def compare(folders: Sequence[Path], output: Path | None = None) -> pd.DataFrame:

@@ -5,7 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from alu_defects.config import plain, verb
+from alu_defects.command_line import verb
+from alu_defects.config import plain
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         precision and recall of each class.
 
     Raises:
-        UserError: no such run or split, no checkpoint, missing pictures, or classes that differ from the checkpoint's.
+        UserError: no such run or split, no checkpoint, pictures that are missing or others than those of the run.
     """
     from alu_defects.data import catalog
     from alu_defects.data.datamodule import DefectData
@@ -33,7 +34,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     options = plain(run.config())
     data = DefectData(**options["data"], split=options["split"], seed=options["seed"])
     root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
-    data.use(root, run.catalog())
+    table = run.catalog()
+    table = table[table["split"] == config.split.name]
+    catalog.verify(root, table)
+    data.use(root, table)
     checkpoint.check_classes(run.best, data.classes)
     result = evaluation.evaluate(checkpoint.load(run.best), data, config.split.name, plain(config.trainer))
     metrics = {config.split.name: result.metrics}

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from alu_defects.config import plain, verb
+from alu_defects.command_line import verb
+from alu_defects.config import plain
 
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
     from alu_defects.learning.run import Run
@@ -46,21 +47,24 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     from alu_defects.data.datamodule import DefectData
+    from alu_defects.data.splits import SPLITS
     from alu_defects.learning import checkpoint, trainer
     from alu_defects.learning.history import History
     from alu_defects.learning.module import Classifier
     from alu_defects.reporting import dashboard, evaluation, figures, report
 
     options = plain(config)
+    trainer.check(options["trainer"], options.get("callbacks") or {})
     seed_everything(config.seed, workers=True, verbose=False)
     data = DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=config.seed)
-    table = data.scan()
-    run.take_catalog(table, data.root)
+    run.take_catalog(data.scan(), data.root)
     resumed_from = run.last if run.last.exists() else None
+    model = {key: value for key, value in options["model"].items() if key != "learning_rate"}  # the optimizer's
     if resumed_from:
         checkpoint.check_classes(resumed_from, data.classes)
+        model |= checkpoint.WEIGHTS_INSIDE
     classifier = Classifier(
-        model={key: value for key, value in options["model"].items() if key != "learning_rate"},  # the optimizer's
+        model=model,
         classes=data.classes,
         class_counts=data.class_counts(),
         image_size=data.image_size,
@@ -71,25 +75,26 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     tensorboard = TensorBoardLogger(run.tensorboard, name="", version="", default_hp_metric=False)
     history = History(run.history_file)
     fit = trainer.create(options["trainer"], options["callbacks"], [tensorboard, history])
-    counts = ", ".join(f"{n} {split}" for split, n in table["split"].value_counts().items())
+    counts = ", ".join(f"{len(data.rows(split))} {split}" for split in SPLITS)
     log.info("%s: %s pictures of %d classes from %s", options["model"]["name"], counts, len(data.classes), data.root)
     log.info("on %s in %s, into %s", fit.strategy.root_device, fit.precision, run.folder)
     started = time.perf_counter()
     fit.fit(classifier, datamodule=data, ckpt_path=resumed_from, weights_only=True)
     seconds = time.perf_counter() - started
 
+    table = History(run.history_file).table()
     best = checkpoint.load(run.best)
     evaluations = [evaluation.evaluate(best, data, split, options["trainer"]) for split in ("val", "test")]
     best_epoch = int(checkpoint.read(run.best)["epoch"])
     results = {
         "best_epoch": best_epoch,
-        "epochs": int(fit.current_epoch),
+        "epochs": len(table),
         "parameters": sum(p.numel() for p in classifier.backbone.parameters()),
         "seconds": round(seconds, 1),
         **{e.split: e.metrics for e in evaluations},
     }
     evaluation.write(evaluations[-1], run.folder, results)
-    figures.curves(History(run.history_file).table()).savefig(run.folder / "curves.png", dpi=150)
+    figures.curves(table, monitor=str(config.callbacks.best.monitor)).savefig(run.folder / "curves.png", dpi=150)
     dashboard.add_outcome(tensorboard, config, evaluations, data, step=best_epoch)
     report.print_run(run.folder, results, evaluations[-1])
     return results

@@ -1,8 +1,10 @@
 import json
 import resource
+import shutil
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from alu_defects.config import compose, conf_dir
@@ -35,12 +37,15 @@ def test_help_and_cfg_answer_at_once(command, verb, words):
         (["optimizer=sgd", "optimizer.lr=fast"], "optimizer.lr=fast", "a number"),
         (["augment.vertical_flip=3"], "augment.vertical_flip=3", "true or false"),
         (["data=folder"], "data.root", "data.root=…"),
-        (["resume=/no/such/run"], "/no/such/run", "run folder"),
+        (["resume=no/such/run"], "no/such/run", "run folder"),
+        (["callbacks=[default,emma]"], "callbacks=emma", "ema"),
+        (["model=timm"], "model.name", "model.name=…"),
     ],
 )
 def test_a_wrong_word_on_the_command_line_is_named_with_its_mend(command, tmp_path, overrides, wrong, mend):
-    done = command("train", f"paths.runs={tmp_path}", *overrides)
+    done = command("train", f"paths.runs={tmp_path / 'runs'}", *overrides, cwd=tmp_path)
     assert done.returncode == 2
+    assert not [path for path in tmp_path.rglob("*") if path.name != "runs"]  # nothing is left behind
     assert "Traceback" not in done.stderr
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("error: ")
@@ -61,7 +66,16 @@ def test_a_wrong_word_on_the_command_line_is_named_with_its_mend(command, tmp_pa
         (["model=inceptionv4", "data.image_size=74"], "data.image_size=74", "75"),
         (["optimizer._target_=os.system"], "os.system", "torch.optim."),
         (["+optimizer.momentun=1"], "momentun", "torch.optim.AdamW"),
-        (["trainer=gpu"], "trainer.accelerator=gpu", "trainer=auto"),
+        pytest.param(
+            ["trainer=gpu"],
+            "trainer.accelerator=gpu",
+            "trainer=auto",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        (["trainer.devices=2"], "trainer.devices=2", "trainer=ddp"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0", "1 or more"),
+        (["callbacks.best.monitor=val/acc"], "val/acc", "val/accuracy"),
+        (["callbacks=[]"], "callbacks", "default"),
         (["model.weights=/no/such.pth"], "/no/such.pth", "no such file"),
     ],
 )
@@ -119,7 +133,7 @@ def test_a_run_folder_holds_everything(finished_run):
 
 def test_a_sweep_ends_with_one_table(sweep):
     table = pd.read_csv(sweep / "comparison.csv")
-    assert len(table) == 2
+    assert set(table["difference"]) == {"model.width=0.5", "model.width=1.0"}
     assert set(table["status"]) == {"finished"}
     for row in table.to_dict("records"):
         metrics = json.loads((sweep / row["run"] / "metrics.json").read_text())
@@ -166,15 +180,16 @@ def test_evaluate_says_what_is_wrong(command, finished_run, overrides, message):
     assert "Traceback" not in done.stderr
 
 
-def test_resume_goes_on_after_the_last_epoch(command, small, tmp_path):
-    run = tmp_path / "run"
+def test_a_resumed_run_ends_as_the_uninterrupted_one(command, small, tmp_path):
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    train(compose("train", [*small, f"run_dir={straight}", "trainer.max_epochs=3"]))
     config = compose("train", [*small, f"run_dir={run}", "trainer.max_epochs=3"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Throughput, "on_train_epoch_end", interrupt_after_two_epochs)
+        patch.setattr(Throughput, "on_train_epoch_end", interrupt_in_the_second_epoch)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             train(config)
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
-    assert pd.read_csv(run / "metrics.csv")["epoch"].max() < 2
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 0
 
     refused = command("train", f"resume={run}", "optimizer.lr=1")
     assert refused.returncode == 2
@@ -182,15 +197,22 @@ def test_resume_goes_on_after_the_last_epoch(command, small, tmp_path):
 
     done = command("train", f"resume={run}")
     assert done.returncode == 0, done.stderr
-    assert pd.read_csv(run / "metrics.csv")["epoch"].tolist() == [0, 1, 2]
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    resumed, expected = (
+        pd.read_csv(folder / "metrics.csv").drop(columns="train/images_per_second") for folder in (run, straight)
+    )
+    pd.testing.assert_frame_equal(resumed, expected)
+    weights, wanted = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for folder in (run, straight)
+    )
+    assert all(torch.equal(weights[key], wanted[key]) for key in wanted)
 
     again = command("train", f"resume={run}")
     assert again.returncode == 2
     assert "has finished" in again.stderr
 
 
-def interrupt_after_two_epochs(self, trainer, module):
+def interrupt_in_the_second_epoch(self, trainer, module):
     if trainer.current_epoch == 1:
         raise KeyboardInterrupt
 
@@ -204,13 +226,54 @@ def test_every_choice_of_the_configuration_composes():
     compose("train", ["callbacks=[default,early_stopping,ema]"])
 
 
-def test_the_other_choices_train(small, tmp_path):
-    """Each loss, schedule and callback that the default leaves out, in as few runs as they fit into."""
-    for number, words in enumerate(
-        [
-            ["loss=binary", "loss.class_weights=balanced", "optimizer=sgd", "scheduler=cosine", "augment=none"],
-            ["loss=focal", "scheduler=step", "callbacks=[default,early_stopping,ema]", "data.resize=letterbox"],
-        ]
-    ):
-        results = train(compose("train", [*small, *words, f"run_dir={tmp_path / str(number)}"]))
-        assert 0 <= results["test"]["accuracy"] <= 1
+def test_weighted_binary_loss_with_sgd_and_warm_up_trains(small, tmp_path):
+    words = ["loss=binary", "loss.class_weights=balanced", "optimizer=sgd", "scheduler=cosine", "augment=none"]
+    train(compose("train", [*small, *words, f"run_dir={tmp_path / 'run'}"]))
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    sums = table.filter(like="probability_").sum(axis=1)
+    assert (sums - 1).abs().max() > 0.01  # each class against the rest: no softmax
+
+
+def test_the_average_of_the_weights_is_what_is_saved_and_stopping_early_stops(small, tmp_path):
+    words = ["callbacks=[default,early_stopping,ema]", "callbacks.early_stopping.patience=1", "trainer.max_epochs=30"]
+    slow = ["optimizer.lr=1e-9", "loss=focal", "scheduler=step", "data.resize=letterbox"]
+    results = train(compose("train", [*small, *words, *slow, f"run_dir={tmp_path / 'run'}"]))
+    assert results["epochs"] < 30
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert "current_model_state" in saved
+    assert any(not torch.equal(saved["state_dict"][k], v) for k, v in saved["current_model_state"].items())
+
+
+def test_evaluate_finds_moved_pictures_and_refuses_others(command, finished_run, photographs, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(photographs, moved)
+    words = [f"run={finished_run}", f"output={tmp_path / 'out'}", f"data.root={moved}", "split=val"]
+    done = command("evaluate", *words)
+    assert done.returncode == 0, done.stderr
+    again, before = (json.loads((f / "metrics.json").read_text())["val"] for f in (tmp_path / "out", finished_run))
+    assert again["loss"] == pytest.approx(before["loss"], abs=1e-6)
+    assert again["per_class"] == before["per_class"]
+    for picture in moved.rglob("*.png"):
+        Image.new("RGB", (8, 8)).save(picture)
+    done = command("evaluate", *words)
+    assert done.returncode == 2
+    assert "is not the picture that the run was made with" in done.stderr
+
+
+def test_two_processes_end_as_one_run(command, small, tmp_path):
+    done = command(
+        "train", *small, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"run_dir={tmp_path}"
+    )
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["epochs"] == 2
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 7
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
+
+
+def test_overfitting_two_batches_sees_every_class(small, tmp_path):
+    train(
+        compose("train", [*small, "debug=overfit", "trainer.max_epochs=10", "data.batch_size=8", f"run_dir={tmp_path}"])
+    )
+    history = pd.read_csv(tmp_path / "metrics.csv")
+    assert history["train/loss"].iloc[-1] < history["train/loss"].iloc[0]

@@ -90,6 +90,22 @@ def build(root: Path, pictures: Sequence[tuple[Path, str]]) -> pd.DataFrame:
     )
 
 
+def verify(root: Path, table: pd.DataFrame) -> None:
+    """Make sure that the pictures of a catalogue lie below a root, unchanged.
+
+    Raises:
+        UserError: one is missing or has another content; it is named.
+    """
+    paths = [root / path for path in table["path"]]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path} is missing; give the folder of the run's pictures with data.root=…")
+    with ThreadPoolExecutor() as pool:
+        for path, now, then in zip(paths, pool.map(_sha256, paths), table["sha256"], strict=True):
+            if now != then:
+                raise UserError(f"{path} is not the picture that the run was made with; restore it")
+
+
 def _sha256(path: Path) -> str:
     try:
         with path.open("rb") as file:

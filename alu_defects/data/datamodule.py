@@ -122,6 +122,7 @@ class DefectData(LightningDataModule):
         for name, value, least in (
             ("data.batch_size", batch_size, 1),
             ("data.image_size", image_size, 1),
+            ("data.num_workers", num_workers, 0),
             ("seed", seed, 0),
         ):
             if value < least:
@@ -170,8 +171,10 @@ class DefectData(LightningDataModule):
     def _loader(self, split: str) -> DataLoader[Batch]:
         assert self.images is not None
         labels = pd.Categorical(self.scan()["label"], categories=self.classes).codes.astype(np.int64)
-        dataset = Pictures(self.images, labels, self.rows(split))
-        training = split == "train"
+        rows, training = self.rows(split), split == "train"
+        if training:  # the catalogue is sorted by class: whoever takes the first batches alone must see all of them
+            rows = np.random.default_rng(self.seed).permutation(rows)
+        dataset = Pictures(self.images, labels, rows)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

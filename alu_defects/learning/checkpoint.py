@@ -8,6 +8,9 @@ import torch
 from alu_defects.errors import UserError
 from alu_defects.learning.module import Classifier
 
+# options of a model whose weights come from a checkpoint: nothing to download, and the file of then may be gone
+WEIGHTS_INSIDE = {"pretrained": False, "weights": None}
+
 
 def read(path: Path) -> dict[str, Any]:
     """Read a checkpoint written by Lightning.
@@ -32,8 +35,7 @@ def load(path: Path) -> Classifier:
     """Make the classifier that a checkpoint holds, in evaluation mode on the CPU."""
     content = read(path)
     options = dict(content["hyper_parameters"])
-    # the weights are in the checkpoint: nothing to download, and the file of then may be gone
-    options["model"] = {**options["model"], "pretrained": False, "weights": None}
+    options["model"] = {**options["model"], **WEIGHTS_INSIDE}
     classifier = Classifier(**options)
     classifier.load_state_dict(content["state_dict"])
     return classifier.eval()

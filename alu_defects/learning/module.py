@@ -65,7 +65,8 @@ class Classifier(LightningModule):
         self.loss = losses.create(class_counts=class_counts, **loss)
         self.metrics = nn.ModuleDict({f"{s}_metrics": metrics.summary(len(classes)) for s in STAGES})
         self.losses = nn.ModuleDict({f"{s}_loss": MeanMetric() for s in STAGES})
-        self.predictions: list[tuple[Tensor, Tensor]] = []  # (index, probabilities) of each batch of this evaluation
+        # (index, predicted class, probabilities) of each batch of this evaluation
+        self.predictions: list[tuple[Tensor, Tensor, Tensor]] = []
         self.confusion: Tensor | None = None  # int64 (C, C) of the last evaluation; rows are the labels
 
     def forward(self, images: Tensor) -> Tensor:
@@ -97,7 +98,8 @@ class Classifier(LightningModule):
 
     def _evaluation_step(self, batch: dict[str, Tensor], stage: str) -> None:
         _, logits = self._step(batch, stage)
-        self.predictions.append((batch["index"], self.loss.probabilities(logits)))
+        # the class by the logits, as the metrics have it: sigmoids of large ones are all 1
+        self.predictions.append((batch["index"], logits.argmax(dim=1), self.loss.probabilities(logits)))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the predictions of the previous evaluation."""

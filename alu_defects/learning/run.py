@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
+from alu_defects.config import conf_dir
 from alu_defects.data.catalog import data_hash, load, save
 from alu_defects.errors import UserError
 
@@ -43,7 +44,7 @@ class Run:
         Raises:
             UserError: the folder holds no run.
         """
-        run = cls(Path(folder).expanduser())
+        run = cls(Path(str(folder)).expanduser())
         if not run.status_file.is_file() or not run.config_file.is_file():
             raise UserError(f"{folder} is not a run folder: it has no run.json with config.yaml beside it")
         return run
@@ -88,6 +89,9 @@ class Run:
         refused = [o for o in overrides if not o.startswith("trainer.") or o.startswith(fixed)]
         if refused:
             raise UserError(f"a resumed run keeps its configuration; leave out {' '.join(refused)}, or start a new run")
+        made = Path(run.config().run_dir)
+        if made.resolve() != run.folder.resolve():  # its checkpoints would go on there
+            raise UserError(f"{folder} was {made} when it was started; move it back there to resume it")
         config = OmegaConf.merge(run.config(), OmegaConf.from_dotlist(overrides))
         assert isinstance(config, DictConfig)
         run.update(status="running", resumed=[*run.status().get("resumed", []), _now()], error=None)
@@ -180,7 +184,9 @@ def _version(package: str) -> str:
 
 def _git_commit() -> str | None:
     """The commit of the code's checkout, with `+changes` when files differ from it; None outside a checkout."""
-    folder = Path(__file__).resolve().parent
+    folder = conf_dir().parent
+    if not (folder / "pyproject.toml").is_file():  # an installed wheel, perhaps inside some other repository
+        return None
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]

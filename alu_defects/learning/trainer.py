@@ -11,7 +11,31 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.loggers import Logger
 
 from alu_defects.config import instantiate
-from alu_defects.errors import UserError
+from alu_defects.errors import UserError, did_you_mean
+from alu_defects.learning.metrics import PER_CLASS, SUMMARY
+
+
+def check(options: Mapping[str, Any], callbacks: Mapping[str, Any]) -> None:
+    """Refuse what would fail or mislead only after the training.
+
+    Raises:
+        UserError: no epochs, several devices without ddp, or no best checkpoint by a metric that is logged.
+    """
+    if options["max_epochs"] < 1:
+        raise UserError(f"trainer.max_epochs={options['max_epochs']} must be 1 or more")
+    if options["devices"] not in (1, "1", "auto") and options["strategy"] == "auto":
+        raise UserError(f"trainer.devices={options['devices']} takes several processes; add trainer=ddp")
+    if not {"best", "last"} <= set(callbacks):
+        raise UserError(
+            "callbacks must hold best and last, as callbacks=[default] does; a run is judged by its best epoch"
+        )
+    monitors = [f"val/{name}" for name in ("loss", *SUMMARY)]
+    monitor = str(callbacks["best"]["monitor"])
+    if monitor not in monitors and not monitor.startswith(tuple(f"val/{name}/" for name in PER_CLASS)):
+        hint = did_you_mean(monitor, monitors)
+        raise UserError(f"callbacks.best.monitor={monitor} is not logged{hint} There are: {', '.join(monitors)}")
+    if options["check_val_every_n_epoch"] > options["max_epochs"]:
+        raise UserError("trainer.check_val_every_n_epoch is above trainer.max_epochs: no epoch would be validated")
 
 
 def create(options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: list[Logger]) -> pl.Trainer:
@@ -30,8 +54,6 @@ def create(options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: li
     # worker processes would only copy pictures that are in memory already
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     options = dict(options)
-    if options.get("max_epochs", 1) < 1:
-        raise UserError(f"trainer.max_epochs={options['max_epochs']} must be 1 or more")
     if options.get("accelerator") in ("gpu", "cuda") and not CUDAAccelerator.is_available():
         raise UserError(
             "trainer.accelerator=gpu, but there is no GPU that PyTorch can use; trainer=auto takes what is there"

@@ -30,9 +30,10 @@ def inceptionv4(num_classes: int, *, pretrained: bool = False, in_chans: int = 3
 def _open_rectifiers(model: nn.Module) -> None:
     """Start the biases of batch norm at 1 instead of 0, so that an untrained rectifier passes five inputs of six.
 
-    A network of this depth without skip connections is chaotic at the start: batch norm makes gradients grow from layer
-    to layer (Yang et al. 2019, A Mean Field Theory of Batch Normalization). Measured on a batch of 16 at 112 px, the norm
-    of the gradient falls from 8,000 to 67; without this, 12 epochs on the generated pictures hardly leave chance.
+    A network of this depth without skip connections is chaotic at the start: batch norm makes gradients grow from
+    layer to layer (Yang et al. 2019, A Mean Field Theory of Batch Normalization). Measured on a batch of 16 at
+    112 px, the norm of the gradient falls from 8,000 to 67; without this, 12 epochs on the generated pictures hardly
+    leave chance. Weights that are loaded replace it.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -32,16 +32,20 @@ def find(folders: Sequence[Path]) -> list[Run]:
 
 def table(folders: Sequence[Path]) -> pd.DataFrame:
     """One row a run, whatever became of it: settings, status, test metrics and recall of each class."""
-    rows = [_row(run) for run in find(folders)]
+    runs = find(folders)
+    given = [run.status().get("overrides", []) for run in runs]
+    shared = set(given[0]).intersection(*given[1:])
+    rows = [_row(run, " ".join(o for o in mine if o not in shared)) for run, mine in zip(runs, given, strict=True)]
     frame = pd.DataFrame(rows)
     return frame.sort_values("f1", ascending=False, ignore_index=True, na_position="last")
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: Run, difference: str) -> dict[str, Any]:
     config, metrics = run.config(), run.metrics()
     test = metrics.get("test", {})
     return {
         "run": run.folder.name,
+        "difference": difference,  # what the command line gave for this run and not for all
         "model": config.model.name,
         "seed": config.seed,
         "status": run.status()["status"],

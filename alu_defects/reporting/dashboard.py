@@ -1,5 +1,6 @@
 """What TensorBoard shows."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,10 @@ from alu_defects.reporting.evaluation import Evaluation
 SETTINGS = (
     "model.name",
     "model.attention",
+    "model.attention_reduction",
+    "model.attention_fusion",
+    "model.width",
+    "model.pretrained",
     "seed",
     "data.source",
     "data.image_size",
@@ -29,6 +34,8 @@ SETTINGS = (
     "optimizer.weight_decay",
     "scheduler.name",
     "loss.name",
+    "loss.class_weights",
+    "split.seed",
 )
 
 
@@ -69,7 +76,8 @@ def _writers(trainer: Trainer) -> list[SummaryWriter]:
 def _layout(classes: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
     """Charts of the custom-scalars tab: all classes in one chart, and training beside validation."""
     per_class = {
-        f"{metric} of each class": ["Multiline", [f"^val/{metric}/{name}$" for name in classes]] for metric in PER_CLASS
+        f"{metric} of each class": ["Multiline", [f"^val/{metric}/{re.escape(name)}$" for name in classes]]
+        for metric in PER_CLASS
     }
     return {
         "overview": {
@@ -115,7 +123,8 @@ def add_outcome(
     logger: TensorBoardLogger, config: DictConfig, evaluations: Sequence[Evaluation], data: DefectData, step: int
 ) -> None:
     """Add what a finished run came to: the HPARAMS entry, a summary text and the pictures of the best checkpoint."""
-    settings = {key: str(OmegaConf.select(config, key)) for key in SETTINGS}
+    found = {key: OmegaConf.select(config, key) for key in SETTINGS}
+    settings = {key: v if isinstance(v, (bool, int, float)) else str(v) for key, v in found.items() if v is not None}
     metrics = {f"best/{e.split}_{name}": e.metrics[name] for e in evaluations for name in ("loss", *SUMMARY)}
     logger.log_hyperparams(settings, metrics=metrics)
     writer = logger.experiment

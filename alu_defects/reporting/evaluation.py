@@ -62,14 +62,14 @@ def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapp
 
 def collect(classifier: Classifier, data: DefectData, split: str, logged: Mapping[str, Any]) -> Evaluation:
     """Gather what the evaluation that has just ended left in the classifier."""
-    index, probabilities = (torch.cat(parts).cpu() for parts in zip(*classifier.predictions, strict=True))
+    index, predicted, probabilities = (torch.cat(parts).cpu() for parts in zip(*classifier.predictions, strict=True))
     names = classifier.classes
     rows = data.scan().loc[index.tolist()]
     predictions = pd.DataFrame(
         {
             "path": rows["path"].to_list(),
             "label": rows["label"].to_list(),
-            "prediction": [names[i] for i in probabilities.argmax(dim=1).tolist()],
+            "prediction": [names[i] for i in predicted.tolist()],
         }
     )
     columns = pd.DataFrame(probabilities.double().numpy(), columns=[PROBABILITY + name for name in names])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from alu_defects.learning.metrics import SUMMARY
@@ -28,8 +29,10 @@ def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) 
     for name, values in evaluation.metrics["per_class"].items():
         counts = evaluation.confusion.loc[name]
         wrong = counts.drop(name)
-        confused = f"{wrong.idxmax()} ({wrong.max()})" if wrong.max() else ""
-        classes.add_row(name, str(counts.sum()), _percent(values["precision"]), _percent(values["recall"]), confused)
+        confused = escape(f"{wrong.idxmax()} ({wrong.max()})") if wrong.max() else ""
+        classes.add_row(
+            escape(name), str(counts.sum()), _percent(values["precision"]), _percent(values["recall"]), confused
+        )
     for column in classes.columns[1:4] + overall.columns[1:]:
         column.justify = "right"
     console.print(classes)
@@ -39,28 +42,31 @@ def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) 
 def print_comparison(table: pd.DataFrame) -> None:
     """Print the runs side by side, the best first: overall, then the recall of each class."""
     console = Console()
-    overall = Table("model", "seed", "status", *SUMMARY, "parameters", "minutes", title="test pictures, best first")
+    overall = Table(
+        "run", "model", "difference", "status", *SUMMARY, "parameters", "minutes", title="test pictures, best first"
+    )
     for row in table.to_dict("records"):
         overall.add_row(
+            escape(row["run"]),
             row["model"],
-            str(row["seed"]),
+            escape(row["difference"]),
             row["status"],
             *(_percent(row[name]) for name in SUMMARY),
             "–" if pd.isna(row["parameters"]) else f"{row['parameters'] / 1e6:.2f} M",
             "–" if pd.isna(row["seconds"]) else f"{row['seconds'] / 60:.1f}",
         )
-    for column in overall.columns[3:]:
+    for column in overall.columns[4:]:
         column.justify = "right"
     console.print(overall)
     classes = [name for name in table.columns if name.startswith(RECALL)]
     done = table[table["status"] == "finished"]
     if classes and len(done):
-        heads = [f"{model}\nseed {seed}" for model, seed in zip(done["model"], done["seed"], strict=True)]
+        heads = [f"{row['model']}\n{escape(row['difference'])}" for row in done.to_dict("records")]
         recalls = Table("class", *heads, title="recall of each class; the best in bold")
         for name in classes:
             best = done[name].max()
             cells = [f"[bold]{_percent(v)}[/]" if v == best else _percent(v) for v in done[name]]
-            recalls.add_row(name.removeprefix(RECALL), *cells)
+            recalls.add_row(escape(name.removeprefix(RECALL)), *cells)
         for head in recalls.columns[1:]:
             head.justify = "right"
         console.print(recalls)
