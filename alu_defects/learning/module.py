@@ -144,6 +144,8 @@ class Classifier(LightningModule):
         """The optimiser and, stepped after every batch, the schedule."""
         optimizer = instantiate(self.optimizer_options, params=self.parameters())
         total_steps = int(self.trainer.estimated_stepping_batches)
+        if total_steps < 1:
+            raise UserError("fewer training pictures than a batch of every process; lower data.batch_size")
         scheduler = schedules.create(
             optimizer=optimizer, total_steps=total_steps, epochs=self.trainer.max_epochs or 1, **self.scheduler_options
         )
