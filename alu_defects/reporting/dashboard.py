@@ -16,27 +16,25 @@ from alu_defects.learning.module import Classifier
 from alu_defects.reporting import evaluation, figures
 from alu_defects.reporting.evaluation import Evaluation
 
-# columns of the HPARAMS tab
-SETTINGS = (
-    "model.name",
-    "model.attention",
-    "model.attention_reduction",
-    "model.attention_fusion",
-    "model.width",
-    "model.pretrained",
-    "seed",
-    "data.source",
-    "data.image_size",
-    "data.batch_size",
-    "trainer.max_epochs",
-    "optimizer._target_",
-    "optimizer.lr",
-    "optimizer.weight_decay",
-    "scheduler.name",
-    "loss.name",
-    "loss.class_weights",
-    "split.seed",
-)
+# What the HPARAMS tab shows: it sorts the names and opens with the first five.
+SETTINGS = {
+    "attention": "model.attention",
+    "batch_size": "data.batch_size",
+    "image_size": "data.image_size",
+    "lr": "optimizer.lr",
+    "model": "model.name",
+    "optimizer": "optimizer._target_",
+    "pretrained": "model.pretrained",
+    "reduction": "model.attention_reduction",
+    "scheduler": "scheduler.name",
+    "seed": "seed",
+    "source": "data.source",
+    "split_seed": "split.seed",
+    "train_epochs": "trainer.max_epochs",
+    "train_loss": "loss.name",
+    "weight_decay": "optimizer.weight_decay",
+    "width": "model.width",
+}
 
 
 class Dashboard(Callback):
@@ -74,18 +72,20 @@ def _writers(trainer: Trainer) -> list[SummaryWriter]:
 
 
 def _layout(classes: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Charts of the custom-scalars tab: all classes in one chart, and training beside validation."""
-    per_class = {
-        f"{metric} of each class": ["Multiline", [f"^val/{metric}/{re.escape(name)}$" for name in classes]]
-        for metric in PER_CLASS
-    }
-    return {
+    """Charts of the custom-scalars tab: what belongs together, and one chart a class, where the runs are compared."""
+    layout: dict[str, dict[str, list[Any]]] = {
         "overview": {
-            "loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
-            "validation": ["Multiline", [f"^val/{name}$" for name in SUMMARY]],
-        },
-        "classes (validation)": per_class,
+            "loss (train and val)": ["Multiline", ["^train/loss$", "^val/loss$"]],
+            "accuracy, precision, recall, f1 (val)": ["Multiline", [f"^val/{name}$" for name in SUMMARY]],
+        }
     }
+    for metric in PER_CLASS:
+        tags = {name: f"^val/{metric}/{re.escape(name)}$" for name in classes}
+        charts = {f"{metric} of all classes": ["Multiline", list(tags.values())]}
+        layout[f"{metric} of each class (val)"] = charts | {
+            f"{metric}: {name}": ["Multiline", [tag]] for name, tag in tags.items()
+        }
+    return layout
 
 
 def add_pictures(writer: SummaryWriter, result: Evaluation, data: DefectData, *, step: int, tag: str) -> None:
@@ -123,9 +123,9 @@ def add_outcome(
     logger: TensorBoardLogger, config: DictConfig, evaluations: Sequence[Evaluation], data: DefectData, step: int
 ) -> None:
     """Add what a finished run came to: the HPARAMS entry, a summary text and the pictures of the best checkpoint."""
-    found = {key: OmegaConf.select(config, key) for key in SETTINGS}
-    settings = {key: v if isinstance(v, (bool, int, float)) else str(v) for key, v in found.items() if v is not None}
-    metrics = {f"best/{e.split}_{name}": e.metrics[name] for e in evaluations for name in ("loss", *SUMMARY)}
+    found = {name: OmegaConf.select(config, key) for name, key in SETTINGS.items()}
+    settings = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in found.items() if v is not None}
+    metrics = {f"test/{name}": e.metrics[name] for e in evaluations if e.split == "test" for name in ("loss", *SUMMARY)}
     logger.log_hyperparams(settings, metrics=metrics)
     writer = logger.experiment
     for result in evaluations:

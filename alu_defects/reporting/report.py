@@ -42,35 +42,37 @@ def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) 
 def print_comparison(table: pd.DataFrame) -> None:
     """Print the runs side by side, the best first: overall, then the recall of each class."""
     console = Console()
-    overall = Table(
-        "run", "model", "difference", "status", *SUMMARY, "parameters", "minutes", title="test pictures, best first"
-    )
-    for row in table.to_dict("records"):
+    names = [_run_name(row) for row in table.to_dict("records")]
+    overall = Table("run", *SUMMARY, "parameters", "minutes", title="test pictures, best run first (macro averages, %)")
+    for name, row in zip(names, table.to_dict("records"), strict=True):
         overall.add_row(
-            escape(row["run"]),
-            row["model"],
-            escape(row["difference"]),
-            row["status"],
-            *(_percent(row[name]) for name in SUMMARY),
+            name if row["status"] == "finished" else f"{name} ({row['status']})",
+            *(_percent(row[metric], unit="") for metric in SUMMARY),
             "–" if pd.isna(row["parameters"]) else f"{row['parameters'] / 1e6:.2f} M",
             "–" if pd.isna(row["seconds"]) else f"{row['seconds'] / 60:.1f}",
         )
-    for column in overall.columns[4:]:
+    for column in overall.columns[1:]:
         column.justify = "right"
     console.print(overall)
     classes = [name for name in table.columns if name.startswith(RECALL)]
-    done = table[table["status"] == "finished"]
-    if classes and len(done):
-        heads = [f"{row['model']}\n{escape(row['difference'])}" for row in done.to_dict("records")]
-        recalls = Table("class", *heads, title="recall of each class; the best in bold")
+    done = table["status"] == "finished"
+    if classes and done.any():
+        recalls = Table("class", *(n for n, d in zip(names, done, strict=True) if d), title="recall (%), best in bold")
         for name in classes:
-            best = done[name].max()
-            cells = [f"[bold]{_percent(v)}[/]" if v == best else _percent(v) for v in done[name]]
+            best = table.loc[done, name].max()
+            texts = [_percent(v, unit="") for v in table.loc[done, name]]
+            cells = [f"[bold]{t}[/]" if v == best else t for t, v in zip(texts, table.loc[done, name], strict=True)]
             recalls.add_row(escape(name.removeprefix(RECALL)), *cells)
         for head in recalls.columns[1:]:
             head.justify = "right"
         console.print(recalls)
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None or pd.isna(value) else f"{100 * value:.2f} %"
+def _run_name(row: Mapping[Any, Any]) -> str:
+    """What tells a run from the others: its model, and what else the command line gave for it alone."""
+    given = [word for word in str(row["difference"]).split() if not word.startswith(("model=", "model.name="))]
+    return escape(" ".join([row["model"], *given]))
+
+
+def _percent(value: float | None, unit: str = " %") -> str:
+    return "–" if value is None or pd.isna(value) else f"{100 * value:.2f}{unit}"

@@ -6,7 +6,7 @@ def test_tensorboard_holds_what_the_run_logged(finished_run):
     events.Reload()
     tags = events.Tags()
     assert {"train/loss", "val/loss", "val/f1", "train/lr", "train/images_per_second"} <= set(tags["scalars"])
-    assert {"val/precision/across", "val/recall/along", "best/test_accuracy"} <= set(tags["scalars"])
+    assert {"val/precision/across", "val/recall/along", "test/accuracy"} <= set(tags["scalars"])
     assert {"val/confusion", "val/mistakes", "best_test/confusion", "best_val/mistakes"} <= set(tags["images"])
     assert "summary/text_summary" in tags["tensors"]
     assert [event.step for event in events.Scalars("val/f1")] == [0, 1]  # epochs, not batches
