@@ -64,6 +64,7 @@ class Run:
         run.update(
             status="running",
             started=_now(),
+            folder=str(folder.resolve()),
             command=[Path(sys.argv[0]).name, *sys.argv[1:]],
             overrides=overrides,
             seed=config.seed,
@@ -89,8 +90,8 @@ class Run:
         refused = [o for o in overrides if not o.startswith("trainer.") or o.startswith(fixed)]
         if refused:
             raise UserError(f"a resumed run keeps its configuration; leave out {' '.join(refused)}, or start a new run")
-        made = Path(run.config().run_dir)
-        if made.resolve() != run.folder.resolve():  # its checkpoints would go on there
+        made = run.status()["folder"]
+        if made != str(run.folder.resolve()):  # its checkpoints would go on there
             raise UserError(f"{folder} was {made} when it was started; move it back there to resume it")
         config = OmegaConf.merge(run.config(), OmegaConf.from_dotlist(overrides))
         assert isinstance(config, DictConfig)

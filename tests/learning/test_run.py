@@ -99,6 +99,12 @@ def test_a_finished_run_or_a_folder_without_one_is_not_resumed(run: Run, tmp_pat
             Run.resume(tmp_path / folder, [])
 
 
+def test_a_moved_run_is_not_resumed(run: Run, tmp_path: Path) -> None:
+    moved = run.folder.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=f"was {run.folder} when it was started"):
+        Run.resume(moved, [])
+
+
 def test_a_resumed_run_takes_overrides_of_the_trainer_alone(run: Run) -> None:
     _, config = Run.resume(run.folder, [f"resume={run.folder}", "trainer.devices=2"])
     assert config.trainer == {"max_epochs": 5, "devices": 2}
