@@ -1,10 +1,13 @@
 """What happens beside the training: the progress bar and the speed."""
 
+import logging
 import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+
+log = logging.getLogger(__name__)
 
 
 class Throughput(Callback):
@@ -28,13 +31,35 @@ class Throughput(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, with one line an epoch left on the screen."""
-
-    def __init__(self) -> None:
-        super().__init__(leave=False)
+    """Lightning's rich progress bar, without the numbers of the last epoch: `EpochLines` shows them."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What stands behind the bar: no version number."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+        """What stands behind the bar."""
+        return {}
+
+
+class EpochLines(Callback):
+    """Leaves one line an epoch on the screen: losses, validation metrics and speed."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the epoch before, whose metrics are complete only now."""
+        if "val/loss" in trainer.callback_metrics:
+            self._show(trainer, trainer.current_epoch)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the last epoch."""
+        if "val/loss" in trainer.callback_metrics:
+            self._show(trainer, trainer.current_epoch)
+
+    def _show(self, trainer: Trainer, epochs: int) -> None:
+        m = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        line = (
+            f"epoch {epochs:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  "
+            f"loss {m['train/loss']:.3f}  val loss {m['val/loss']:.3f}  accuracy {m['val/accuracy']:.1%}  "
+            f"f1 {m['val/f1']:.1%}  {m['train/images_per_second']:.0f} img/s"
+        )
+        bar = trainer.progress_bar_callback
+        if isinstance(bar, ProgressBar) and bar.progress is not None:
+            bar.progress.console.print(line, highlight=False)  # a logger would write into the bar
+        elif trainer.is_global_zero:
+            log.info(line)

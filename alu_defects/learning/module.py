@@ -108,13 +108,12 @@ class Classifier(LightningModule):
     on_test_epoch_start = on_validation_epoch_start
 
     def on_train_epoch_end(self) -> None:
-        """Log loss, accuracy and learning rate."""
+        """Log loss, accuracy and the learning rate that the epoch ended with."""
         values = self._end_epoch("train")
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        shown = {"train/loss": values["train/loss"]}
+        shown = {name: values[name] for name in ("train/loss", "train/accuracy")}
         # an entry "step" puts the epoch, not the batch number, on TensorBoard's axis
-        self.log_dict(shown, prog_bar=True)
-        self.log_dict({"train/accuracy": values["train/accuracy"], "train/lr": lr, "step": float(self.current_epoch)})
+        self.log_dict(shown | {"train/lr": lr, "step": float(self.current_epoch)})
 
     def on_validation_epoch_end(self) -> None:
         """Log loss and metrics, overall and for each class."""
@@ -125,10 +124,7 @@ class Classifier(LightningModule):
         self._log_evaluation("test")
 
     def _log_evaluation(self, stage: str) -> None:
-        values = self._end_epoch(stage)
-        shown = {key: values.pop(key) for key in (f"{stage}/loss", f"{stage}/accuracy", f"{stage}/f1")}
-        self.log_dict(shown, prog_bar=stage == "val")
-        self.log_dict(values | {"step": float(self.current_epoch)})
+        self.log_dict(self._end_epoch(stage) | {"step": float(self.current_epoch)})
 
     def _end_epoch(self, stage: str) -> dict[str, Tensor]:
         collection, loss = self.metrics[f"{stage}_metrics"], self.losses[f"{stage}_loss"]
