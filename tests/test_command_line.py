@@ -9,7 +9,7 @@ from PIL import Image
 
 from alu_defects.config import compose, conf_dir
 from alu_defects.errors import UserError
-from alu_defects.learning.callbacks import Throughput
+from alu_defects.reporting.dashboard import Dashboard
 from alu_defects.train import train
 
 
@@ -186,7 +186,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(command, small, tmp_path):
     train(compose("train", [*small, f"run_dir={straight}", "trainer.max_epochs=3"]))
     config = compose("train", [*small, f"run_dir={run}", "trainer.max_epochs=3"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Throughput, "on_train_epoch_end", interrupt_in_the_second_epoch)
+        patch.setattr(Dashboard, "on_validation_end", interrupt_in_the_second_epoch)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             train(config)
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"

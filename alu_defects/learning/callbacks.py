@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
@@ -41,6 +41,14 @@ class ProgressBar(RichProgressBar):
 class EpochLines(Callback):
     """Leaves one line an epoch on the screen: losses, validation metrics and speed."""
 
+    PARTS: ClassVar = {
+        "train/loss": "loss {:.3f}",
+        "val/loss": "val loss {:.3f}",
+        "val/accuracy": "accuracy {:.1%}",
+        "val/f1": "f1 {:.1%}",
+        "train/images_per_second": "{:.0f} img/s",
+    }
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the epoch before, whose metrics are complete only now."""
         if "val/loss" in trainer.callback_metrics:
@@ -52,12 +60,9 @@ class EpochLines(Callback):
             self._show(trainer, trainer.current_epoch)
 
     def _show(self, trainer: Trainer, epochs: int) -> None:
-        m = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        line = (
-            f"epoch {epochs:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  "
-            f"loss {m['train/loss']:.3f}  val loss {m['val/loss']:.3f}  accuracy {m['val/accuracy']:.1%}  "
-            f"f1 {m['val/f1']:.1%}  {m['train/images_per_second']:.0f} img/s"
-        )
+        metrics = trainer.callback_metrics
+        parts = [text.format(float(metrics[name])) for name, text in self.PARTS.items() if name in metrics]
+        line = "  ".join([f"epoch {epochs:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}", *parts])
         bar = trainer.progress_bar_callback
         if isinstance(bar, ProgressBar) and bar.progress is not None:
             bar.progress.console.print(line, highlight=False)  # a logger would write into the bar
