@@ -8,7 +8,7 @@ import csv
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -129,7 +129,3 @@ def save(catalog: pd.DataFrame, path: Path) -> None:
 def load(path: Path) -> pd.DataFrame:
     """Read a catalogue written by `save`."""
     return pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
-
-
-Source = Callable[[Path], pd.DataFrame]
-"""Looks through a root folder and returns its catalogue, classes in the order of their ids."""
