@@ -1,57 +1,90 @@
-"""The catalogue: a table with one row a picture.
+"""The catalogue: a table with one row a picture, every column text.
 
-Columns: `path` (relative to the root, with forward slashes), `label` (class name), `sha256` (of the file's bytes) and,
-once the pictures have been divided, `split` (train, val or test).
+Columns:
+    path: relative to the root, with forward slashes.
+    label: class name; "" for a picture that has none or several.
+    labels: all class names, joined by "|" in the order of the taxonomy.
+    boxes: JSON list of {"label": name, "box": [left, top, right, bottom]} in pixels; "" where none are known.
+    time: of the photograph, from the file name, such as 2018-08-30T16:45:45; "" where there is none.
+    archive: name of the folder that an archive was extracted to; "" outside of archives.
+    sha256: of the file's bytes.
+
+Dividing the pictures adds `session` and `split`.
 """
 
 import csv
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
 
+from alu_defects.data import files
+from alu_defects.data.left_out import EXPECTED, LeftOut, Reason
 from alu_defects.errors import UserError
 
 log = logging.getLogger(__name__)
 
 pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed, refuses names that are not UTF-8
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+COLUMNS = ("path", "label", "labels", "boxes", "time", "archive", "sha256")
+LEFT_OUT_COLUMNS = ("path", "archive", "label", "reason", "detail")
+
+# 20180830164545, or as phones write it, 20180830_164545 and 20180830-164545123 with milliseconds
+_TIME = re.compile(r"(?<![0-9])([0-9]{8})(?:([0-9]{6})|[_-]([0-9]{6})(?:[0-9]{3})?)(?![0-9])")
 
 
-def pictures_below(folder: Path) -> Iterator[Path]:
-    """All picture files below a folder in sorted order; links are followed, but no folder is entered twice.
+@dataclass(frozen=True)
+class Picture:
+    """What is known of one picture before it becomes a row; the fields are named after the columns."""
 
-    Hidden files are passed over; how many others are not pictures is logged.
+    path: str
+    labels: tuple[str, ...]
+    archive: str = ""
+    boxes: str = ""
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def label(self) -> str:
+        """The class if there is exactly one, else ""."""
+        return self.labels[0] if len(self.labels) == 1 else ""
+
+    def leave_out(self, reason: Reason, detail: str = "") -> LeftOut:
+        """The row of the other table, for a picture that is not taken."""
+        return LeftOut(self.path, reason, detail, self.archive, "|".join(self.labels))
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found below a root.
+
+    Attributes:
+        table: the catalogue.
+        left_out: everything that is not in it, by path, archive, label, reason (a kind) and detail.
     """
-    seen: set[Path] = set()
-    strangers: list[Path] = []
 
-    def walk(directory: Path) -> Iterator[Path]:
-        if (real := directory.resolve()) in seen:
-            return
-        seen.add(real)
+    table: pd.DataFrame
+    left_out: pd.DataFrame
+
+
+def capture_time(name: str) -> str:
+    """The date and time in a file name in ISO 8601, such as 2018-08-30T16:45:45; "" where there is none."""
+    for date, joined, separate in _TIME.findall(name):
         try:
-            children = sorted(directory.iterdir())
-        except OSError as error:
-            raise UserError(f"{directory} cannot be read ({error.strerror}); mend its permissions") from error
-        for child in children:
-            if child.name.startswith("."):
-                continue
-            if child.is_dir():
-                yield from walk(child)
-            elif child.suffix.lower() in PICTURE_SUFFIXES:
-                yield child
-            else:
-                strangers.append(child)
-
-    yield from walk(folder)
-    if strangers:
-        log.warning("%s: %d files are not pictures and were left out, such as %s", folder, len(strangers), strangers[0])
+            return datetime.strptime(f"{date}{joined or separate}", "%Y%m%d%H%M%S").isoformat()
+        except ValueError:  # other digits, such as those of a bar code
+            continue
+    return ""
 
 
 def existing_root(root: str | Path) -> Path:
@@ -66,28 +99,69 @@ def existing_root(root: str | Path) -> Path:
     return path
 
 
-def build(root: Path, pictures: Sequence[tuple[Path, str]]) -> pd.DataFrame:
-    """Make the catalogue of (picture file, class name) pairs.
+def hashed(root: Path, pictures: Sequence[Picture]) -> list[Picture]:
+    """The pictures with the hash of their content.
 
     Raises:
-        UserError: there are no pictures, or there is one class only.
+        UserError: a file cannot be read.
     """
-    if not pictures:
-        raise UserError(f"data.root={root} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) in class folders")
-    labels = {label for _, label in pictures}
+    found = files.hashes(root / picture.path for picture in pictures)
+    return [replace(picture, sha256=sha256) for picture, sha256 in zip(pictures, found, strict=True)]
+
+
+def build(root: Path, pictures: Sequence[Picture], left_out: Sequence[LeftOut], classes: Sequence[str]) -> Scan:
+    """Make the tables; what was left out is logged, with a warning where that is not to be expected.
+
+    Args:
+        root: for messages.
+        pictures: become the rows, sorted by class and path; pictures of several classes and of none come last.
+        left_out: becomes the other table, sorted by path.
+        classes: all class names in their order.
+
+    Raises:
+        UserError: the pictures of one class each are of fewer than two classes.
+    """
+    labels = {picture.label for picture in pictures} - {""}
     if len(labels) < 2:
-        raise UserError(
-            f"data.root={root} holds one class only, {labels.pop()}; a classifier needs two or more class folders"
-        )
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        hashes = list(pool.map(_sha256, [path for path, _ in pictures]))
-    return pd.DataFrame(
-        {
-            "path": [path.relative_to(root).as_posix() for path, _ in pictures],
-            "label": [label for _, label in pictures],
-            "sha256": hashes,
-        }
+        held = f"one class only, {labels.pop()}" if labels else "no picture with a class of its own"
+        raise UserError(f"data.root={root} holds {held}; a classifier needs two or more class folders")
+    rank = {name: number for number, name in enumerate((*classes, "several", "unlabelled"))}
+    rows = sorted(pictures, key=lambda picture: (rank[_kind(picture.label, picture.labels)], picture.path))
+    table = pd.DataFrame(
+        [(p.path, p.label, "|".join(p.labels), p.boxes, capture_time(p.name), p.archive, p.sha256) for p in rows],
+        columns=COLUMNS,
+        dtype=str,
     )
+    missing = pd.DataFrame(
+        [(one.path, one.archive, one.label, one.reason.value, one.detail) for one in sorted(left_out)],
+        columns=LEFT_OUT_COLUMNS,
+        dtype=str,
+    )
+    scan = Scan(table, missing)
+    for reason, count in reasons(scan).items():
+        path, detail = missing.loc[missing["reason"] == reason, ["path", "detail"]].iloc[0]
+        level = logging.INFO if reason in EXPECTED else logging.WARNING
+        log.log(level, "left out: %d × %s, such as %s%s", count, reason, path, f" ({detail})" if detail else "")
+    return scan
+
+
+def summary(scan: Scan) -> pd.DataFrame:
+    """Pictures by class (rows) and archive (columns), with totals; those of no archive are in total alone."""
+    table = scan.table
+    kinds = pd.Series([_kind(*row) for row in zip(table["label"], table["labels"], strict=True)], name="class")
+    counts = pd.crosstab(kinds, table["archive"]).reindex(kinds.unique())
+    counts["total"] = counts.sum(axis="columns")
+    counts = pd.concat([counts, counts.sum().to_frame("total").T])
+    return counts.drop(columns="", errors="ignore").rename_axis(index="class", columns="archive")
+
+
+def reasons(scan: Scan) -> pd.Series:
+    """How many files and folders were left out for which reason, the most frequent first."""
+    return scan.left_out["reason"].value_counts()
+
+
+def _kind(label: str, labels: str | tuple[str, ...]) -> str:
+    return label or ("several" if labels else "unlabelled")
 
 
 def verify(root: Path, table: pd.DataFrame) -> None:
@@ -100,18 +174,9 @@ def verify(root: Path, table: pd.DataFrame) -> None:
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path} is missing; give the folder of the run's pictures with data.root=…")
-    with ThreadPoolExecutor() as pool:
-        for path, now, then in zip(paths, pool.map(_sha256, paths), table["sha256"], strict=True):
-            if now != then:
-                raise UserError(f"{path} is not the picture that the run was made with; restore it")
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions or remove it") from error
+    for path, now, then in zip(paths, files.hashes(paths), table["sha256"], strict=True):
+        if now != then:
+            raise UserError(f"{path} is not the picture that the run was made with; restore it")
 
 
 def data_hash(catalog: pd.DataFrame) -> str:

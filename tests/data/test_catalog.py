@@ -1,7 +1,6 @@
-"""Which files are found, and that a catalogue survives being written, whatever the files are called."""
+"""What a catalogue holds, and that it survives being written, whatever the files are called."""
 
 import hashlib
-import logging
 import os
 import sys
 from pathlib import Path
@@ -9,7 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from alu_defects.data import catalog
+from alu_defects.data import catalog, files
+from alu_defects.data.catalog import Picture
+from alu_defects.data.left_out import LeftOut, Reason
 from alu_defects.errors import UserError
 
 # every name is a valid one on Linux; each broke some CSV, sorting or quoting in one library or another
@@ -31,52 +32,100 @@ def touch(path: Path) -> Path:
     return path
 
 
-def found(root: Path) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in catalog.pictures_below(root)]
+def scan(root: Path, *paths: str) -> pd.DataFrame:
+    """Catalogue files of `root/<class>/…` without looking for copies."""
+    pictures = [Picture(path, (path.partition("/")[0],)) for path in paths]
+    return catalog.build(root, catalog.hashed(root, pictures), [], sorted({p.label for p in pictures})).table
 
 
-def test_nested_folders_and_every_suffix_are_found_in_sorted_order(tmp_path: Path) -> None:
-    for name in ("b/deep/er/x.JPG", "b/x.Jpeg", "a/x.png", "a/x.BMP", "a/x.tif", "a/x.TIFF", "a/x.webp"):
-        touch(tmp_path / name)
-    names = ["a/x.BMP", "a/x.TIFF", "a/x.png", "a/x.tif", "a/x.webp", "b/deep/er/x.JPG", "b/x.Jpeg"]
-    assert found(tmp_path) == names
+def test_catalogue_holds_one_row_a_picture_in_text(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "擦花20180830164545.png")
+    touch(tmp_path / "b" / "c" / "y.png")
+    table = scan(tmp_path, "b/c/y.png", "a/擦花20180830164545.png")
+    assert tuple(table.columns) == catalog.COLUMNS
+    assert table["path"].tolist() == ["a/擦花20180830164545.png", "b/c/y.png"]
+    assert table["label"].tolist() == table["labels"].tolist() == ["a", "b"]
+    assert table["time"].tolist() == ["2018-08-30T16:45:45", ""]
+    assert table["boxes"].tolist() == table["archive"].tolist() == ["", ""]
+    assert table["sha256"].tolist() == [hashlib.sha256(Path(path).name.encode()).hexdigest() for path in table["path"]]
 
 
-def test_hidden_files_and_folders_are_passed_over_and_others_are_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name in ("a/x.png", "a/._x.png", ".cache/x.png", "a/.DS_Store", "a/notes.txt", "a/Thumbs.db"):
-        touch(tmp_path / name)
-    with caplog.at_level(logging.WARNING):
-        assert found(tmp_path) == ["a/x.png"]
-    assert "2 files are not pictures" in caplog.text
-    assert "Thumbs.db" in caplog.text
+@pytest.mark.parametrize(
+    ("name", "time"),
+    [
+        ("擦花20180830164545对照样本.jpg", "2018-08-30T16:45:45"),
+        ("20180830164545.jpg", "2018-08-30T16:45:45"),
+        ("IMG_20180830_164545.jpg", "2018-08-30T16:45:45"),
+        ("20180830-164545 (2).jpg", "2018-08-30T16:45:45"),
+        ("PXL_20201231_235959123.jpg", "2020-12-31T23:59:59"),
+        ("12345678901234 20180830164545.jpg", "2018-08-30T16:45:45"),  # the first is no date
+        ("20240229000000.jpg", "2024-02-29T00:00:00"),
+        ("20230229000000.jpg", ""),
+        ("20181330164545.jpg", ""),  # month 13
+        ("20180832164545.jpg", ""),
+        ("20180830254545.jpg", ""),  # 25 h
+        ("20180830166045.jpg", ""),
+        ("00000830164545.jpg", ""),
+        ("120180830164545.jpg", ""),  # 15 digits: a number
+        ("201808301645451.jpg", ""),
+        ("20180830.jpg", ""),
+        ("２０１８０８３０１６４５４５.jpg", ""),
+        ("0.jpg", ""),
+        ("", ""),
+    ],
+)
+def test_the_time_is_found_in_a_file_name(name: str, time: str) -> None:
+    assert catalog.capture_time(name) == time
 
 
-def test_loops_of_links_end_and_linked_class_folders_are_read(tmp_path: Path) -> None:
-    elsewhere = touch(tmp_path / "elsewhere" / "x.png").parent
-    root = touch(tmp_path / "root" / "a" / "y.png").parent.parent
-    (root / "b").symlink_to(elsewhere, target_is_directory=True)
-    (root / "a" / "up").symlink_to(root, target_is_directory=True)
-    (elsewhere / "back").symlink_to(root / "a", target_is_directory=True)
-    (root / "a" / "itself").symlink_to(root / "a" / "itself")
-    assert found(root) == ["a/y.png", "b/x.png"]
+def test_rows_are_in_the_order_of_classes_and_the_summary_counts_them(tmp_path: Path) -> None:
+    pictures = [
+        Picture("5", ()),
+        Picture("4", ("pit", "dent"), "new"),
+        Picture("3", ("dent",), "new"),
+        Picture("2", ("pit",), "old"),
+        Picture("1", ("dent",), "old"),
+    ]
+    left_out = [LeftOut("z", Reason.HIDDEN), LeftOut("y", Reason.SAME_NAME, "1", "old", "dent")]
+    result = catalog.build(tmp_path, pictures, left_out, ["pit", "bruise", "dent"])
+    assert result.table["path"].tolist() == ["2", "1", "3", "4", "5"]
+    assert result.table["labels"].tolist() == ["pit", "dent", "dent", "pit|dent", ""]
+    assert result.table["label"].tolist() == ["pit", "dent", "dent", "", ""]
+    summary = catalog.summary(result)
+    assert summary.index.tolist() == ["pit", "dent", "several", "unlabelled", "total"]
+    assert summary.columns.tolist() == ["new", "old", "total"]
+    assert summary.to_numpy().tolist() == [[0, 1, 1], [1, 1, 2], [1, 0, 1], [0, 0, 1], [2, 2, 5]]
+    assert tuple(result.left_out.columns) == catalog.LEFT_OUT_COLUMNS
+    assert result.left_out.iloc[0].tolist() == ["y", "old", "dent", "same file name", "1"]
+    assert catalog.reasons(result).to_dict() == {"same file name": 1, "hidden": 1}
 
 
-def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
-    good, gone = touch(tmp_path / "a" / "x.png"), tmp_path / "b" / "gone.png"
-    gone.parent.mkdir()
-    gone.symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(UserError, match=r"gone\.png cannot be read"):
-        catalog.build(tmp_path, [(good, "a"), (gone, "b")])
+def test_nothing_left_out_is_an_empty_table_that_can_be_saved(tmp_path: Path) -> None:
+    result = catalog.build(tmp_path, [Picture("1", ("a",)), Picture("2", ("b",))], [], ["a", "b"])
+    assert catalog.reasons(result).empty
+    assert catalog.summary(result).columns.tolist() == ["total"]
+    catalog.save(result.left_out, tmp_path / "left_out.csv")
+    assert tuple(catalog.load(tmp_path / "left_out.csv").columns) == catalog.LEFT_OUT_COLUMNS
 
 
-def test_catalogue_holds_relative_paths_labels_and_hashes(tmp_path: Path) -> None:
-    pairs = [(touch(tmp_path / "a" / "x.png"), "a"), (touch(tmp_path / "b" / "c" / "y.png"), "b")]
-    table = catalog.build(tmp_path, pairs)
-    assert table["path"].tolist() == ["a/x.png", "b/c/y.png"]
-    assert table["label"].tolist() == ["a", "b"]
-    assert table["sha256"].tolist() == [hashlib.sha256(name).hexdigest() for name in (b"x.png", b"y.png")]
+def test_an_old_catalogue_with_fewer_columns_is_read(tmp_path: Path) -> None:
+    (tmp_path / "catalog.csv").write_text("path,label,sha256,split\na/x.png,NA,0,train\n", encoding="utf-8")
+    table = catalog.load(tmp_path / "catalog.csv")
+    assert table.iloc[0].to_dict() == {"path": "a/x.png", "label": "NA", "sha256": "0", "split": "train"}
+    assert len(catalog.data_hash(table)) == 64
+
+
+def test_an_unchanged_picture_is_verified_and_others_are_named(tmp_path: Path) -> None:
+    for path in ("a/x.png", "b/y.png"):
+        touch(tmp_path / path)
+    table = scan(tmp_path, "a/x.png", "b/y.png")
+    catalog.verify(tmp_path, table)
+    (tmp_path / "b" / "y.png").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"y\.png is not the picture"):
+        catalog.verify(tmp_path, table)
+    (tmp_path / "a" / "x.png").unlink()
+    with pytest.raises(UserError, match=r"x\.png is missing"):
+        catalog.verify(tmp_path, table)
 
 
 @pytest.mark.parametrize("folder", ["class, one", "null", "007", "不导电", "\r"])
@@ -85,7 +134,7 @@ def test_strange_names_survive_saving_and_loading(tmp_path: Path, folder: str) -
     for name in STRANGE_NAMES:
         touch(root / folder / name)
     touch(root / "other" / "x.png")
-    table = catalog.build(root, [(p, p.relative_to(root).parts[0]) for p in catalog.pictures_below(root)])
+    table = scan(root, *files.below(root)[0])
     catalog.save(table, tmp_path / "catalog.csv")
     loaded = catalog.load(tmp_path / "catalog.csv")
     pd.testing.assert_frame_equal(loaded, table)
@@ -96,19 +145,21 @@ def test_strange_names_survive_saving_and_loading(tmp_path: Path, folder: str) -
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="these systems refuse names that are not UTF-8")
 def test_names_that_are_not_utf8_survive_saving_and_loading(tmp_path: Path) -> None:
-    folder = tmp_path / os.fsdecode(b"caf\xe9")
-    pairs = [(touch(folder / os.fsdecode(b"\xb2\xe1\xff.png")), folder.name), (touch(tmp_path / "b" / "y.png"), "b")]
-    table = catalog.build(tmp_path, pairs)
+    paths = [os.fsdecode(b"caf\xe9/\xb2\xe1\xff.png"), "b/y.png"]
+    for path in paths:
+        touch(tmp_path / path)
+    table = scan(tmp_path, *paths)
     catalog.save(table, tmp_path / "catalog.csv")
     loaded = catalog.load(tmp_path / "catalog.csv")
     pd.testing.assert_frame_equal(loaded, table)
-    assert (tmp_path / loaded["path"][0]).is_file()
+    assert all((tmp_path / path).is_file() for path in loaded["path"])
     assert len(catalog.data_hash(loaded)) == 64
 
 
 def test_data_hash_depends_on_content_label_and_split_but_not_on_the_order_of_rows(tmp_path: Path) -> None:
-    pairs = [(touch(tmp_path / "a" / "x.png"), "a"), (touch(tmp_path / "b" / "y.png"), "b")]
-    table = catalog.build(tmp_path, pairs)
+    for path in ("a/x.png", "b/y.png"):
+        touch(tmp_path / path)
+    table = scan(tmp_path, "a/x.png", "b/y.png")
     assert catalog.data_hash(table[::-1]) == catalog.data_hash(table)
     changes = [("label", "c"), ("split", "val"), ("sha256", "0"), ("path", "a/z.png")]
     others = {catalog.data_hash(table.assign(**{column: [value, "b"]})) for column, value in changes}

@@ -1,28 +1,65 @@
 """A folder of class folders → catalogue, and the folders that are refused."""
 
+import logging
 from pathlib import Path
 
 import pytest
 
-from alu_defects.data import folder
+from alu_defects.data import catalog, folder
 from alu_defects.errors import UserError
 
 
-def make(root: Path, *names: str) -> Path:
-    root.mkdir(exist_ok=True)
-    for name in names:
+def make(root: Path, *names: str, **contents: bytes) -> Path:
+    """Write files, each with its name as content unless another one is given."""
+    for name, content in {**{name: name.encode() for name in names}, **contents}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"x")
+        (root / name).write_bytes(content)
+    root.mkdir(exist_ok=True)
     return root
 
 
 def test_the_first_folder_is_the_class_however_deep_the_picture_lies(tmp_path: Path) -> None:
-    table = folder.scan(make(tmp_path, "pit/2018/day 1/x.jpg", "pit/y.jpg", "dent/x.jpg"))
-    assert list(zip(table["path"], table["label"], strict=True)) == [
-        ("dent/x.jpg", "dent"),
-        ("pit/2018/day 1/x.jpg", "pit"),
-        ("pit/y.jpg", "pit"),
+    result = folder.scan(make(tmp_path, "pit/2018/day 1/x.jpg", "pit/y.jpg", "dent/IMG_20180830_164545.jpg"))
+    assert list(zip(result.table["path"], result.table["label"], result.table["time"], strict=True)) == [
+        ("dent/IMG_20180830_164545.jpg", "dent", "2018-08-30T16:45:45"),
+        ("pit/2018/day 1/x.jpg", "pit", ""),
+        ("pit/y.jpg", "pit", ""),
     ]
+    assert tuple(result.table.columns) == catalog.COLUMNS
+    assert result.table["labels"].tolist() == result.table["label"].tolist()
+    assert set(result.table["archive"]) == set(result.table["boxes"]) == {""}
+    assert catalog.summary(result).to_dict() == {"total": {"dent": 1, "pit": 2, "total": 3}}
+
+
+def test_what_is_no_picture_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        result = folder.scan(
+            make(tmp_path, "a/x.jpg", "b/x.jpg", "a/.DS_Store", "a/Thumbs.db", "notes.txt", "b/y.png/z")
+        )
+    assert dict(zip(result.left_out["path"], result.left_out["reason"], strict=True)) == {
+        "a/.DS_Store": "hidden",
+        "a/Thumbs.db": "not a picture",
+        "b/y.png": "a folder where a file is expected",
+        "b/y.png/z": "a folder where a file is expected",
+        "notes.txt": "not a picture",
+    }
+    assert "2 × not a picture, such as a/Thumbs.db" in caplog.text
+
+
+def test_a_copy_in_the_same_class_is_left_out(tmp_path: Path) -> None:
+    result = folder.scan(make(tmp_path, "pit/x.jpg", "dent/x.jpg", **{"pit/copy of x.jpg": b"pit/x.jpg"}))
+    assert result.table["path"].tolist() == ["dent/x.jpg", "pit/copy of x.jpg"]
+    assert result.left_out.iloc[0].tolist() == ["pit/x.jpg", "", "pit", "same content", "pit/copy of x.jpg"]
+
+
+def test_a_picture_in_two_classes_is_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    result = folder.scan(make(tmp_path, "pit/x.jpg", "dent/x.jpg", **dict.fromkeys(("dent/y.jpg", "pit/z.jpg"), b"y")))
+    assert result.table["path"].tolist() == ["dent/x.jpg", "pit/x.jpg"]
+    assert result.left_out[["path", "reason", "detail"]].to_numpy().tolist() == [
+        ["dent/y.jpg", "same content under another label", "pit/z.jpg"],
+        ["pit/z.jpg", "same content under another label", "dent/y.jpg"],
+    ]
+    assert "one picture under several labels, left out: dent/y.jpg, pit/z.jpg" in caplog.text
 
 
 @pytest.mark.parametrize(
