@@ -1,15 +1,71 @@
-"""Which pictures train, which select the model, which judge it."""
+"""Which pictures train, which select the model, which judge it.
 
+Photographs of one bar, taken seconds apart, are almost the same picture. A split that trains on one and tests on the
+next measures memory: `session`, the default, keeps them together, `paper` and `random` do not. `leakage` measures what
+that is worth.
+"""
+
+import hashlib
 import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from sklearn.model_selection import train_test_split
+from numpy.typing import NDArray
 
-from alu_defects.errors import UserError
+from alu_defects.data import catalog, sessions
+from alu_defects.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+VAL_AND_TEST = "val+test"  # pictures that select the model and judge it: its score is too good
+SELECTED_ON_TEST = "selected on the evaluation pictures"  # what every report then says
+
+
+def divide(table: pd.DataFrame, *, name: str, gap: float = 60, **options: Any) -> pd.DataFrame:
+    """Divide a catalogue; the same pictures are divided alike in whatever order and folder they lie.
+
+    Args:
+        table: the catalogue, with no two pictures of the same bytes.
+        name: a key of `SPLITTERS`.
+        gap: the longest pause within a session, in seconds.
+        options: those of the splitter.
+
+    Returns:
+        The catalogue with the columns `session` and `split`: train, val, test or val+test. Every class is in all three.
+
+    Raises:
+        UserError: no such splitter, an option out of range, or a class with too few pictures or sessions.
+    """
+    if name not in SPLITTERS:
+        raise UserError(
+            f"split.name={name} does not exist{did_you_mean(name, SPLITTERS)} There are: {', '.join(SPLITTERS)}"
+        )
+    table = table.assign(session=sessions.find(table, gap))
+    table["split"] = SPLITTERS[name](table, **options)
+    for split in SPLITS:
+        missing = set(table["label"]).difference(table.loc[rows(table, split), "label"])
+        if missing:
+            own = table[table["label"] == min(missing)]
+            raise UserError(
+                f"class {min(missing)} has no pictures in {split}: it has {len(own)} in {own['session'].nunique()} "
+                f"sessions (split.gap={gap} s); {_MENDS.get(name, 'add pictures or leave the class out')}"
+            )
+    return table
+
+
+def rows(table: pd.DataFrame, split: str) -> NDArray[np.bool_]:
+    """Which rows of a divided catalogue are in train, val or test, (rows,); those of `val+test` are in both."""
+    return table["split"].isin([split] if split == "train" else [split, VAL_AND_TEST]).to_numpy(dtype=bool)
+
+
+def selected_on_test(table: pd.DataFrame) -> bool:
+    """Whether test pictures also select the model."""
+    return bool((table["split"] == VAL_AND_TEST).any())
 
 
 def check_held_out(split: str) -> None:
@@ -22,52 +78,165 @@ def check_held_out(split: str) -> None:
         raise UserError(f"split={split} is not one of {', '.join(SPLITS[1:])}")
 
 
-def random(catalog: pd.DataFrame, *, val_fraction: float, test_fraction: float, seed: int) -> pd.DataFrame:
-    """Divide at random into train, val and test, each with every class in the same proportion.
+def session(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int) -> pd.Series:
+    """Hold out whole sessions, of every class as near to the fractions of its pictures as they allow.
 
-    Returns:
-        The catalogue with a column `split`.
+    Sessions are taken in the order of a hash, but those of more than twice what is wanted are left to training. New
+    pictures therefore move few of the others, whereas scikit-learn's StratifiedGroupKFold then draws anew; and it gives
+    two parts, in ratios of 1/k only.
+    """
+    _check_fractions(val_fraction, test_fraction)
+    return _hold_out(table, _whole_sessions(table), {"test": test_fraction, "val": val_fraction}, seed)
+
+
+def random(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int) -> pd.Series:
+    """Hold out single pictures, of every class the same fractions."""
+    _check_fractions(val_fraction, test_fraction)
+    return _hold_out(table, table["sha256"], {"test": test_fraction, "val": val_fraction}, seed)
+
+
+def paper(table: pd.DataFrame, *, val_fraction: float = 0.0, test_fraction: float = 0.2, seed: int) -> pd.Series:
+    """Hold out single pictures, a fifth of every class: of the 1,996 of the paper's eleven classes exactly 400.
+
+    Accuracies of Zhang, Sun and Yang (2022), 94.25, 93.75 and 98.00 %, are exact for 400 pictures. No validation part
+    is known, so these select the model and judge it. With a `val_fraction`, pictures of the training part select it,
+    and the same 400 only judge.
+    """
+    if val_fraction == 0:
+        _check_fractions(test_fraction)
+        return _hold_out(table, table["sha256"], {VAL_AND_TEST: test_fraction}, seed)
+    return random(table, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+
+
+def kfold(table: pd.DataFrame, *, k: int = 5, fold: int = 0, by: str = "session", seed: int) -> pd.Series:
+    """Deal sessions or pictures, class by class, onto k folds: one tests, the next validates, the others train.
+
+    The largest first, each goes to the fold that has the fewest pictures of its class so far: a class that has k of
+    them is in every fold. scikit-learn's StratifiedGroupKFold does not promise that (its issue 34828), nor do all its
+    versions stratify when it shuffles (32478).
+
+    Args:
+        table: the catalogue with its sessions.
+        k: number of folds; their test parts together are all pictures, each once.
+        fold: the one that tests, from 0 to k - 1.
+        by: what stays together: session or picture.
+        seed: of the order among those of one size.
 
     Raises:
-        UserError: fractions that leave nothing to train on, a seed out of range, or a class with too few pictures.
+        UserError: an option out of range, or a class with fewer than k of them.
     """
-    if not (0 < val_fraction < 1 and 0 < test_fraction < 1 and val_fraction + test_fraction < 1):
-        raise UserError(
-            f"split.val_fraction={val_fraction} and split.test_fraction={test_fraction}: "
-            "both must be above 0 and their sum below 1"
-        )
-    if not 0 <= seed < 2**32:
-        raise UserError(f"split.seed={seed} is not between 0 and 2^32 - 1")
-    counts = catalog["label"].value_counts()
-    if counts.min() < len(SPLITS):
-        raise _too_few(str(counts.idxmin()), int(counts.min()))
-    # By content, not by position: the same pictures are divided alike wherever and in whichever order they lie.
-    order = catalog.sort_values(["sha256", "path"]).index
-    held_out = val_fraction + test_fraction
+    if k < len(SPLITS):
+        raise UserError(f"split.k={k} must be 3 or more: one fold tests, one validates, the others train")
+    if not 0 <= fold < k:
+        raise UserError(f"split.fold={fold} must be from 0 to {k - 1}, since split.k={k}")
+    if by not in ("session", "picture"):
+        raise UserError(f"split.by={by} must be session or picture")
+    units = _whole_sessions(table) if by == "session" else table["sha256"]
+    folds: dict[str, int] = {}
+    total = [0] * k
+    for label, own in units.groupby(table["label"]):
+        sizes = _sizes(own)
+        if len(sizes) < k:  # in whichever fold: a cross-validation is whole or not at all
+            raise UserError(
+                f"class {label} has {len(sizes)} {by}s, fewer than split.k={k} folds; "
+                "lower split.k or split.gap, or add pictures"
+            )
+        dealt = [0] * k
+        for unit in sorted(_shuffled(sizes, seed), key=sizes.__getitem__, reverse=True):
+            least = min(range(k), key=lambda f: (dealt[f], total[f]))
+            folds[unit] = least
+            dealt[least] += sizes[unit]
+            total[least] += sizes[unit]
+    parts = {fold: "test", (fold + 1) % k: "val"}
+    return units.map(lambda unit: parts.get(folds[unit], "train"))
+
+
+def file(table: pd.DataFrame, *, file: str) -> pd.Series:
+    """Take the split from a CSV with the columns path and split, such as a run's catalog.csv.
+
+    Raises:
+        UserError: it cannot be read, lacks a column or a picture, or has a path twice or a wrong split.
+    """
+    path = Path(str(file)).expanduser()
     try:
-        train, rest = train_test_split(
-            order, test_size=held_out, stratify=catalog.loc[order, "label"], random_state=seed
+        given = catalog.load(path)
+    except (OSError, ValueError) as error:  # of pandas: EmptyDataError and ParserError are ValueErrors
+        raise UserError(f"split.file={file} cannot be read ({error}); give a CSV with path and split") from error
+    if missing := {"path", "split"}.difference(given.columns):
+        raise UserError(f"split.file={file} has no column {min(missing)}, only {', '.join(given.columns)}")
+    wrong = given[~given["split"].isin([*SPLITS, VAL_AND_TEST])]
+    if len(wrong):
+        path, split = wrong[["path", "split"]].iloc[0]
+        raise UserError(f"split.file={file}: {path} is in {split!r}, not in {', '.join(SPLITS)} or {VAL_AND_TEST}")
+    twice = given.loc[given["path"].duplicated(), "path"]
+    if len(twice):
+        raise UserError(f"split.file={file} has {len(twice)} paths more than once, the first is {twice.iloc[0]}")
+    absent = table.loc[~table["path"].isin(given["path"]), "path"]
+    if len(absent):
+        raise UserError(
+            f"split.file={file} lacks {len(absent)} of the {len(table)} pictures, the first is {absent.iloc[0]}; "
+            "add them, with paths relative to data.root"
         )
-        val, test = train_test_split(
-            rest, test_size=test_fraction / held_out, stratify=catalog.loc[rest, "label"], random_state=seed
-        )
-    except ValueError as error:  # scikit-learn: fewer pictures in a part than classes
-        raise _too_few(str(counts.idxmin()), int(counts.min())) from error
-    result = catalog.copy()
-    for name, index in zip(SPLITS, (train, val, test), strict=True):
-        result.loc[index, "split"] = name
-    table = pd.crosstab(result["label"], result["split"])
-    if (table == 0).to_numpy().any():
-        label = str((table == 0).any(axis=1).idxmax())
-        raise _too_few(label, int(counts[label]))
-    places = result[["sha256", "split"]].drop_duplicates()
-    if leaked := int(places["sha256"].duplicated().sum()):
-        log.warning("%d pictures lie in several splits: their files are copies of each other", leaked)
-    return result
+    strangers = given.loc[~given["path"].isin(table["path"]), "path"]
+    if len(strangers):
+        log.warning("%s: %d pictures are not in the data, the first is %s", file, len(strangers), strangers.iloc[0])
+    return table["path"].map(given.set_index("path")["split"])
 
 
-def _too_few(label: str, count: int) -> UserError:
-    return UserError(
-        f"class {label} has {count} pictures, too few for one in each of train, val and test; "
-        "add pictures, leave the class out, or raise split.val_fraction and split.test_fraction"
-    )
+SPLITTERS: dict[str, Callable[..., pd.Series]] = {
+    "session": session,
+    "paper": paper,
+    "kfold": kfold,
+    "random": random,
+    "file": file,
+}
+_MENDS = {
+    "session": "lower split.gap, choose split=random, which tears sessions apart, or add pictures",
+    "file": "let split.file put some there; val+test is val and test",
+}
+
+
+def _check_fractions(*fractions: float) -> None:
+    if not (min(fractions) > 0 and sum(fractions) < 1):
+        names = ("split.val_fraction", "split.test_fraction")[-len(fractions) :]
+        given = " and ".join(f"{name}={value}" for name, value in zip(names, fractions, strict=True))
+        raise UserError(f"{given}: must be above 0 and leave something below 1 to train on")
+
+
+def _whole_sessions(table: pd.DataFrame) -> pd.Series:
+    if untimed := int(np.isnan(sessions.seconds(table)).sum()):
+        log.warning("%d of %d pictures have no capture time: each is a session of its own", untimed, len(table))
+    return table["session"]
+
+
+def _sizes(units: pd.Series) -> dict[str, int]:
+    return {str(unit): int(count) for unit, count in units.value_counts().items()}
+
+
+def _shuffled(units: Iterable[str], seed: int) -> list[str]:
+    """Units in an order that the seed and each alone decide: a new one comes between, the others stay."""
+    return sorted(units, key=lambda unit: hashlib.sha256(os.fsencode(f"{seed} {unit}")).digest())
+
+
+def _hold_out(table: pd.DataFrame, units: pd.Series, fractions: Mapping[str, float], seed: int) -> pd.Series:
+    """Fill parts, in order, with units (sessions or pictures) of each class; what is left trains."""
+    part_of: dict[str, str] = {}
+    for _, own in units.groupby(table["label"]):
+        sizes = _sizes(own)
+        left = _shuffled(sizes, seed)
+        for still, (part, fraction) in zip(range(len(fractions), 0, -1), fractions.items(), strict=True):
+            chosen = _fill(left, sizes, wanted=fraction * len(own), most=len(left) - still)
+            part_of |= dict.fromkeys(chosen, part)
+            left = [unit for unit in left if unit not in part_of]
+    return units.map(part_of).fillna("train")
+
+
+def _fill(units: list[str], sizes: Mapping[str, int], wanted: float, most: int) -> list[str]:
+    """At most `most` units, each bringing the pictures nearer to the number wanted; else the smallest."""
+    chosen: list[str] = []
+    have = 0
+    for unit in units:
+        if len(chosen) < most and abs(have + sizes[unit] - wanted) < abs(have - wanted):
+            chosen.append(unit)
+            have += sizes[unit]
+    return chosen or sorted(units, key=sizes.__getitem__)[:1]

@@ -1,80 +1,320 @@
-"""Stratified splits: proportions, determinism, and what is refused."""
+"""Splits: proportions, determinism, what stays together, and what is refused."""
 
 import hashlib
+import inspect
+import os
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from alu_defects.data import splits
+from alu_defects.config import compose, plain
+from alu_defects.data import catalog, splits
 from alu_defects.errors import UserError
+
+# pictures a class in the archive that the paper used, without the class other
+TIANCHI = {
+    "normal": 1018,
+    "non_conductive": 39,
+    "scuffed": 136,
+    "cross_strip_dent": 47,
+    "orange_peel": 90,
+    "bottom_leakage": 248,
+    "bruise": 77,
+    "pit": 54,
+    "convex_powder": 43,
+    "cracked_coating": 35,
+    "dirty_spot": 209,
+}
+
+
+def shots(label: str, sizes: Iterable[int], start: datetime = datetime(2018, 8, 30)) -> pd.DataFrame:
+    """Sessions of these sizes: a picture every ten seconds, and then an hour's pause."""
+    rows = []
+    for number, size in enumerate(sizes):
+        for shot in range(size):
+            name = f"{label}/{number} {shot}.png"
+            time = start + timedelta(hours=number, seconds=10 * shot)
+            rows.append((name, label, time.isoformat(), hashlib.sha256(os.fsencode(name)).hexdigest()))
+    return pd.DataFrame(rows, columns=["path", "label", "time", "sha256"], dtype=str)
 
 
 def table(**counts: int) -> pd.DataFrame:
-    rows = [
-        (f"{label}/{n}.png", label, hashlib.sha256(f"{label}{n}".encode()).hexdigest())
-        for label in counts
-        for n in range(counts[label])
-    ]
-    return pd.DataFrame(rows, columns=["path", "label", "sha256"])
+    """So many pictures of each class, none with a time."""
+    return pd.concat([shots(label, [1] * count) for label, count in counts.items()], ignore_index=True).assign(time="")
 
 
-def divide(catalog: pd.DataFrame, val: float = 0.2, test: float = 0.2, seed: int = 0) -> pd.Series:
-    return splits.random(catalog, val_fraction=val, test_fraction=test, seed=seed).set_index("path")["split"]
-
-
-def test_every_class_is_divided_in_the_same_proportion() -> None:
-    catalog = table(many=200, some=50, few=10)
-    result = splits.random(catalog, val_fraction=0.1, test_fraction=0.3, seed=1)
-    counts = pd.crosstab(result["label"], result["split"])
-    assert counts.loc["many"].to_dict() == {"train": 120, "val": 20, "test": 60}
-    assert counts.loc["some"].to_dict() == {"train": 30, "val": 5, "test": 15}
-    assert counts.loc["few"].to_dict() == {"train": 6, "val": 1, "test": 3}
-    pd.testing.assert_frame_equal(result.drop(columns="split"), catalog)
-
-
-def test_the_seed_alone_decides_not_the_order_of_the_rows() -> None:
-    catalog = table(a=30, b=30)
-    shuffled = catalog.sample(frac=1, random_state=3)
-    first = divide(catalog)
-    assert divide(catalog).equals(first)
-    assert divide(shuffled).reindex(first.index).equals(first)
-    assert divide(shuffled.reset_index(drop=True)).reindex(first.index).equals(first)
-    assert not divide(catalog, seed=1).equals(first)
-
-
-def test_the_column_of_an_earlier_split_is_replaced() -> None:
-    catalog = table(a=30, b=30)
-    again = splits.random(catalog.assign(split="train"), val_fraction=0.2, test_fraction=0.2, seed=0)
-    assert again.set_index("path")["split"].equals(divide(catalog))
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_class_with_too_few_pictures_is_named(count: int) -> None:
-    with pytest.raises(UserError, match=rf"class rare has {count} pictures, too few"):
-        divide(table(frequent=50, rare=count))
-
-
-def test_a_class_that_would_miss_a_split_is_named() -> None:
-    with pytest.raises(UserError, match="class rare has 6 pictures, too few"):
-        divide(table(frequent=500, rare=6), val=0.05, test=0.05)
-
-
-@pytest.mark.parametrize(
-    ("val", "test"), [(0.0, 0.2), (0.2, 0.0), (-0.1, 0.2), (0.5, 0.5), (1.2, 0.1), (float("nan"), 0.2)]
+SHOTS = pd.concat(
+    [shots("many", [4, 1, 7, 2, 5] * 8), shots("some", [3, 3, 1] * 4), shots("few", [1, 2, 1])], ignore_index=True
 )
-def test_fractions_that_leave_a_split_empty_are_refused(val: float, test: float) -> None:
-    with pytest.raises(
-        UserError, match=rf"split\.val_fraction={val} and split\.test_fraction={test}.* must be above 0"
-    ):
-        divide(table(a=30, b=30), val=val, test=test)
+EVERY = [
+    {"name": "session"},
+    {"name": "random"},
+    {"name": "paper"},
+    {"name": "paper", "val_fraction": 0.1},
+    {"name": "kfold", "k": 3, "fold": 1},
+    {"name": "kfold", "k": 4, "by": "picture"},
+]
 
 
-def test_a_seed_that_is_out_of_range_is_not_blamed_on_the_pictures() -> None:
-    with pytest.raises(UserError, match=r"split\.seed=-1"):
-        divide(table(a=30, b=30), seed=-1)
+def divide(pictures: pd.DataFrame, name: str, seed: int = 0, **options: Any) -> pd.Series:
+    """The split of every path."""
+    return splits.divide(pictures, name=name, seed=seed, **options).set_index("path")["split"]
+
+
+def counts(pictures: pd.DataFrame, name: str, **options: Any) -> pd.DataFrame:
+    """Pictures of each class (rows) in each split (columns)."""
+    result = splits.divide(pictures, name=name, **{"seed": 0, **options})
+    return pd.crosstab(result["label"], result["split"])
+
+
+@pytest.mark.parametrize("options", EVERY, ids=str)
+def test_the_seed_and_the_content_decide_not_the_order_of_the_rows(options: dict[str, Any]) -> None:
+    pictures = SHOTS.assign(time=SHOTS["time"].where(SHOTS.index % 9 != 0, ""))  # some are not known
+    first = divide(pictures, **options)
+    assert divide(pictures, **options).equals(first)
+    shuffled = pictures.sample(frac=1, random_state=3)
+    assert divide(shuffled, **options).reindex(first.index).equals(first)
+    moved = shuffled.assign(path="elsewhere/" + shuffled["path"], split="train").reset_index(drop=True)
+    assert divide(moved, **options).reindex("elsewhere/" + first.index).tolist() == first.tolist()
+    assert not divide(pictures, seed=1, **options).equals(first)
+
+
+@pytest.mark.parametrize("options", EVERY, ids=str)
+def test_the_catalogue_gains_two_columns(options: dict[str, Any]) -> None:
+    result = splits.divide(SHOTS, seed=0, **options)
+    pd.testing.assert_frame_equal(result.drop(columns=["session", "split"]), SHOTS)
+    assert result["session"].nunique() == 55
+    for split in splits.SPLITS:
+        assert set(result.loc[splits.rows(result, split), "label"]) == {"many", "some", "few"}
+
+
+def test_a_name_that_is_wrong_is_met_with_the_right_one() -> None:
+    with pytest.raises(UserError, match=r"split\.name=sesion does not exist; did you mean session\?"):
+        divide(SHOTS, "sesion")
+
+
+@pytest.mark.parametrize("name", splits.SPLITTERS)
+def test_the_settings_of_conf_are_the_options_of_the_function(name: str) -> None:
+    settings = plain(compose("train", [f"split={name}", *(["split.file=x.csv"] if name == "file" else [])]).split)
+    assert settings.pop("name") == name
+    options = {p.name: p.default for p in inspect.signature(splits.SPLITTERS[name]).parameters.values()}
+    del options["table"]
+    assert settings.pop("gap") == inspect.signature(splits.divide).parameters["gap"].default
+    assert settings.keys() == options.keys()
+    assert all(settings[key] == value for key, value in options.items() if value is not inspect.Parameter.empty)
+
+
+# rows
+
+
+def test_pictures_that_select_and_judge_are_rows_of_both() -> None:
+    divided = pd.DataFrame({"split": ["train", "val", "test", "val+test"]})
+    assert splits.rows(divided, "train").tolist() == [True, False, False, False]
+    assert splits.rows(divided, "val").tolist() == [False, True, False, True]
+    assert splits.rows(divided, "test").tolist() == [False, False, True, True]
+    assert splits.selected_on_test(divided)
+    assert not splits.selected_on_test(divided[:3])
 
 
 def test_only_held_out_splits_are_evaluated_on() -> None:
     splits.check_held_out("val")
     with pytest.raises(UserError, match="split=train"):
         splits.check_held_out("train")
+
+
+# random and paper
+
+
+def test_every_class_is_divided_in_the_same_proportion() -> None:
+    result = counts(table(many=200, some=50, few=10), "random", val_fraction=0.1, test_fraction=0.3)
+    assert result.loc["many"].to_dict() == {"train": 120, "val": 20, "test": 60}
+    assert result.loc["some"].to_dict() == {"train": 30, "val": 5, "test": 15}
+    assert result.loc["few"].to_dict() == {"train": 6, "val": 1, "test": 3}
+
+
+def test_a_rare_class_has_a_picture_everywhere() -> None:
+    result = counts(table(frequent=500, rare=3), "random", val_fraction=0.05, test_fraction=0.05)
+    assert result.loc["rare"].to_dict() == {"train": 1, "val": 1, "test": 1}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_split_of_the_paper_tests_on_400_of_its_pictures(seed: int) -> None:
+    result = counts(table(**TIANCHI), "paper", seed=seed)
+    assert result.sum().to_dict() == {"train": 1596, "val+test": 400}
+    assert result["val+test"].to_dict() == {label: round(0.2 * count) for label, count in TIANCHI.items()}
+
+
+def test_a_validation_part_is_taken_from_the_training_pictures_of_the_paper() -> None:
+    pictures = table(**TIANCHI)
+    plain, carved = divide(pictures, "paper"), divide(pictures, "paper", val_fraction=0.1)
+    assert carved.value_counts().to_dict() == {"train": 1396, "val": 200, "test": 400}
+    assert (carved[plain == "val+test"] == "test").all()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", ["random", "session"])
+def test_a_class_with_too_few_pictures_is_named(name: str, count: int) -> None:
+    with pytest.raises(
+        UserError, match=rf"class rare has no pictures in (train|val): it has {count} in .*add pictures"
+    ):
+        divide(table(frequent=50, rare=count), name)
+
+
+@pytest.mark.parametrize("name", ["random", "session", "paper"])
+@pytest.mark.parametrize(
+    ("val", "test"), [(-0.1, 0.2), (0.2, 0.0), (0.5, 0.5), (1.2, 0.1), (float("nan"), 0.2), (0.2, float("nan"))]
+)
+def test_fractions_that_leave_a_split_empty_are_refused(name: str, val: float, test: float) -> None:
+    with pytest.raises(UserError, match=rf"split\.val_fraction={val} and split\.test_fraction={test}: must be above 0"):
+        divide(table(a=30, b=30), name, val_fraction=val, test_fraction=test)
+
+
+def test_without_a_validation_part_only_the_split_of_the_paper_goes() -> None:
+    with pytest.raises(UserError, match=r"split\.val_fraction=0\.0 and"):
+        divide(table(a=30, b=30), "session", val_fraction=0.0)
+    with pytest.raises(UserError, match=r"^split\.test_fraction=1\.0: must be above 0"):
+        divide(table(a=30, b=30), "paper", test_fraction=1.0)
+
+
+# session
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sessions_stay_together_and_fill_the_fractions(seed: int) -> None:
+    result = splits.divide(SHOTS, name="session", seed=seed)
+    assert not result[["session", "split"]].drop_duplicates()["session"].duplicated().any()
+    shares = pd.crosstab(result["label"], result["split"], normalize="index").loc["many"]
+    assert shares["test"] == pytest.approx(0.2, abs=0.02)
+    assert shares["val"] == pytest.approx(0.2, abs=0.02)
+
+
+def test_the_test_part_does_not_hang_on_the_validation_part() -> None:
+    wide, narrow = divide(SHOTS, "session", val_fraction=0.3), divide(SHOTS, "session", val_fraction=0.1)
+    assert (wide == "test").equals(narrow == "test")
+
+
+def test_most_pictures_stay_where_they_were_when_others_are_added() -> None:
+    before = divide(SHOTS, "session")
+    added = pd.concat([SHOTS, shots("many", [4, 2, 6], datetime(2019, 1, 1)).assign(path=list("abcdefghijkl"))])
+    after = divide(added, "session")
+    assert (after.reindex(before.index) == before).mean() > 0.85
+
+
+def test_a_class_of_one_large_session_and_two_small_ones_trains_on_the_large() -> None:
+    result = splits.divide(pd.concat([shots("a", [20, 1, 2]), shots("b", [1] * 9)]), name="session", seed=0)
+    assert result.loc[result["label"] == "a", "split"].value_counts()["train"] == 20
+
+
+def test_a_class_with_two_sessions_is_refused_with_the_mend() -> None:
+    pictures = pd.concat([shots("a", [1] * 9), shots("pit", [20, 20])])
+    with pytest.raises(UserError, match=r"class pit .* 40 in 2 sessions \(split\.gap=300 s\); lower split\.gap"):
+        divide(pictures, "session", gap=300)
+    assert len(divide(pictures, "session", gap=5)) == 49
+
+
+def test_pictures_without_times_are_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    divide(SHOTS, "session")
+    divide(table(a=9, b=9), "random")
+    assert not caplog.records
+    result = counts(table(a=10, b=25), "session")
+    assert result.loc["b"].to_dict() == {"train": 15, "val": 5, "test": 5}
+    assert [r.getMessage() for r in caplog.records] == [
+        "35 of 35 pictures have no capture time: each is a session of its own"
+    ]
+
+
+def test_class_names_that_are_not_utf8_are_divided() -> None:
+    assert len(divide(shots("\udcff\udcfe", [1, 2, 3, 4]), "session")) == 10
+
+
+# kfold
+
+
+@pytest.mark.parametrize("by", ["session", "picture"])
+def test_each_picture_is_tested_on_once_and_validates_the_fold_before(by: str) -> None:
+    folds = [divide(SHOTS, "kfold", k=3, fold=fold, by=by) for fold in range(3)]
+    tested = np.stack([fold == "test" for fold in folds])
+    assert (tested.sum(axis=0) == 1).all()
+    for fold, (parts, after) in enumerate(zip(folds, [*folds[1:], folds[0]], strict=True)):
+        assert ((parts == "val") == (after == "test")).all(), fold
+        assert tested[fold].sum() == pytest.approx(len(SHOTS) / 3, abs=4)
+
+
+def test_folds_keep_sessions_together_or_not() -> None:
+    most = {}
+    for by in ("session", "picture"):
+        divided = splits.divide(SHOTS, name="kfold", k=3, by=by, seed=0)
+        most[by] = divided.groupby("session")["split"].nunique().max()
+    assert most == {"session": 1, "picture": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 2}, r"split\.k=2 must be 3 or more"),
+        ({"fold": 5}, r"split\.fold=5 must be from 0 to 4"),
+        ({"fold": -1}, r"split\.fold=-1 must be"),
+        ({"by": "class"}, r"split\.by=class must be session or picture"),
+        ({"k": 4}, r"class few has 3 sessions, fewer than split\.k=4 folds; lower split\.k"),
+        ({"k": 5, "by": "picture"}, r"class few has 4 pictures, fewer than split\.k=5 folds"),
+    ],
+)
+def test_folds_that_cannot_be_dealt_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        divide(SHOTS, "kfold", **options)
+
+
+# file
+
+
+def divide_by(path: Path, pictures: pd.DataFrame = SHOTS) -> pd.DataFrame:
+    return splits.divide(pictures, name="file", file=str(path))
+
+
+def test_the_catalogue_of_a_run_is_a_split(tmp_path: Path) -> None:
+    done = splits.divide(SHOTS, name="paper", seed=5)
+    catalog.save(done, tmp_path / "catalog.csv")
+    pd.testing.assert_frame_equal(divide_by(tmp_path / "catalog.csv"), done)
+
+
+def test_a_spreadsheet_with_strangers_is_a_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    done = splits.divide(SHOTS, name="session", seed=0)
+    rows = pd.concat([done[["split", "path"]].iloc[::-1], pd.DataFrame({"path": ["x.png"], "split": ["val"]})])
+    rows.to_csv(tmp_path / "split.csv", index=False, encoding="utf-8-sig")
+    pd.testing.assert_series_equal(divide_by(tmp_path / "split.csv")["split"], done["split"])
+    assert "1 pictures are not in the data, the first is x.png" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read"),
+        ("path,split\na,b,c\n1,2\n1,2,3,4,5\n", "cannot be read"),
+        ("path,part\na,train\n", "has no column split, only path, part"),
+        ("path,split\na/0.png,tset\n", r"a/0\.png is in 'tset', not in train, val, test or val\+test"),
+        ("path,split\na/0.png,train\na/0.png,train\n", r"has 1 paths more than once, the first is a/0\.png"),
+        ("path,split\nmany/0 0.png,train\n", r"lacks 183 of the 184 pictures, the first is many/0 1\.png"),
+    ],
+)
+def test_a_file_that_is_no_split_of_these_pictures_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "split.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"split\.csv.*{message}"):
+        divide_by(tmp_path / "split.csv")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(UserError, match="cannot be read"):
+            divide_by(path)
+
+
+def test_a_file_that_leaves_a_class_out_of_a_split_is_refused(tmp_path: Path) -> None:
+    done = splits.divide(SHOTS, name="session", seed=0)
+    done.assign(split=done["split"].replace("val", "train")).to_csv(tmp_path / "split.csv")
+    with pytest.raises(UserError, match=r"class few has no pictures in val: .* let split\.file put some there"):
+        divide_by(tmp_path / "split.csv")

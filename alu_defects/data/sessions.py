@@ -1,0 +1,50 @@
+"""Sessions: pictures of one class that were shot in one go, and so show the same bars in the same light."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from alu_defects.errors import UserError
+
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
+
+
+def seconds(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Capture times in seconds since 1970, (rows,); NaN where the catalogue gives none.
+
+    Raises:
+        UserError: a time that is not written like 2018-08-30T16:45:45.
+    """
+    if "time" not in table:  # the catalogue of an older run
+        return np.full(len(table), np.nan)
+    times = pd.to_datetime(table["time"], format=TIME_FORMAT, errors="coerce")
+    wrong = times.isna() & (table["time"] != "")
+    if wrong.any():
+        path, time = table.loc[wrong, ["path", "time"]].iloc[0]
+        raise UserError(f"{path}: time={time} is not written like 2018-08-30T16:45:45; correct it or leave it empty")
+    return np.asarray((times - pd.Timestamp(0)).dt.total_seconds(), dtype=np.float64)
+
+
+def find(table: pd.DataFrame, gap: float) -> NDArray[np.object_]:
+    """The session of every picture: its class and start, such as `scuffed 2018-08-30T16:45:45`, (rows,).
+
+    A session goes on while the next picture of its class was taken at most `gap` seconds after the last, whatever was
+    shot in between. A picture without a time is a session of its own, named after its content.
+
+    Raises:
+        UserError: a gap below 0, or a time that cannot be read.
+    """
+    if not gap >= 0:
+        raise UserError(f"split.gap={gap} must be 0 seconds or more")
+    taken = seconds(table)
+    classes = pd.factorize(table["label"])[0]
+    order = np.lexsort((taken, classes))
+    starts = np.ones(len(table), dtype=bool)
+    starts[1:] = (np.diff(classes[order]) != 0) | ~(np.diff(taken[order]) <= gap)  # ~: true for NaN as well
+    first = np.maximum.accumulate(np.where(starts, np.arange(len(table)), 0))
+    begun = table["sha256"].str[:12]
+    if "time" in table:
+        begun = table["time"].mask(table["time"] == "", begun)
+    sessions = np.empty(len(table), dtype=object)
+    sessions[order] = (table["label"] + " " + begun).to_numpy(dtype=object)[order][first]
+    return sessions
