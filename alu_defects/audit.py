@@ -1,0 +1,60 @@
+"""Look at the pictures before training: `python -m alu_defects.audit data=folder data.root=<folder>`."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from alu_defects.command_line import verb
+from alu_defects.config import plain
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help and --cfg must not wait for it
+    from alu_defects.data.auditing import Audit
+
+
+def audit(config: DictConfig) -> "Audit":
+    """Decode and compare all pictures of a data set, print what was found, and write audit.csv and audit.html.
+
+    Nothing below the root of the pictures is changed.
+
+    Args:
+        config: conf/audit.yaml, composed; `output` becomes a folder.
+
+    Returns:
+        The tables and the findings; `fails` says whether training would fail.
+
+    Raises:
+        UserError: no such root, or an output that lies in it.
+    """
+    from alu_defects.data import auditing
+    from alu_defects.data.datamodule import DefectData
+    from alu_defects.errors import UserError
+    from alu_defects.reporting import audit_page, audit_tables
+
+    options = plain(config)
+    data = DefectData(**options["data"], split=options["split"])
+    output = Path(options["output"]).expanduser()
+    root = Path(data.source_options["root"]).expanduser()
+    if output.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"output={output} lies below the pictures, {root}; give a folder outside of it")
+    result = auditing.audit(data, max_distance=options["near_duplicates"]["max_distance"], progress=data.progress)
+    output.mkdir(parents=True, exist_ok=True)
+    # as in the catalogue: names may hold line ends, or be no UTF-8
+    result.findings.to_csv(output / "audit.csv", index=False, quoting=csv.QUOTE_ALL, errors="surrogateescape")
+    audit_page.write(result, output / "audit.html")
+    audit_tables.print_audit(result)
+    print(f"report: {output / 'audit.html'}\nevery finding: {output / 'audit.csv'}")
+    return result
+
+
+@verb("audit")
+def main(config: DictConfig) -> None:
+    """Audit, and end with exit code 1 if training would fail."""
+    if audit(config).fails:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

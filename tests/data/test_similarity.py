@@ -1,0 +1,104 @@
+"""Near-duplicates: the same shot saved again is found, other pictures are not."""
+
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageEnhance
+
+from alu_defects.data import similarity
+from alu_defects.data.similarity import BITS, NEAR, across_splits, hashes, near_duplicates, perceptual_hash
+
+
+def shot(bar: int, moved: int = 0) -> Image.Image:
+    """A bar of 320×240 with a grain of its own; `moved` by pixels."""
+    rng = np.random.default_rng(bar)
+    grain = Image.fromarray(rng.normal(0, 12, (60, 80)).astype(np.float32)).resize((336, 256), Image.Resampling.BICUBIC)
+    pixels = np.asarray(grain) + rng.normal(0, 3, (256, 336)) + 60
+    pixels[80:180] += 90
+    return Image.fromarray(pixels[8 - moved : 248 - moved, 8:328, None].repeat(3, axis=2).clip(0, 255).astype(np.uint8))
+
+
+def saved(picture: Image.Image, quality: int) -> Image.Image:
+    file = BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+
+def distance(one: Image.Image, other: Image.Image) -> int:
+    return int(np.bitwise_count(perceptual_hash(one) ^ perceptual_hash(other)).sum())
+
+
+AGAIN: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "re-encoded": lambda picture: saved(picture, 60),
+    "halved": lambda picture: saved(picture.resize((160, 120)), 85),
+    "squashed": lambda picture: picture.resize((112, 112)),
+    "brighter": lambda picture: saved(ImageEnhance.Brightness(picture).enhance(1.05), 90),
+    "darker": lambda picture: saved(ImageEnhance.Brightness(picture).enhance(0.95), 90),
+    "grey": lambda picture: picture.convert("L"),
+}
+
+
+@pytest.mark.parametrize("change", AGAIN.values(), ids=AGAIN)
+def test_the_same_shot_again_is_near(change: Callable[[Image.Image], Image.Image]) -> None:
+    assert max(distance(change(shot(bar)), shot(bar)) for bar in range(20)) <= NEAR
+
+
+def test_a_shot_moved_by_a_pixel_is_near_and_one_moved_by_much_is_not() -> None:
+    assert max(distance(shot(bar, moved=1), shot(bar)) for bar in range(20)) <= NEAR
+    assert min(distance(shot(bar, moved=8), shot(bar)) for bar in range(20)) > NEAR
+
+
+def test_other_bars_in_the_same_place_are_far() -> None:
+    found = np.stack([perceptual_hash(shot(bar)) for bar in range(60)])
+    assert near_duplicates(found, max_distance=NEAR + 100).tolist() == []
+
+
+def test_decoded_pictures_are_hashed_like_files() -> None:
+    pictures = np.stack([np.asarray(shot(bar)) for bar in range(3)])
+    assert np.array_equal(hashes(pictures), np.stack([perceptual_hash(shot(bar)) for bar in range(3)]))
+    assert hashes(pictures[:0]).shape == (0, BITS // 8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 300), (64, 64)])
+def test_a_picture_without_structure_in_both_directions_has_no_hash_and_no_double(size: tuple[int, int]) -> None:
+    plain = [Image.new("RGB", size, colour) for colour in ("black", "white", (13, 77, 201))]
+    stripes = Image.fromarray((np.arange(200, dtype=np.uint8) // 20 * 20)[:, None].repeat(150, axis=1))
+    found = np.stack([perceptual_hash(picture) for picture in (*plain, stripes, stripes.rotate(90, expand=True))])
+    assert not found.any()
+    assert len(near_duplicates(found)) == 0
+
+
+@pytest.mark.parametrize("block", [1, 50, 1 << 17])
+@pytest.mark.parametrize("max_distance", [0, 60, 480, 512])
+def test_pairs_are_those_of_comparing_everything(
+    block: int, max_distance: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(similarity, "_BLOCK", block)
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (40, BITS), dtype=np.uint8)
+    bits[7], bits[30] = bits[3], bits[3]
+    bits[30, :50] ^= 1
+    bits[11], bits[12] = 0, 0
+    found = near_duplicates(np.packbits(bits, axis=1), max_distance)
+    expected = [
+        (i, j)
+        for i in range(40)
+        for j in range(i + 1, 40)
+        if (bits[i] != bits[j]).sum() <= max_distance and not {i, j} & {11, 12}
+    ]
+    assert sorted(map(tuple, found.tolist())) == expected
+    assert found.dtype == np.int64
+
+
+def test_no_pictures_no_pairs() -> None:
+    assert near_duplicates(np.empty((0, BITS // 8), np.uint8)).shape == (0, 2)
+
+
+def test_pairs_across_splits_have_one_picture_in_train() -> None:
+    table = pd.DataFrame({"split": ["train", "train", "val", "test", "val+test"]})
+    pairs = np.array([(0, 1), (0, 2), (1, 4), (2, 3), (3, 4)])
+    assert across_splits(pairs, table).tolist() == [[0, 2], [1, 4]]
+    assert across_splits(pairs[:0], table).shape == (0, 2)
