@@ -71,7 +71,7 @@ def verb(
                 show(error, verbose, config_name)
                 sys.exit(2)
             finally:
-                for folder in made:
+                for folder in set(made) - {Path.cwd()}:  # verbs without a folder of their own run where the user is
                     with contextlib.suppress(OSError):  # it holds something: a run
                         folder.rmdir()
             if failures:

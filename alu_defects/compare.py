@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from omegaconf import DictConfig, ListConfig
 
 from alu_defects.command_line import verb
 
+if TYPE_CHECKING:  # takes a while to import: --help and --cfg must not wait for it
+    import pandas as pd
 
-def compare(folders: Sequence[Path], output: Path | None = None) -> pd.DataFrame:
+
+def compare(folders: Sequence[Path], output: Path | None = None) -> "pd.DataFrame":
     """Print one table of all runs in the folders, and write it as comparison.csv.
 
     Args:

@@ -22,25 +22,24 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: no such run or split, no checkpoint, pictures that are missing or others than those of the run.
     """
-    from alu_defects.data import catalog
+    from alu_defects.data import catalog, splits
     from alu_defects.data.datamodule import DefectData
-    from alu_defects.data.splits import check_held_out
     from alu_defects.learning import checkpoint
     from alu_defects.learning.run import Run
     from alu_defects.reporting import evaluation, report
 
-    check_held_out(config.split.name)
+    splits.check_held_out(config.split.name)
     run = Run.existing(config.run)
     options = plain(run.config())
     data = DefectData(**options["data"], split=options["split"], seed=options["seed"])
     root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
     table = run.catalog()
-    table = table[table["split"] == config.split.name]
+    table = table[splits.rows(table, config.split.name)]
     catalog.verify(root, table)
     data.use(root, table)
     checkpoint.check_classes(run.best, data.classes)
     result = evaluation.evaluate(checkpoint.load(run.best), data, config.split.name, plain(config.trainer))
-    metrics = {config.split.name: result.metrics}
+    metrics = {config.split.name: result.metrics, "note": result.note}
     output = Path(config.output)
     evaluation.write(result, output, metrics)
     report.print_run(output, metrics, result)

@@ -23,8 +23,8 @@ def train(config: DictConfig) -> dict[str, Any]:
         config: conf/train.yaml, composed; `run_dir` becomes the run folder, or `resume` is one that goes on.
 
     Returns:
-        What metrics.json holds: `best_epoch`, `epochs`, `parameters`, `seconds`, and for `val` and `test` loss,
-        accuracy, macro precision, recall and F1, and precision and recall of each class.
+        What metrics.json holds: `best_epoch`, `epochs`, `parameters`, `seconds`, `note` on the split, and for `val` and
+        `test` loss, accuracy, macro precision, recall and F1, and precision and recall of each class.
 
     Raises:
         UserError: a setting, a file or a folder that the user can mend. The run is then marked failed in run.json.
@@ -42,12 +42,14 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     import time
+    from dataclasses import asdict
 
     from lightning.pytorch import seed_everything
     from lightning.pytorch.loggers import TensorBoardLogger
 
+    from alu_defects.data import leakage
+    from alu_defects.data.catalog import save
     from alu_defects.data.datamodule import DefectData
-    from alu_defects.data.splits import SPLITS
     from alu_defects.learning import checkpoint, trainer
     from alu_defects.learning.history import History
     from alu_defects.learning.module import Classifier
@@ -58,8 +60,17 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     seed_everything(config.seed, workers=True, verbose=False)
     data = DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=config.seed)
     run.take_catalog(data.scan(), data.root)
+    if data.found is not None and len(data.found.left_out):
+        save(data.found.left_out, run.left_out_file)
+    report.print_data(data)
+    data.setup("fit")
+    near_duplicates = data.near_duplicates()
+    found = leakage.probe(data.scan(), near_duplicates)
+    run.update(leakage=asdict(found) if found else {"near_duplicates": near_duplicates})
+    report.print_leakage(found, near_duplicates)
     resumed_from = run.last if run.last.exists() else None
-    model = {key: value for key, value in options["model"].items() if key != "learning_rate"}  # the optimizer's
+    # the optimizer takes the learning rate, the trainer the epochs
+    model = {key: value for key, value in options["model"].items() if key not in ("learning_rate", "epochs")}
     if resumed_from:
         checkpoint.check_classes(resumed_from, data.classes)
         model |= checkpoint.WEIGHTS_INSIDE
@@ -75,9 +86,8 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     tensorboard = TensorBoardLogger(run.tensorboard, name="", version="", default_hp_metric=False)
     history = History(run.history_file)
     fit = trainer.create(options["trainer"], options["callbacks"], [tensorboard, history])
-    counts = ", ".join(f"{len(data.rows(split))} {split}" for split in SPLITS)
-    log.info("%s: %s pictures of %d classes from %s", options["model"]["name"], counts, len(data.classes), data.root)
-    log.info("on %s in %s, into %s", fit.strategy.root_device, fit.precision, run.folder)
+    name = options["model"]["name"]
+    log.info("%s on %s in %s, into %s", name, fit.strategy.root_device, fit.precision, run.folder)
     started = time.perf_counter()
     fit.fit(classifier, datamodule=data, ckpt_path=resumed_from, weights_only=True)
     seconds = time.perf_counter() - started
@@ -91,6 +101,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
         "epochs": len(table),
         "parameters": sum(p.numel() for p in classifier.backbone.parameters()),
         "seconds": round(seconds, 1),
+        "note": evaluations[-1].note,
         **{e.split: e.metrics for e in evaluations},
     }
     evaluation.write(evaluations[-1], run.folder, results)

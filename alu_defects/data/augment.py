@@ -37,7 +37,7 @@ def _mix(z: Any) -> Any:
 
 @dataclass(frozen=True)
 class Augment:
-    """Flips, small affine changes, brightness and contrast; 0 or false switches each off.
+    """Flips, small affine changes, brightness, contrast and colour; 0 or false switches each off.
 
     Attributes:
         horizontal_flip, vertical_flip: flip half of the pictures.
@@ -46,26 +46,31 @@ class Augment:
         scale: enlarge or shrink by up to this fraction.
         brightness: add up to this fraction of the full range either way.
         contrast: stretch about the picture's mean by up to this fraction either way.
+        saturation: strengthen or weaken colours by up to this fraction; 1 is from grey to twice as strong.
     """
 
     horizontal_flip: bool = True
-    vertical_flip: bool = True
+    vertical_flip: bool = False
     degrees: float = 5.0
     translate: float = 0.05
     scale: float = 0.1
     brightness: float = 0.1
     contrast: float = 0.2
+    saturation: float = 0.0
 
     def __call__(self, images: Tensor, index: Tensor, *, seed: int, epoch: int) -> Tensor:
         """Change float images (B, C, H, W) in [0, 1]; each sample by its own numbers."""
-        u = uniforms(seed, epoch, index, 8).to(images.device)
-        sign = 2 * u - 1  # (B, 8) in [-1, 1)
+        u = uniforms(seed, epoch, index, 9).to(images.device)
+        sign = 2 * u - 1  # (B, 9) in [-1, 1)
         if self.degrees or self.translate or self.scale:
             images = self._affine(images, u, sign)
         else:
             for enabled, column, axis in ((self.horizontal_flip, 0, 3), (self.vertical_flip, 1, 2)):
                 if enabled:
                     images = torch.where((u[:, column] < 0.5)[:, None, None, None], images.flip(axis), images)
+        if self.saturation:
+            grey = images.mean(dim=1, keepdim=True)
+            images = (grey + (images - grey) * (1 + self.saturation * sign[:, 8])[:, None, None, None]).clamp(0, 1)
         if self.contrast or self.brightness:
             gain = (1 + self.contrast * sign[:, 6])[:, None, None, None]
             offset = (self.brightness * sign[:, 7])[:, None, None, None]

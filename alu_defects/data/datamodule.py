@@ -11,32 +11,33 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from alu_defects.data import catalog, folder, pixels, splits, synthetic, tianchi
+from alu_defects.data import catalog, folder, pixels, similarity, splits, tianchi
 from alu_defects.data.augment import Augment
+from alu_defects.data.catalog import Scan
+from alu_defects.data.synthetic import Options, ensure
 from alu_defects.errors import UserError, did_you_mean
 
 
-def _folder(root: str) -> tuple[Path, pd.DataFrame]:
+def _folder(root: str) -> tuple[Path, Scan]:
     path = catalog.existing_root(root)
     return path, folder.scan(path)
 
 
-def _tianchi(root: str, include_other: bool = False) -> tuple[Path, pd.DataFrame]:
+def _tianchi(root: str, **options: Any) -> tuple[Path, Scan]:
     path = catalog.existing_root(root)
-    return path, tianchi.scan(path, include_other=include_other)
+    return path, tianchi.scan(path, **options)
 
 
-def _synthetic(root: str, **options: Any) -> tuple[Path, pd.DataFrame]:
-    path = synthetic.ensure(Path(root), **options)
+def _synthetic(root: str, synthetic: Mapping[str, Any], progress: bool) -> tuple[Path, Scan]:
+    path = ensure(Path(root), Options(**synthetic), progress=progress)
     return path, tianchi.scan(path)
 
 
-SOURCES: dict[str, Callable[..., tuple[Path, pd.DataFrame]]] = {
+SOURCES: dict[str, Callable[..., tuple[Path, Scan]]] = {
     "folder": _folder,
     "tianchi": _tianchi,
     "synthetic": _synthetic,
 }
-SPLITTERS: dict[str, Callable[..., pd.DataFrame]] = {"random": splits.random}
 
 
 class Batch(TypedDict):
@@ -93,7 +94,7 @@ class DefectData(LightningDataModule):
         resize: squash or letterbox.
         batch_size: pictures a batch.
         num_workers: processes that gather batches; 0 is fastest, since the pictures are in memory already.
-        split: `name` and options of the function in `splits`.
+        split: arguments of `splits.divide`.
         augment: options of `Augment`, or None for none.
         seed: of the order of the pictures and of the augmentation.
         progress: show a progress bar while decoding.
@@ -128,21 +129,27 @@ class DefectData(LightningDataModule):
             if value < least:
                 raise UserError(f"{name}={value} must be {least} or more")
         self.source, self.source_options = source, {"root": root, **options}
+        if source == "synthetic":
+            self.source_options["progress"] = progress  # generating takes as long as decoding
         self.image_size, self.resize = image_size, resize
         self.batch_size, self.num_workers = batch_size, num_workers
         self.split, self.augment = dict(split), Augment(**augment) if augment else None
         self.seed, self.progress = seed, progress
         self.root = Path()
+        self.found: Scan | None = None
         self.catalog: pd.DataFrame | None = None
         self.classes: list[str] = []
         self.images: pixels.UInt8 | None = None
 
     def scan(self) -> pd.DataFrame:
-        """Make the catalogue with its split; no picture is decoded yet."""
+        """Make the catalogue with its split; no picture is decoded yet.
+
+        Pictures without a class, and those with several, take no part; `found` has them.
+        """
         if self.catalog is None:
-            self.root, found = _choose("data.source", self.source, SOURCES)(**self.source_options)
-            options = dict(self.split)
-            self.use(self.root, _choose("split.name", options.pop("name"), SPLITTERS)(found, **options))
+            self.root, self.found = _choose("data.source", self.source, SOURCES)(**self.source_options)
+            single = self.found.table[self.found.table["label"] != ""]
+            self.use(self.root, splits.divide(single, **self.split))
         assert self.catalog is not None
         return self.catalog
 
@@ -164,9 +171,15 @@ class DefectData(LightningDataModule):
             paths = [self.root / path for path in table["path"]]
             self.images = pixels.decode_all(paths, self.image_size, self.resize, self.progress)
 
+    def near_duplicates(self) -> int:
+        """Pairs of pictures that nearly repeat each other, of which one trains and the other does not."""
+        assert self.images is not None
+        pairs = similarity.near_duplicates(similarity.hashes(self.images))
+        return len(similarity.across_splits(pairs, self.scan()))
+
     def rows(self, split: str) -> np.ndarray[Any, Any]:
         """The catalogue rows of a split."""
-        return np.flatnonzero(self.scan()["split"].to_numpy() == split)
+        return np.flatnonzero(splits.rows(self.scan(), split))
 
     def _loader(self, split: str) -> DataLoader[Batch]:
         assert self.images is not None

@@ -30,6 +30,7 @@ class Run:
         self.config_file = folder / "config.yaml"
         self.status_file = folder / "run.json"
         self.catalog_file = folder / "catalog.csv"
+        self.left_out_file = folder / "left_out.csv"
         self.metrics_file = folder / "metrics.json"
         self.history_file = folder / "metrics.csv"
         self.checkpoints = folder / "checkpoints"

@@ -50,6 +50,7 @@ def _row(run: Run, difference: str) -> dict[str, Any]:
         "seed": config.seed,
         "status": run.status()["status"],
         **{name: test.get(name) for name in SUMMARY},
+        "note": metrics.get("note", ""),
         **{name: metrics.get(name) for name in ("best_epoch", "epochs", "parameters", "seconds")},
         **{RECALL + name: values["recall"] for name, values in test.get("per_class", {}).items()},
     }

@@ -29,6 +29,7 @@ SETTINGS = {
     "scheduler": "scheduler.name",
     "seed": "seed",
     "source": "data.source",
+    "split": "split.name",
     "split_seed": "split.seed",
     "train_epochs": "trainer.max_epochs",
     "train_loss": "loss.name",
@@ -94,7 +95,7 @@ def add_pictures(writer: SummaryWriter, result: Evaluation, data: DefectData, *,
     counts = result.confusion.to_numpy()
     hits = counts.diagonal()
     drawn = {
-        "confusion": figures.confusion_matrix(counts, names),
+        "confusion": figures.confusion_matrix(counts, names, result.note),
         "classes": figures.per_class(
             hits / counts.sum(axis=0).clip(1), hits / counts.sum(axis=1).clip(1), counts.sum(axis=1), names
         ),
@@ -139,4 +140,6 @@ def _markdown(settings: Mapping[str, Any], evaluations: Sequence[Evaluation]) ->
     lines = ["| split | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     lines += [f"| {e.split} | " + " | ".join(f"{e.metrics[m]:.4f}" for m in metrics) + " |" for e in evaluations]
     lines += ["", "| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in settings.items())]
+    if evaluations[-1].note:
+        lines += ["", f"**{evaluations[-1].note}**"]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from alu_defects.data import splits
 from alu_defects.data.datamodule import DefectData
 from alu_defects.learning import trainer
 from alu_defects.learning.module import Classifier
@@ -28,6 +29,7 @@ class Evaluation:
         predictions: one row a picture: path, label, prediction, and the probability of each class.
         confusion: pictures by label (row) and prediction (column).
         rows: the catalogue rows of the predictions.
+        note: what a reader of the numbers must know.
     """
 
     split: str
@@ -35,6 +37,7 @@ class Evaluation:
     predictions: pd.DataFrame
     confusion: pd.DataFrame
     rows: list[int]
+    note: str = ""
 
     @property
     def mistakes(self) -> pd.DataFrame:
@@ -75,7 +78,9 @@ def collect(classifier: Classifier, data: DefectData, split: str, logged: Mappin
     columns = pd.DataFrame(probabilities.double().numpy(), columns=[PROBABILITY + name for name in names])
     assert classifier.confusion is not None
     confusion = pd.DataFrame(classifier.confusion.numpy(), index=pd.Index(names, name="label"), columns=names)
-    return Evaluation(split, _nested(logged, split, names), predictions.join(columns), confusion, index.tolist())
+    note = splits.SELECTED_ON_TEST if splits.selected_on_test(data.scan()) else ""
+    metrics = _nested(logged, split, names)
+    return Evaluation(split, metrics, predictions.join(columns), confusion, index.tolist(), note)
 
 
 def _nested(logged: Mapping[str, Any], split: str, names: list[str]) -> dict[str, Any]:
@@ -92,6 +97,7 @@ def write(evaluation: Evaluation, folder: Path, metrics: Mapping[str, Any]) -> N
     options: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "errors": "surrogateescape"}
     evaluation.predictions.to_csv(folder / "predictions.csv", index=False, **options)
     evaluation.confusion.to_csv(folder / "confusion.csv", **options)
-    figure = figures.confusion_matrix(evaluation.confusion.to_numpy(), list(evaluation.confusion.columns))
+    names = list(evaluation.confusion.columns)
+    figure = figures.confusion_matrix(evaluation.confusion.to_numpy(), names, evaluation.note)
     figure.savefig(folder / "confusion.png", dpi=150)
     write_json(folder / "metrics.json", metrics)

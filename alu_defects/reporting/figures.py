@@ -25,8 +25,11 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 MOST_MISTAKES = 24  # four rows of six: a page that can still be looked through
 
 
-def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """Counts (true class, predicted class), coloured by their share of the row, so that rare classes show too."""
+def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str], note: str = "") -> Figure:
+    """Counts (true class, predicted class), coloured by their share of the row, so that rare classes show too.
+
+    A note goes below the title.
+    """
     counts = np.asarray(counts)
     number, support, right = len(class_names), counts.sum(1), int(np.trace(counts))
     share = counts / np.maximum(support, 1)[:, None]
@@ -45,7 +48,7 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> F
     ax.set_xlabel("predicted")
     ax.set_ylabel("true (pictures)")
     total = int(support.sum())
-    fig.suptitle(f"{right} of {total} pictures right ({right / max(total, 1):.1%})")
+    fig.suptitle(f"{right} of {total} pictures right ({right / max(total, 1):.1%})" + (f"\n{note}" if note else ""))
     fig.colorbar(image, ax=ax, format=PercentFormatter(1), shrink=0.8, label="share of the true class")
     return fig
 

@@ -9,20 +9,54 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alu_defects.data.catalog import reasons, summary
+from alu_defects.data.datamodule import DefectData
+from alu_defects.data.leakage import Leakage
+from alu_defects.data.splits import SELECTED_ON_TEST, SPLITS, rows, selected_on_test
 from alu_defects.learning.metrics import SUMMARY
 from alu_defects.reporting.comparison import RECALL
 from alu_defects.reporting.evaluation import Evaluation
+
+
+def print_data(data: DefectData) -> None:
+    """Print the pictures by class and split, by archive where there are several, and what was left out."""
+    console, table = Console(), data.scan()
+    classes = Table("class", *SPLITS, "sessions", title=f"{len(table)} pictures: {table['label'].nunique()} classes")
+    groups = [(name, table[table["label"] == name]) for name in data.classes]
+    for name, own in [*groups, ("total", table)]:
+        counts = [str(rows(own, split).sum()) for split in SPLITS]
+        classes.add_row(escape(name), *counts, str(own["session"].nunique()), end_section=name == data.classes[-1])
+    if selected_on_test(table):
+        classes.caption = f"val and test are the same pictures: {SELECTED_ON_TEST}"
+    console.print(_numbers_to_the_right(classes))
+    if data.found is None:
+        return
+    archives = summary(data.found)
+    if len(archives.columns) > 2:
+        sources = Table("class", *(escape(str(name)) for name in archives.columns), title="archives")
+        for row in archives.itertuples():
+            sources.add_row(*(escape(str(value)) for value in row))
+        console.print(_numbers_to_the_right(sources))
+    for reason, count in reasons(data.found).items():
+        console.print(escape(f"left out: {count} × {reason}"), highlight=False)
+
+
+def print_leakage(leakage: Leakage | None, near_duplicates: int) -> None:
+    """Print what a split gives away: by the capture times where there are any, and by repeated pictures."""
+    text = leakage.sentence() if leakage else f"Pairs of near-duplicates across the split: {near_duplicates}."
+    Console().print(escape(text), style="yellow" if leakage and leakage.telling else None, highlight=False)
 
 
 def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) -> None:
     """Print the metrics of a run, precision and recall of each class of one evaluation, and where the files are."""
     console = Console()
     overall = Table("split", "loss", *SUMMARY, title="results (precision, recall, f1: macro averages)")
+    overall.caption = evaluation.note
     for split in ("val", "test"):
         if split in results:
             values = results[split]
             overall.add_row(split, f"{values['loss']:.4f}", *(_percent(values[name]) for name in SUMMARY))
-    console.print(overall)
+    console.print(_numbers_to_the_right(overall))
     classes = Table(
         "class", "pictures", "precision", "recall", "mostly taken for", title=f"classes ({evaluation.split})"
     )
@@ -33,7 +67,7 @@ def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) 
         classes.add_row(
             escape(name), str(counts.sum()), _percent(values["precision"]), _percent(values["recall"]), confused
         )
-    for column in classes.columns[1:4] + overall.columns[1:]:
+    for column in classes.columns[1:4]:
         column.justify = "right"
     console.print(classes)
     print(f"folder: {folder}")  # not by rich, which would break a long path
@@ -51,9 +85,8 @@ def print_comparison(table: pd.DataFrame) -> None:
             "–" if pd.isna(row["parameters"]) else f"{row['parameters'] / 1e6:.2f} M",
             "–" if pd.isna(row["seconds"]) else f"{row['seconds'] / 60:.1f}",
         )
-    for column in overall.columns[1:]:
-        column.justify = "right"
-    console.print(overall)
+    overall.caption = ", ".join(sorted(set(table["note"]) - {""}))
+    console.print(_numbers_to_the_right(overall))
     classes = [name for name in table.columns if name.startswith(RECALL)]
     done = table["status"] == "finished"
     if classes and done.any():
@@ -63,9 +96,13 @@ def print_comparison(table: pd.DataFrame) -> None:
             texts = [_percent(v, unit="") for v in table.loc[done, name]]
             cells = [f"[bold]{t}[/]" if v == best else t for t, v in zip(texts, table.loc[done, name], strict=True)]
             recalls.add_row(escape(name.removeprefix(RECALL)), *cells)
-        for head in recalls.columns[1:]:
-            head.justify = "right"
-        console.print(recalls)
+        console.print(_numbers_to_the_right(recalls))
+
+
+def _numbers_to_the_right(table: Table) -> Table:
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
 
 
 def _run_name(row: Mapping[Any, Any]) -> str:

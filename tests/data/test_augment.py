@@ -10,7 +10,9 @@ from torch import Tensor
 
 from alu_defects.data.augment import Augment, uniforms
 
-OFF = Augment(horizontal_flip=False, vertical_flip=False, degrees=0, translate=0, scale=0, brightness=0, contrast=0)
+OFF = Augment(
+    horizontal_flip=False, vertical_flip=False, degrees=0, translate=0, scale=0, brightness=0, contrast=0, saturation=0
+)
 
 
 def pictures(count: int, size: int = 24) -> Tensor:
@@ -120,7 +122,7 @@ def test_results_stay_between_zero_and_one_and_no_corner_turns_black() -> None:
     assert result.max() <= 1
     for level in (0.7, 1.0):
         even = torch.full((64, 3, 24, 24), level)
-        moved = replace(strong, brightness=0, contrast=0)(even, torch.arange(64), seed=0, epoch=0)
+        moved = replace(strong, brightness=0, contrast=0, saturation=0)(even, torch.arange(64), seed=0, epoch=0)
         torch.testing.assert_close(moved, even)
         assert moved.max() <= 1
 

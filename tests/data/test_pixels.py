@@ -31,8 +31,8 @@ def test_every_file_format_is_read_also_with_suffixes_in_capitals(tmp_path: Path
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     for number, suffix in enumerate(("jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp", "JPG", "PNG", "TIFF")):
-        Image.new("RGB", (40, 30), COLOUR).save(tmp_path / "ab"[number % 2] / f"{suffix}.{suffix}")
-    table = folder.scan(tmp_path)
+        Image.new("RGB", (40 + number, 30), COLOUR).save(tmp_path / "ab"[number % 2] / f"{suffix}.{suffix}")
+    table = folder.scan(tmp_path).table
     assert len(table) == 10
     images = pixels.decode_all([tmp_path / path for path in table["path"]], 24, progress=False)
     assert images.shape == (10, 24, 24, 3)

@@ -53,7 +53,7 @@ def compare_with_scikit_learn(folder: Path, split: str) -> None:
         "loss": log_loss(table["label"], probabilities, labels=names),
     }
     for name, value in expected.items():
-        assert metrics[name] == pytest.approx(value, abs=1e-6), name
+        assert metrics[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
     for k, name in enumerate(names):
         assert metrics["per_class"][name]["precision"] == pytest.approx(each[0][k], abs=1e-6)
         assert metrics["per_class"][name]["recall"] == pytest.approx(each[1][k], abs=1e-6)

@@ -1,6 +1,5 @@
-"""A small generated set of the eleven classes, in the layout of the competition archives."""
+"""The embedded twin of the Tianchi data: generated photographs in the layout, names and sessions of the archives."""
 
-from alu_defects.data.synthetic.cache import ensure
-from alu_defects.data.synthetic.writer import write
+from alu_defects.data.synthetic.writer import Options, ensure
 
-__all__ = ["ensure", "write"]
+__all__ = ["Options", "ensure"]

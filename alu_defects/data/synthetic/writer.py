@@ -1,81 +1,159 @@
-"""Write the generated set where a catalogue of the competition archives can find it."""
+"""A generated set on the disk: written once, in parallel, where the catalogue of the competition archives finds it."""
 
-from collections.abc import Callable
-from datetime import datetime, timedelta
-from itertools import count, product
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from PIL import Image
+from rich.progress import track
 
-from alu_defects.data.synthetic.defects import PAINTERS
-from alu_defects.data.synthetic.scene import Scene
-from alu_defects.taxonomy import CLASSES, DEFECTS_FOLDER, NORMAL, NORMAL_FILE_PREFIX, DefectClass
+from alu_defects.data.synthetic.picture import draw
+from alu_defects.data.synthetic.plan import Shot, plan
+from alu_defects.errors import UserError
+from alu_defects.taxonomy import CLASSES, DEFECTS_FOLDER, NORMAL, NORMAL_FILE_PREFIX
 
+VERSION = 2  # of the generator: raise it when the pictures change, so that old ones are not taken for new
 ARCHIVE = "guangdong_round1_train2_20180916"
-FIRST_SHOT = datetime(2018, 9, 11, 8)
-# The classes take turns and no two shots are a burst: unlike in the real archives the time in a name tells nothing.
-PAUSE = timedelta(seconds=90)
+MULTI_ARCHIVE = Path("guangdong_round2_train_20181011", "多瑕疵图片")
+SHARED = ("non_conductive", "scuffed", "orange_peel", "bottom_leakage", "pit", "dirty_spot")  # classes of both rounds
 
 
-def write(
-    root: Path,
-    *,
-    pictures_per_class: int = 50,
-    width: int = 320,
-    height: int = 240,
-    seed: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> None:
-    """Write the set below `root`, which must not exist; a write that was killed leaves no `root` behind.
+@dataclass(frozen=True)
+class Options:
+    """What a generated set is made of; see conf/data/synthetic.yaml."""
 
-    A picture depends on the seed, its class and its number alone, so a larger set contains every smaller one.
+    images: int
+    balance: str = "equal"
+    severity: float = 1.0
+    size: tuple[int, int] = (640, 480)
+    seed: int = 0
+    multi_defect: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.severity <= 2:
+            raise UserError(f"data.synthetic.severity={self.severity} is not between 0.1 and 2")
+        if len(self.size) != 2 or not all(64 <= side <= 4096 for side in self.size):
+            raise UserError(
+                f"data.synthetic.size={list(self.size)} is not [width, height] with both between 64 and 4096"
+            )
+        if self.seed < 0 or self.multi_defect < 0:
+            raise UserError(f"data.synthetic.seed={self.seed} and multi_defect={self.multi_defect} must be 0 or more")
+
+    def folder(self) -> str:
+        """A name that tells this set from every other."""
+        width, height = self.size
+        name = f"v{VERSION}_{self.images}_{self.balance}_{width}x{height}_severity{self.severity:g}_seed{self.seed}"
+        return name + (f"_multi{self.multi_defect}" if self.multi_defect else "")
+
+
+def ensure(root: Path, options: Options, *, workers: int | None = None, progress: bool = True) -> Path:
+    """Write the set unless it is there; one whose writing was interrupted is finished.
+
+    Beside the pictures, `masks/` holds for every defect picture a PNG of the same name that is white on the defect.
 
     Args:
-        root: becomes the folder that holds the archive's folder.
-        pictures_per_class: the same for all eleven classes.
-        width: of a picture, in pixels.
-        height: of a picture, in pixels.
-        seed: another seed, other pictures.
-        progress: told the number of pictures done, after each.
+        root: the folder of all generated sets.
+        options: what it is made of.
+        workers: processes; None: one a core. The pictures are the same with any number.
+        progress: show a progress bar.
+
+    Returns:
+        The folder of the pictures, which `tianchi.scan` reads.
 
     Raises:
-        FileExistsError: `root` is there already, or another process finished it meanwhile.
+        UserError: options out of range.
     """
-    if root.exists():
-        raise FileExistsError(f"{root} exists already; remove it or choose another folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as unfinished:
-        staged = Path(unfinished, "set")
-        done = count(1)
-        for number, kind in product(range(pictures_per_class), CLASSES):
-            path = staged / relative_path(kind, number)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture(kind, number, width=width, height=height, seed=seed)).save(path, quality=92)
-            if progress:
-                progress(next(done))
-        try:
-            staged.rename(root)
-        except OSError as error:
-            if root.exists():
-                raise FileExistsError(f"{root} was written by another process meanwhile") from error
-            raise
+    folder = root.expanduser() / options.folder()
+    if not folder.is_dir():
+        shots = plan(options.images, options.balance, options.seed)
+        root.expanduser().mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            if not folder.is_dir():
+                unfinished = folder.with_name(folder.name + ".part")
+                _write(unfinished, shots, options, workers, progress)
+                unfinished.rename(folder)
+    return folder / "pictures"
 
 
-def picture(kind: DefectClass, number: int, *, width: int = 320, height: int = 240, seed: int = 0) -> NDArray[np.uint8]:
-    """The picture of that class with that number, (H, W, 3)."""
-    scene = Scene(np.random.default_rng([seed, kind.id, number]), width, height)
-    if kind is not NORMAL:
-        PAINTERS[kind.name](scene)
-    return scene.photograph()
+def _alone(folder: Path) -> FileLock:
+    """A lock that no two processes hold; says so when it has to wait."""
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process is generating {folder.name}; waiting for it")
+        lock.acquire()
+    return lock
 
 
-def relative_path(kind: DefectClass, number: int) -> Path:
+def _write(folder: Path, shots: Sequence[Shot], options: Options, workers: int | None, progress: bool) -> None:
+    jobs = [delayed(_write_single)(folder, shot, options) for shot in shots]
+    jobs += [delayed(_write_multi)(folder, number, options) for number in range(options.multi_defect)]
+    # one thread a worker: numpy's own would fight for the cores
+    pool = Parallel(n_jobs=workers or -1, return_as="generator_unordered", batch_size=4)
+    for _ in track(pool(jobs), f"generating {len(jobs)} pictures", total=len(jobs), disable=not progress):
+        pass
+
+
+def relative_path(shot: Shot) -> Path:
     """Where the archive keeps that picture."""
-    time = FIRST_SHOT + (number * len(CLASSES) + kind.id) * PAUSE
-    name = f"{time:%Y%m%d%H%M%S}对照样本.jpg"
-    if kind is NORMAL:
+    name = f"{shot.time:%Y%m%d%H%M%S}对照样本.jpg"
+    if shot.kind == NORMAL:  # not `is`: worker processes have copies
         return Path(ARCHIVE, NORMAL.folder, NORMAL_FILE_PREFIX + name)
-    return Path(ARCHIVE, DEFECTS_FOLDER, kind.folder, kind.folder + name)
+    return Path(ARCHIVE, DEFECTS_FOLDER, shot.kind.folder, shot.kind.folder + name)
+
+
+def _write_single(folder: Path, shot: Shot, options: Options) -> None:
+    path = folder / "pictures" / relative_path(shot)
+    if path.exists():  # an earlier, interrupted writing got as far as this; the picture comes last
+        return
+    picture = draw(options.seed, shot.kind, shot.session, shot.number, size=options.size, severity=options.severity)
+    for mask in picture.masks:
+        _save(Image.fromarray(mask), (folder / "masks" / relative_path(shot)).with_suffix(".png"))
+    _save(Image.fromarray(picture.pixels), path, quality=picture.quality)
+
+
+def _write_multi(folder: Path, number: int, options: Options) -> None:
+    """A picture with two or three defects and their boxes, as round 2 of the competition keeps them (labelme)."""
+    path = folder / "pictures" / MULTI_ARCHIVE / f"{number}.jpg"
+    if path.exists():
+        return
+    rng = np.random.default_rng([options.seed, 6, number])
+    names = [str(name) for name in rng.choice(SHARED, rng.integers(2, 4), replace=False)]
+    kinds = {kind.name: kind for kind in CLASSES}
+    # no session of a single-defect class has such a number
+    picture = draw(options.seed, NORMAL, 10**6 + number, 0, size=options.size, severity=options.severity, defects=names)
+    shapes = [
+        {"label": kinds[name].folder, "points": corners}
+        for name, mask in zip(names, picture.masks, strict=True)
+        for corners in _corners(mask)
+    ]
+    content = {"shapes": shapes, "imagePath": path.name, "imageData": None}
+    for name, mask in zip(names, picture.masks, strict=True):
+        _save(Image.fromarray(mask), folder / "masks" / MULTI_ARCHIVE / f"{number}_{name}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    _save(Image.fromarray(picture.pixels), path, quality=picture.quality)
+
+
+def _corners(mask: NDArray[np.bool_]) -> Iterator[list[list[int]]]:
+    """The four corners of the box round a mask; none where the defect lies outside the frame."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if rows.size:
+        left, top, right, bottom = (int(n) for n in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+        yield [[left, top], [right, top], [right, bottom], [left, bottom]]
+
+
+def _save(image: Image.Image, path: Path, **options: Any) -> None:
+    """Readers see the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{os.getpid()}_{path.name}")
+    image.save(beside, **options)
+    beside.replace(path)

@@ -1,0 +1,52 @@
+"""Look at the generated set: `python -m alu_defects.data.synthetic.contact_sheet twin.jpg`.
+
+Every class a row; under each whole picture a crop of 120 × 90 pixels, twice enlarged, where its defect is.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from alu_defects.data.synthetic.picture import Picture, draw
+from alu_defects.taxonomy import CLASSES, DefectClass
+
+SIZE = (640, 480)  # of a picture
+FRAME = (240, 180)  # of a picture and of a crop on the sheet
+GAP, TITLE = 6, 22
+
+
+def contact_sheet(classes: Sequence[DefectClass], columns: int, *, first: int = 0, seed: int = 0) -> Image.Image:
+    """Pictures of the first sessions of some classes, side by side."""
+    width, height = FRAME[0] + GAP, 2 * FRAME[1] + GAP + TITLE
+    sheet = Image.new("RGB", (columns * width + GAP, len(classes) * height), "white")
+    paint = ImageDraw.Draw(sheet)
+    for row, kind in enumerate(classes):
+        paint.text((GAP, row * height + 4), kind.name, fill="black", font_size=14)
+        for column in range(columns):
+            picture = draw(seed, kind, first + column, 0, size=SIZE)
+            left, top = GAP + column * width, row * height + TITLE
+            sheet.paste(Image.fromarray(picture.pixels).resize(FRAME, Image.Resampling.LANCZOS), (left, top))
+            sheet.paste(_crop(picture), (left, top + FRAME[1] + GAP // 2))
+    return sheet
+
+
+def _crop(picture: Picture) -> Image.Image:
+    """The part of the picture round the defect, or round its middle, twice enlarged."""
+    row, column = SIZE[1] // 2, SIZE[0] // 2
+    if picture.masks and picture.masks[0].any():
+        rows, columns = np.nonzero(picture.masks[0])
+        row, column = int(np.median(rows)), int(np.median(columns))
+        nearest = np.argmin(np.hypot(rows - row, columns - column))  # the middle of a cluster may be bare
+        row, column = int(rows[nearest]), int(columns[nearest])
+    width, height = FRAME[0] // 2, FRAME[1] // 2
+    left = min(max(column - width // 2, 0), SIZE[0] - width)
+    top = min(max(row - height // 2, 0), SIZE[1] - height)
+    part = Image.fromarray(picture.pixels).crop((left, top, left + width, top + height))
+    return part.resize(FRAME, Image.Resampling.NEAREST)
+
+
+if __name__ == "__main__":
+    contact_sheet(CLASSES, 6).save(Path(sys.argv[1]), quality=80)
