@@ -42,7 +42,7 @@ class Leakage:
         if self.near_duplicates is not None:
             text += f"; pairs of near-duplicates across the split: {self.near_duplicates}"
         if self.telling:
-            text += ". Scores on this split are partly the clock's: a split by longer sessions (split.gap) is harder"
+            text += ". Scores on this split are partly the clock's; split=session with a longer split.gap is harder"
         return text.replace("%", " %") + "."
 
 

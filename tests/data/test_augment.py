@@ -143,3 +143,13 @@ def test_input_is_left_as_it_was() -> None:
     before = images.clone()
     Augment()(images, torch.arange(4), seed=0, epoch=0)
     assert torch.equal(images, before)
+
+
+def test_saturation_runs_from_grey_to_twice_the_colour_and_keeps_the_mean() -> None:
+    images = torch.tensor([0.4, 0.5, 0.6])[None, :, None, None].expand(2000, 3, 4, 4)
+    result = replace(OFF, saturation=1.0)(images, torch.arange(2000), seed=0, epoch=0)
+    spread = (result[:, 2] - result[:, 0]).amax((1, 2))
+    assert spread.min() < 0.01
+    assert spread.max() > 0.39
+    assert spread.mean() == pytest.approx(0.2, abs=0.01)
+    assert torch.allclose(result.mean(1), torch.tensor(0.5), atol=1e-6)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from PIL import Image
@@ -82,21 +82,19 @@ def ensure(root: Path, options: Options, *, workers: int | None = None, progress
     return folder / "pictures"
 
 
-def _alone(folder: Path) -> FileLock:
-    """A lock that no two processes hold; says so when it has to wait."""
+def _alone(folder: Path) -> AcquireReturnProxy:
+    """A lock that no two processes hold, released at the end of a `with`; says so when it has to wait."""
     lock = FileLock(folder.with_name(folder.name + ".lock"))
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         print(f"another process is generating {folder.name}; waiting for it")
-        lock.acquire()
-    return lock
+        return lock.acquire()
 
 
 def _write(folder: Path, shots: Sequence[Shot], options: Options, workers: int | None, progress: bool) -> None:
     jobs = [delayed(_write_single)(folder, shot, options) for shot in shots]
     jobs += [delayed(_write_multi)(folder, number, options) for number in range(options.multi_defect)]
-    # one thread a worker: numpy's own would fight for the cores
     pool = Parallel(n_jobs=workers or -1, return_as="generator_unordered", batch_size=4)
     for _ in track(pool(jobs), f"generating {len(jobs)} pictures", total=len(jobs), disable=not progress):
         pass
