@@ -8,6 +8,6 @@ from alu_defects.train import train
 
 @pytest.mark.slow
 def test_the_quickstart_learns_the_generated_classes(tmp_path):
-    """88 % were seen; 75 % leave room for another processor's rounding."""
+    """76 % were seen on sessions it had not met, guessing has 9 %; 60 % leave room for another processor's rounding."""
     words = ["experiment=quickstart", f"run_dir={tmp_path / 'run'}", f"paths.cache={tmp_path}"]
-    assert train(compose("train", words))["test"]["accuracy"] > 0.75
+    assert train(compose("train", words))["test"]["accuracy"] > 0.6
