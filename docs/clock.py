@@ -43,8 +43,8 @@ def main() -> None:
     for title, split in SPLITS.items():
         found = [leakage.probe(splits.divide(table, seed=seed, **split)) for seed in range(SEEDS)]
         scores = 100 * np.array([(one.accuracy, one.macro_recall) for one in found if one])
-        cells = [f"{mean:.1f} ± {deviation:.1f} %" for mean, deviation in zip(scores.mean(0), scores.std(0), strict=True)]
-        print(f"| {title} | {' | '.join(cells)} |")
+        (accuracy, recall), (accuracy_sd, recall_sd) = scores.mean(0), scores.std(0)
+        print(f"| {title} | {accuracy:.1f} ± {accuracy_sd:.1f} % | {recall:.1f} ± {recall_sd:.1f} % |")
 
 
 if __name__ == "__main__":
