@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from PIL import Image
@@ -82,14 +83,19 @@ def ensure(root: Path, options: Options, *, workers: int | None = None, progress
     return folder / "pictures"
 
 
-def _alone(folder: Path) -> AcquireReturnProxy:
-    """A lock that no two processes hold, released at the end of a `with`; says so when it has to wait."""
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a lock that no two processes hold; says so when it has to wait."""
     lock = FileLock(folder.with_name(folder.name + ".lock"))
     try:
-        return lock.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except Timeout:
         print(f"another process is generating {folder.name}; waiting for it")
-        return lock.acquire()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write(folder: Path, shots: Sequence[Shot], options: Options, workers: int | None, progress: bool) -> None:
