@@ -35,8 +35,8 @@ def audit(config: DictConfig) -> "Audit":
 
     options = plain(config)
     data = DefectData(**options["data"], split=options["split"])
-    output = Path(options["output"]).expanduser()
-    root = Path(data.source_options["root"]).expanduser()
+    output = Path(str(options["output"])).expanduser()
+    root = Path(str(data.source_options["root"])).expanduser()
     if output.resolve().is_relative_to(root.resolve()):
         raise UserError(f"output={output} lies below the pictures, {root}; give a folder outside of it")
     result = auditing.audit(data, max_distance=options["near_duplicates"]["max_distance"], progress=data.progress)

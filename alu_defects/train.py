@@ -62,6 +62,8 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     run.take_catalog(data.scan(), data.root)
     if data.found is not None and len(data.found.left_out):
         save(data.found.left_out, run.left_out_file)
+    if len(data.unused):
+        save(data.unused, run.unused_file)
     report.print_data(data)
     data.setup("fit")
     near_duplicates = data.near_duplicates()

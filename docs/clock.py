@@ -26,13 +26,13 @@ SPLITS = {
 
 
 def catalogue() -> pd.DataFrame:
-    """Path, label, time and, in place of the content's hash, the name's."""
+    """Path, label, time and, in place of the content's hash, the path's."""
     classes = {kind.folder: kind.name for kind in CLASSES}
     rows = []
     for line in gzip.decompress(NAMES.read_bytes()).decode().splitlines():
         path = PurePosixPath(line)
         if path.parts[0] == "guangdong_round1_train2_20180916" and path.parent.name in classes:
-            digest = hashlib.sha256(path.name.encode()).hexdigest()
+            digest = hashlib.sha256(line.encode()).hexdigest()
             rows.append((line, classes[path.parent.name], capture_time(path.name), digest))
     return pd.DataFrame(rows, columns=["path", "label", "time", "sha256"], dtype=str)
 

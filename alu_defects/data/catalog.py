@@ -81,9 +81,11 @@ def capture_time(name: str) -> str:
     """The date and time in a file name in ISO 8601, such as 2018-08-30T16:45:45; "" where there is none."""
     for date, joined, separate in _TIME.findall(name):
         try:
-            return datetime.strptime(f"{date}{joined or separate}", "%Y%m%d%H%M%S").isoformat()
+            time = datetime.strptime(f"{date}{joined or separate}", "%Y%m%d%H%M%S")
         except ValueError:  # other digits, such as those of a bar code
             continue
+        if 1990 <= time.year < 2100:  # there were no digital photographs before
+            return time.isoformat()
     return ""
 
 

@@ -30,7 +30,7 @@ def _tianchi(root: str, **options: Any) -> tuple[Path, Scan]:
 
 def _synthetic(root: str, synthetic: Mapping[str, Any], progress: bool) -> tuple[Path, Scan]:
     path = ensure(Path(root), Options(**synthetic), progress=progress)
-    return path, tianchi.scan(path)
+    return path, tianchi.scan(path, corrections=False)  # they are of photographs that may bear the same names
 
 
 SOURCES: dict[str, Callable[..., tuple[Path, Scan]]] = {
@@ -144,7 +144,7 @@ class DefectData(LightningDataModule):
     def scan(self) -> pd.DataFrame:
         """Make the catalogue with its split; no picture is decoded yet.
 
-        Pictures without a class, and those with several, take no part; `found` has them.
+        Pictures without a class, and those with several, take no part; `unused` has them.
         """
         if self.catalog is None:
             self.root, self.found = _choose("data.source", self.source, SOURCES)(**self.source_options)
@@ -152,6 +152,11 @@ class DefectData(LightningDataModule):
             self.use(self.root, splits.divide(single, **self.split))
         assert self.catalog is not None
         return self.catalog
+
+    @property
+    def unused(self) -> pd.DataFrame:
+        """The rows of the catalogue that have no class or several."""
+        return pd.DataFrame() if self.found is None else self.found.table[self.found.table["label"] == ""]
 
     def use(self, root: Path, table: pd.DataFrame) -> None:
         """Take a catalogue that exists, such as that of a finished run; class ids follow the first appearance."""

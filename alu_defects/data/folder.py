@@ -38,7 +38,7 @@ def scan(root: Path) -> Scan:
     if {label.lower() for label in labels} <= SPLIT_NAMES:
         raise UserError(
             f"data.root={root} holds {', '.join(sorted(labels))}: splits, not classes. "
-            "Put the class folders of all of them into one folder; split.name=random divides them"
+            "Put the class folders of all of them into one folder; split=session divides them"
         )
     empty = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in labels and p.name[0] != ".")
     if empty:

@@ -24,7 +24,7 @@ class Leakage:
     macro_recall: float  # over the classes among these pictures
     majority: float  # accuracy of always guessing the most frequent class of the training pictures
     share_within_30s: float  # test pictures with a training picture of their class within 30 s
-    near_duplicates: int | None  # pairs of a training and a test picture that look alike; None: not counted
+    near_duplicates: int | None  # pairs of a training and a val or test picture that look alike; None: not counted
 
     @property
     def telling(self) -> bool:
@@ -42,7 +42,8 @@ class Leakage:
         if self.near_duplicates is not None:
             text += f"; pairs of near-duplicates across the split: {self.near_duplicates}"
         if self.telling:
-            text += ". Scores on this split are partly the clock's; split=session with a longer split.gap is harder"
+            text += ". Scores on this split are partly the clock's; "
+            text += "keep longer sessions together (split=session, a larger split.gap)"
         return text.replace("%", " %") + "."
 
 

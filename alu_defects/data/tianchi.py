@@ -94,6 +94,8 @@ def _annotated(root: Path, picture: Picture, note: str, round: int) -> Picture |
         log.warning("%s %s; its picture is taken without boxes", note, error)
         return picture
     marked = {box.label for box in boxes}
+    if missing := set(picture.labels) - marked:
+        log.warning("%s does not mark %s, the class of its folder, which is taken", note, ", ".join(missing))
     labels = picture.labels or tuple(c.name for c in ROUNDS[round] if c.name in marked)
     return replace(picture, labels=labels, boxes=annotations.as_json(boxes))
 

@@ -31,6 +31,7 @@ class Run:
         self.status_file = folder / "run.json"
         self.catalog_file = folder / "catalog.csv"
         self.left_out_file = folder / "left_out.csv"
+        self.unused_file = folder / "unused.csv"
         self.metrics_file = folder / "metrics.json"
         self.history_file = folder / "metrics.csv"
         self.checkpoints = folder / "checkpoints"
@@ -115,7 +116,8 @@ class Run:
         before = self.status().get("data_hash", digest)
         if digest != before:
             raise UserError(
-                f"the pictures below {root} are not those of {self.folder}; restore them or start a new run"
+                f"the pictures below {root}, or how they are divided, are not those of {self.folder}; "
+                "restore them or start a new run"
             )
         save(catalog, self.catalog_file)
         self.update(data_root=str(root), data_hash=digest)

@@ -37,6 +37,9 @@ def print_data(data: DefectData) -> None:
         for row in archives.itertuples():
             sources.add_row(*(escape(str(value)) for value in row))
         console.print(_numbers_to_the_right(sources))
+    if len(data.unused):
+        several = int((data.unused["labels"] != "").sum())
+        print(f"not used: {several} pictures of several classes, {len(data.unused) - several} without a class")
     for reason, count in reasons(data.found).items():
         console.print(escape(f"left out: {count} × {reason}"), highlight=False)
 

@@ -87,8 +87,8 @@ def test_the_sentence_says_it_all() -> None:
     assert LEAKAGE.sentence() == (
         "A predictor that sees no pixels, only when a picture was taken, scores 96.0 % accuracy and 93.1 % macro "
         "recall on the 400 test pictures with a time (majority class 51.0 %); 79 % of them have a training picture of "
-        "the same class within 30 s. Scores on this split are partly the clock's; split=session with a longer "
-        "split.gap is harder."
+        "the same class within 30 s. Scores on this split are partly the clock's; keep longer sessions together "
+        "(split=session, a larger split.gap)."
     )
     modest = replace(LEAKAGE, accuracy=0.7, near_duplicates=12)
     assert not modest.telling

@@ -213,6 +213,7 @@ def test_an_interrupted_writing_is_finished(small: Path, tmp_path: Path) -> None
     unfinished = root.parent.with_name(root.parent.name + ".part")
     root.parent.rename(unfinished)
     some = sorted(unfinished.rglob("*.jpg"))
+    some[0].with_name(".1234_half.jpg").write_bytes(b"half")
     for path in some[::3]:
         path.unlink()
     kept = some[1].stat().st_mtime_ns

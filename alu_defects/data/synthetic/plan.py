@@ -11,7 +11,7 @@ from alu_defects.taxonomy import CLASSES, DefectClass
 
 # The pictures of a class in guangdong_round1_train2_20180916, in the order of CLASSES.
 REAL_COUNTS = (1018, 39, 136, 47, 90, 248, 77, 54, 43, 35, 209)
-# The days on which a class was photographed there: in August and September 2018, as days since 29 August.
+# The main days on which a class was photographed there: in August and September 2018, as days since 29 August.
 REAL_DAYS = (
     (13, 14, 15, 16, 17),
     (1, 2),
@@ -43,8 +43,8 @@ def plan(images: int, balance: str, seed: int) -> list[Shot]:
     """Lay out a set of pictures in the order in which they were taken.
 
     What a picture shows depends on the seed, its class, session and number alone; only its time depends on the rest.
-    As in the real archives (REAL_COUNTS): half of the sessions are one shot, the mean is four; shots of a session are
-    9 to 46 seconds apart, sessions at least a minute; a class is photographed in blocks of some sessions.
+    After the real archives: a third of the sessions are one shot, the mean is four; shots of a session are 9 to 58
+    seconds apart, sessions more than a minute; a class is photographed in blocks of some sessions.
 
     Args:
         images: number of pictures.

@@ -71,10 +71,11 @@ def ensure(root: Path, options: Options, *, workers: int | None = None, progress
     Raises:
         UserError: options out of range.
     """
-    folder = root.expanduser() / options.folder()
+    root = root.expanduser().absolute()
+    folder = root / options.folder()
     if not folder.is_dir():
         shots = plan(options.images, options.balance, options.seed)
-        root.expanduser().mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             if not folder.is_dir():
                 unfinished = folder.with_name(folder.name + ".part")
@@ -99,6 +100,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _write(folder: Path, shots: Sequence[Shot], options: Options, workers: int | None, progress: bool) -> None:
+    for path in folder.rglob(".*"):  # halves of files that a killed writing left
+        path.unlink()
     jobs = [delayed(_write_single)(folder, shot, options) for shot in shots]
     jobs += [delayed(_write_multi)(folder, number, options) for number in range(options.multi_defect)]
     pool = Parallel(n_jobs=workers or -1, return_as="generator_unordered", batch_size=4)
