@@ -284,3 +284,17 @@ def test_overfitting_two_batches_sees_every_class(small, tmp_path):
     )
     history = pd.read_csv(tmp_path / "metrics.csv")
     assert history["train/loss"].iloc[-1] < history["train/loss"].iloc[0]
+
+
+def test_a_run_whose_test_pictures_select_the_model_says_so(command, small, tmp_path):
+    done = command("train", *small, "split=paper", f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    note = "selected on the evaluation pictures"
+    assert done.stdout.count(note) == 2  # below the pictures and below the results
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["note"] == note
+    compared = command("compare", f"runs={tmp_path / 'run'}")
+    assert "shufflenet" in compared.stdout
+    assert f"* {note}" in compared.stdout
+    audited = command("audit", *small[:2], "split=paper", f"output={tmp_path / 'audit'}")
+    assert note in audited.stdout
+    assert note in (tmp_path / "audit" / "audit.html").read_text(encoding="utf-8")

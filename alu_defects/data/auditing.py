@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from alu_defects.data import catalog, files, findings, leakage, similarity
+from alu_defects.data import catalog, files, findings, leakage, similarity, splits
 from alu_defects.data.catalog import Scan
 from alu_defects.data.datamodule import DefectData
 from alu_defects.data.findings import Finding, Kind, Severity
 from alu_defects.data.inspection import inspect_all
 from alu_defects.data.left_out import Reason
-from alu_defects.data.splits import SPLITS
 from alu_defects.errors import UserError
 
 
@@ -58,12 +57,17 @@ class Audit:
         what = {0: "nothing to look at", 1: "one thing to look at"}.get(warnings, f"{warnings} things to look at")
         return f"Ready to train; {what}."
 
+    @property
+    def note(self) -> str:
+        """What a reader of the scores on this split must know."""
+        return splits.SELECTED_ON_TEST if "split" in self.table and splits.selected_on_test(self.table) else ""
+
     def classes(self) -> pd.DataFrame:
         """Pictures by class and split, with totals."""
         if "split" not in self.table:
             return self.table["label"].value_counts(sort=False).to_frame("pictures").rename_axis("class")
         counts = pd.crosstab(self.table["label"], self.table["split"]).reindex(self.table["label"].unique())
-        counts = counts[sorted(counts, key=lambda name: [*SPLITS, name].index(name))]
+        counts = counts[sorted(counts, key=lambda name: [*splits.SPLITS, name].index(name))]
         counts["total"] = counts.sum(axis="columns")
         return pd.concat([counts, counts.sum().to_frame("total").T]).rename_axis("class")
 

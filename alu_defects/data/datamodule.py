@@ -179,8 +179,7 @@ class DefectData(LightningDataModule):
     def near_duplicates(self) -> int:
         """Pairs of pictures that nearly repeat each other, of which one trains and the other does not."""
         assert self.images is not None
-        pairs = similarity.near_duplicates(similarity.hashes(self.images))
-        return len(similarity.across_splits(pairs, self.scan()))
+        return similarity.count_across_splits(similarity.hashes(self.images), self.scan())
 
     def rows(self, split: str) -> np.ndarray[Any, Any]:
         """The catalogue rows of a split."""

@@ -6,6 +6,7 @@ a bar across a bench. This one holds the signs of the 32×32 lowest frequencies,
 only and so tell where the bar lies. It is one matrix product; the library imagehash would bring PyWavelets for it.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -71,9 +72,18 @@ def near_duplicates(hashed: UInt8, max_distance: int = NEAR) -> Int64:
     Returns:
         int64 (P, 2), rows of `hashed`, the first of a pair before the second.
     """
+    return np.concatenate([np.empty((0, 2), np.int64), *_blocks(hashed, max_distance)])
+
+
+def count_across_splits(hashed: UInt8, table: pd.DataFrame) -> int:
+    """Count the near-duplicates across the split, however many there are: pictures of a rig may all be alike."""
+    return sum(len(across_splits(pairs, table)) for pairs in _blocks(hashed, NEAR))
+
+
+def _blocks(hashed: UInt8, max_distance: int) -> Iterator[Int64]:
+    """The near-duplicates, some at a time."""
     words = np.ascontiguousarray(np.ascontiguousarray(hashed).view(np.uint64).T)  # (words of a hash, N)
     known = np.asarray(hashed.any(axis=1))
-    found = [np.empty((0, 2), np.int64)]
     start = 0
     while start < len(hashed):
         stop = start + max(1, _BLOCK // (len(hashed) - start))
@@ -83,9 +93,8 @@ def near_duplicates(hashed: UInt8, max_distance: int = NEAR) -> Int64:
         right = (i < j) & known[i] & known[j]
         i, j = i[right], j[right]
         right = _distances(words[:, i], words[:, j]) <= max_distance
-        found.append(np.stack([i[right], j[right]], axis=1))
+        yield np.stack([i[right], j[right]], axis=1)
         start = stop
-    return np.concatenate(found)
 
 
 def _distances(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:

@@ -39,6 +39,7 @@ def _page(audit: Audit) -> Iterator[str]:
     kinds = audit.findings.groupby(["severity", "kind"], sort=False)
     if len(audit.table):
         yield _table("Pictures", audit.classes().reset_index())
+        yield f"<p>{_html(audit.note)}</p>"
     yield "</div><div>"
     if len(kinds):
         yield _table("Findings", kinds.size().rename("number").reset_index()[["kind", "severity", "number"]])

@@ -18,7 +18,9 @@ def print_audit(audit: Audit) -> None:
     """Print the pictures by class, split, archive and size, the findings by kind, what leaks, and the verdict."""
     console = Console()
     if len(audit.table):
-        console.print(_table("pictures", audit.classes().reset_index()))
+        classes = _table("pictures", audit.classes().reset_index())
+        classes.caption = audit.note
+        console.print(classes)
     if audit.archives is not None:
         console.print(_table("archives", audit.archives.reset_index()))
     console.print(_table("sizes", audit.sizes()))

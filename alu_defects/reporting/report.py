@@ -82,13 +82,14 @@ def print_comparison(table: pd.DataFrame) -> None:
     names = [_run_name(row) for row in table.to_dict("records")]
     overall = Table("run", *SUMMARY, "parameters", "minutes", title="test pictures, best run first (macro averages, %)")
     for name, row in zip(names, table.to_dict("records"), strict=True):
+        status = "" if row["status"] == "finished" else f" ({row['status']})"
         overall.add_row(
-            name if row["status"] == "finished" else f"{name} ({row['status']})",
+            f"{name}{status}{' *' if row['note'] else ''}",
             *(_percent(row[metric], unit="") for metric in SUMMARY),
             "–" if pd.isna(row["parameters"]) else f"{row['parameters'] / 1e6:.2f} M",
             "–" if pd.isna(row["seconds"]) else f"{row['seconds'] / 60:.1f}",
         )
-    overall.caption = ", ".join(sorted(set(table["note"]) - {""}))
+    overall.caption = "".join(f"* {note}" for note in set(table["note"]) - {""})
     console.print(_numbers_to_the_right(overall))
     classes = [name for name in table.columns if name.startswith(RECALL)]
     done = table["status"] == "finished"

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from alu_defects.data import similarity
-from alu_defects.data.similarity import BITS, NEAR, across_splits, hashes, near_duplicates, perceptual_hash
+from alu_defects.data.similarity import (
+    BITS,
+    NEAR,
+    across_splits,
+    count_across_splits,
+    hashes,
+    near_duplicates,
+    perceptual_hash,
+)
 
 
 def shot(bar: int, moved: int = 0) -> Image.Image:
@@ -102,3 +110,10 @@ def test_pairs_across_splits_have_one_picture_in_train() -> None:
     pairs = np.array([(0, 1), (0, 2), (1, 4), (2, 3), (3, 4)])
     assert across_splits(pairs, table).tolist() == [[0, 2], [1, 4]]
     assert across_splits(pairs[:0], table).shape == (0, 2)
+
+
+def test_pairs_across_the_split_are_counted_where_all_pictures_are_alike() -> None:
+    hashed = np.repeat(perceptual_hash(shot(0))[None], 500, axis=0)
+    table = pd.DataFrame({"split": ["train"] * 300 + ["val"] * 150 + ["test"] * 50})
+    assert count_across_splits(hashed, table) == 300 * 200
+    assert count_across_splits(hashed, table) == len(across_splits(near_duplicates(hashed), table))

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from alu_defects.data import annotations, leakage, sessions, splits, tianchi
 from alu_defects.data.synthetic import Options, ensure
+from alu_defects.data.synthetic.contact_sheet import FRAME, GAP, TITLE, contact_sheet
 from alu_defects.data.synthetic.defects import PAINTERS
 from alu_defects.data.synthetic.picture import draw
 from alu_defects.data.synthetic.plan import REAL_COUNTS, class_counts, plan
@@ -271,3 +272,11 @@ def test_shots_of_a_session_follow_within_a_minute() -> None:
     assert max(pauses) < 60
     assert np.median(pauses) == pytest.approx(16, abs=3)  # 15 s in the real archive
     assert np.mean([len(own) for own in times.values()]) == pytest.approx(4, abs=0.6)  # 4.0 there
+
+
+def test_the_contact_sheet_shows_every_picture_and_its_defect() -> None:
+    sheet = np.asarray(contact_sheet(DEFECTS[:2], 3))
+    height, width = 2 * (TITLE + 2 * FRAME[1] + GAP), GAP + 3 * (FRAME[0] + GAP)
+    assert sheet.shape == (height, width, 3)
+    tiles = sheet[:, GAP:].reshape(2, height // 2, 3, FRAME[0] + GAP, 3)[:, TITLE:]
+    assert tiles.std(axis=(1, 3, 4)).min() > 10  # none was left white

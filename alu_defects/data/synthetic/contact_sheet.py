@@ -18,15 +18,15 @@ FRAME = (240, 180)  # of a picture and of a crop on the sheet
 GAP, TITLE = 6, 22
 
 
-def contact_sheet(classes: Sequence[DefectClass], columns: int, *, first: int = 0, seed: int = 0) -> Image.Image:
-    """Pictures of the first sessions of some classes, side by side."""
+def contact_sheet(classes: Sequence[DefectClass], columns: int) -> Image.Image:
+    """The first picture of the first sessions of some classes, side by side."""
     width, height = FRAME[0] + GAP, 2 * FRAME[1] + GAP + TITLE
     sheet = Image.new("RGB", (columns * width + GAP, len(classes) * height), "white")
     paint = ImageDraw.Draw(sheet)
     for row, kind in enumerate(classes):
         paint.text((GAP, row * height + 4), kind.name, fill="black", font_size=14)
         for column in range(columns):
-            picture = draw(seed, kind, first + column, 0, size=SIZE)
+            picture = draw(0, kind, column, 0, size=SIZE)
             left, top = GAP + column * width, row * height + TITLE
             sheet.paste(Image.fromarray(picture.pixels).resize(FRAME, Image.Resampling.LANCZOS), (left, top))
             sheet.paste(_crop(picture), (left, top + FRAME[1] + GAP // 2))
@@ -49,4 +49,6 @@ def _crop(picture: Picture) -> Image.Image:
 
 
 if __name__ == "__main__":
-    contact_sheet(CLASSES, 6).save(Path(sys.argv[1]), quality=80)
+    if len(sys.argv) != 2:
+        sys.exit("give the file to write: python -m alu_defects.data.synthetic.contact_sheet twin.jpg")
+    contact_sheet(CLASSES, 4).save(Path(sys.argv[1]), quality=80)

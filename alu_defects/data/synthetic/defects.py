@@ -48,17 +48,7 @@ def scuffed(scene: Scene) -> None:
         rubbed = np.clip(scene.mottle(0.012, 0.03, window) + 0.3, 0, 2) * where
         scene.shade(window, 0.4 * strength * rubbed)
         scene.mark(window, where > 0.3)
-
-        def scratches(u: float, v: float, angle: float, long: float, thick: float) -> Iterator[Line]:
-            for _ in range(rng.integers(15, 45)):
-                turn = angle + rng.normal(0, 0.08)
-                place, offset = rng.uniform(-0.8, 0.8) * long, rng.normal(0, 0.9) * thick
-                middle = np.array((u, v)) + place * _unit(angle) + offset * _unit(angle + math.pi / 2)
-                steps = np.linspace(-1, 1, 6)[:, None] * rng.uniform(0.1, 0.5) * long
-                line = middle + steps * _unit(turn) + np.square(steps) * rng.normal(0, 0.6) * _unit(turn + math.pi / 2)
-                yield line, rng.uniform(0.0015, 0.005), rng.uniform(0.3, 1)
-
-        scene.shade(_ALL, 0.75 * strength * scene.strokes(scratches(u, v, angle, long, thick)))
+        scene.shade(_ALL, 0.75 * strength * scene.strokes(_scratches(rng, (u, v), angle, long, thick)))
 
 
 def cross_strip_dent(scene: Scene) -> None:
@@ -196,7 +186,7 @@ def cracked_coating(scene: Scene) -> None:
 
 
 def dirty_spot(scene: Scene) -> None:
-    """Specks of dirt: dark, some pale, ragged, a few pixels at full size, now and then a larger one."""
+    """Ragged specks of dirt, dark, some pale: two or three larger ones, the others a percent of the frame wide."""
     rng = scene.rng
     ragged = scene.mottle(0.008)
     for number in range(rng.integers(2, 9)):
@@ -232,6 +222,19 @@ _ALL: Window = (slice(None), slice(None))
 
 def _unit(angle: float) -> NDArray[np.float64]:
     return np.array((math.cos(angle), math.sin(angle)))
+
+
+def _scratches(
+    rng: np.random.Generator, place: tuple[float, float], angle: float, long: float, thick: float
+) -> Iterator[Line]:
+    """Nearly parallel, slightly bent lines in a bundle of the given angle, length and thickness."""
+    for _ in range(rng.integers(15, 45)):
+        turn = angle + rng.normal(0, 0.08)
+        along, offset = rng.uniform(-0.8, 0.8) * long, rng.normal(0, 0.9) * thick
+        middle = np.array(place) + along * _unit(angle) + offset * _unit(angle + math.pi / 2)
+        steps = np.linspace(-1, 1, 6)[:, None] * rng.uniform(0.1, 0.5) * long
+        line = middle + steps * _unit(turn) + np.square(steps) * rng.normal(0, 0.6) * _unit(turn + math.pi / 2)
+        yield line, rng.uniform(0.0015, 0.005), rng.uniform(0.3, 1)
 
 
 def _oval(rng: np.random.Generator, du: Field, dv: Field) -> Field:

@@ -41,7 +41,7 @@ def draw(
         session: counted within the class; all its pictures share bar, coat, bench, light and camera.
         number: of the shot within the session.
         size: (width, height) in pixels.
-        severity: how strong the defects are; 1 as in the real set, 0.3 hardly visible.
+        severity: multiplies the strength of the defects; 0.3 makes them hardly visible.
         defects: classes to paint, if other than `kind` alone.
     """
     setting = Setting.draw(np.random.default_rng([seed, 2, kind.id, session]))

@@ -43,8 +43,8 @@ def plan(images: int, balance: str, seed: int) -> list[Shot]:
     """Lay out a set of pictures in the order in which they were taken.
 
     What a picture shows depends on the seed, its class, session and number alone; only its time depends on the rest.
-    After the real archives: a third of the sessions are one shot, the mean is four; shots of a session are 9 to 58
-    seconds apart, sessions more than a minute; a class is photographed in blocks of some sessions.
+    After the real archives: a third of the sessions are one shot, the mean is nearly four; shots of a session are 9 to
+    58 seconds apart, sessions more than a minute; a class is photographed in blocks of some sessions.
 
     Args:
         images: number of pictures.

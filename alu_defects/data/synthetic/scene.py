@@ -25,7 +25,7 @@ class Scene:
         piece: draws what belongs to this piece of the bar: place, size and form of its defects, its texture.
         shot: draws what belongs to this one photograph: how the phone moved, noise.
         shape: (height, width) of the picture.
-        severity: 1 for defects as strong as in the real set; below that they are fainter.
+        severity: multiplies the strength of defects; 0.3 makes them hardly visible.
 
     Attributes:
         u: position along the bar, 0 in the middle of the frame when the phone has not moved.
@@ -136,7 +136,7 @@ class Scene:
         coarse = np.random.default_rng(rng.integers(2**63)).standard_normal(size, dtype=np.float32)
         left, top = (SLACK + self.move[0]) / along + 1, (SLACK + self.move[1]) / across + 1
         box = (left, top, left + box_width / along, top + box_height / across)
-        target = (max(columns.stop - columns.start, 1), max(rows.stop - rows.start, 1))
+        target = (columns.stop - columns.start, rows.stop - rows.start)
         field = Image.fromarray(coarse).resize(target, Image.Resampling.BICUBIC, box=box)
         return np.asarray(field) * np.float32(1.25)  # interpolation takes a fifth of the deviation
 

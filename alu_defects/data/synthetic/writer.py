@@ -100,7 +100,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _write(folder: Path, shots: Sequence[Shot], options: Options, workers: int | None, progress: bool) -> None:
-    for path in folder.rglob(".*"):  # halves of files that a killed writing left
+    for path in list(folder.rglob(".*")):  # halves of files that a killed writing left
         path.unlink()
     jobs = [delayed(_write_single)(folder, shot, options) for shot in shots]
     jobs += [delayed(_write_multi)(folder, number, options) for number in range(options.multi_defect)]
