@@ -11,6 +11,7 @@ from alu_defects.command_line import verb
 from alu_defects.config import plain
 
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
+    from alu_defects.data.datamodule import DefectData
     from alu_defects.learning.run import Run
 
 log = logging.getLogger(__name__)
@@ -42,13 +43,10 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     import time
-    from dataclasses import asdict
 
     from lightning.pytorch import seed_everything
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from alu_defects.data import leakage
-    from alu_defects.data.catalog import save
     from alu_defects.data.datamodule import DefectData
     from alu_defects.learning import checkpoint, trainer
     from alu_defects.learning.history import History
@@ -59,17 +57,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     trainer.check(options["trainer"], options.get("callbacks") or {})
     seed_everything(config.seed, workers=True, verbose=False)
     data = DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=config.seed)
-    run.take_catalog(data.scan(), data.root)
-    if data.found is not None and len(data.found.left_out):
-        save(data.found.left_out, run.left_out_file)
-    if len(data.unused):
-        save(data.unused, run.unused_file)
-    report.print_data(data)
-    data.setup("fit")
-    near_duplicates = data.near_duplicates()
-    found = leakage.probe(data.scan(), near_duplicates)
-    run.update(leakage=asdict(found) if found else {"near_duplicates": near_duplicates})
-    report.print_leakage(found, near_duplicates)
+    _prepare(data, run)
     resumed_from = run.last if run.last.exists() else None
     # the optimizer takes the learning rate, the trainer the epochs
     model = {key: value for key, value in options["model"].items() if key not in ("learning_rate", "epochs")}
@@ -84,12 +72,16 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
         loss=options["loss"],
         optimizer=options["optimizer"],
         scheduler=options["scheduler"],
+        compile=trainer.compiles(options["compile"], options["trainer"]),
     )
     tensorboard = TensorBoardLogger(run.tensorboard, name="", version="", default_hp_metric=False)
     history = History(run.history_file)
-    fit = trainer.create(options["trainer"], options["callbacks"], [tensorboard, history])
-    name = options["model"]["name"]
-    log.info("%s on %s in %s, into %s", name, fit.strategy.root_device, fit.precision, run.folder)
+    fit = trainer.create(options["trainer"], options["callbacks"], [tensorboard, history], classifier.backbone)
+    if options["trainer"]["accumulate_grad_batches"] == "auto":
+        trainer.fit_batch(fit, classifier, data)
+    name, device = options["model"]["name"], str(fit.strategy.root_device)
+    run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)
+    log.info("%s on %s in %s, into %s", name, device, fit.precision, run.folder)
     started = time.perf_counter()
     fit.fit(classifier, datamodule=data, ckpt_path=resumed_from, weights_only=True)
     seconds = time.perf_counter() - started
@@ -111,6 +103,27 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     dashboard.add_outcome(tensorboard, config, evaluations, data, step=best_epoch)
     report.print_run(run.folder, results, evaluations[-1])
     return results
+
+
+def _prepare(data: "DefectData", run: "Run") -> None:
+    """Catalogue and decode the pictures; print and record what there is, and what the split gives away."""
+    from dataclasses import asdict
+
+    from alu_defects.data import leakage
+    from alu_defects.data.catalog import save
+    from alu_defects.reporting import report
+
+    run.take_catalog(data.scan(), data.root)
+    if data.found is not None and len(data.found.left_out):
+        save(data.found.left_out, run.left_out_file)
+    if len(data.unused):
+        save(data.unused, run.unused_file)
+    report.print_data(data)
+    data.setup("fit")
+    near_duplicates = data.near_duplicates()
+    found = leakage.probe(data.scan(), near_duplicates)
+    run.update(leakage=asdict(found) if found else {"near_duplicates": near_duplicates})
+    report.print_leakage(found, near_duplicates)
 
 
 def _after_sweep(folder: Path) -> None:

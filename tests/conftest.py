@@ -17,6 +17,14 @@ from PIL import Image
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The place of decoded pixels, in the processes that tests start too; not the user's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["ALU_DEFECTS_CACHE"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of twelve noisy stripes each: across, along and none."""

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ def uniforms(seed: int, epoch: int, index: Tensor, count: int) -> Tensor:
     SplitMix64 (Steele, Lea, Flood 2014) as a hash of the four counters.
 
     Returns:
-        float32 (B, count) in [0, 1), on the CPU.
+        float32 (B, count) in [0, 1), on the CPU, where the index must be: fetching it from a GPU would stop the queue.
     """
     columns = np.arange(count, dtype=_U64)[None, :]
-    state = index.cpu().numpy().astype(_U64)[:, None]
+    state = index.numpy().astype(_U64)[:, None]
     for value in (_U64(seed & 0xFFFFFFFF), _U64(epoch), columns):
         state = _mix(state ^ _mix(value + np.zeros_like(columns)))
     return torch.from_numpy((state >> _U64(40)).astype(np.float32) / np.float32(2**24))
@@ -33,6 +33,11 @@ def _mix(z: Any) -> Any:
         z = (z ^ (z >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> _U64(27))) * _U64(0x94D049BB133111EB)
     return z ^ (z >> _U64(31))
+
+
+def as_float(images: Tensor) -> Tensor:
+    """Map uint8 pictures to [0, 1], float32 (B, C, H, W), each channel a plane, which is fastest to work on."""
+    return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 @dataclass(frozen=True)
@@ -58,25 +63,31 @@ class Augment:
     contrast: float = 0.2
     saturation: float = 0.0
 
-    def __call__(self, images: Tensor, index: Tensor, *, seed: int, epoch: int) -> Tensor:
-        """Change float images (B, C, H, W) in [0, 1]; each sample by its own numbers."""
-        u = uniforms(seed, epoch, index, 9).to(images.device)
-        sign = 2 * u - 1  # (B, 9) in [-1, 1)
+    COUNT: ClassVar = 9  # random numbers a picture
+
+    def __call__(self, images: Tensor, random: Tensor) -> Tensor:
+        """Change float images (B, C, H, W) in [0, 1]; each by its own random numbers in [0, 1), (B, COUNT)."""
+        sign = 2 * random - 1
         if self.degrees or self.translate or self.scale:
-            images = self._affine(images, u, sign)
+            images = self._affine(images, random, sign)
         else:
             for enabled, column, axis in ((self.horizontal_flip, 0, 3), (self.vertical_flip, 1, 2)):
                 if enabled:
-                    images = torch.where((u[:, column] < 0.5)[:, None, None, None], images.flip(axis), images)
-        if self.saturation:
-            grey = images.mean(dim=1, keepdim=True)
-            images = (grey + (images - grey) * (1 + self.saturation * sign[:, 8])[:, None, None, None]).clamp(0, 1)
-        if self.contrast or self.brightness:
-            gain = (1 + self.contrast * sign[:, 6])[:, None, None, None]
-            offset = (self.brightness * sign[:, 7])[:, None, None, None]
-            mean = images.mean(dim=(1, 2, 3), keepdim=True)
-            images = ((images - mean) * gain + mean + offset).clamp(0, 1)
+                    images = torch.where((random[:, column] < 0.5)[:, None, None, None], images.flip(axis), images)
+        if self.saturation or self.contrast or self.brightness:
+            images = self._colour(images, sign)
         return images
+
+    def _colour(self, images: Tensor, sign: Tensor) -> Tensor:
+        """All three are linear in the channels of a pixel, and so one matrix: a third of the time of one by one."""
+        channels = images.shape[1]
+        saturation = (1 + self.saturation * sign[:, 8])[:, None, None]
+        gain = (1 + self.contrast * sign[:, 6])[:, None, None]
+        grey = images.new_full((channels, channels), 1 / channels)
+        matrix = gain * (grey + saturation * (torch.eye(channels, device=images.device) - grey))
+        mean = images.mean(dim=(1, 2, 3))[:, None, None]  # saturation keeps it
+        offset = mean * (1 - gain) + (self.brightness * sign[:, 7])[:, None, None]
+        return torch.baddbmm(offset, matrix, images.flatten(2)).clamp_(0, 1).view_as(images)
 
     def _affine(self, images: Tensor, u: Tensor, sign: Tensor) -> Tensor:
         """Flip, rotate, scale and shift in one resampling; edges are mirrored, so that no black corners appear."""

@@ -1,8 +1,9 @@
 """The LightningDataModule: a root folder → catalogue → split → pixels → batches."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from alu_defects.data import catalog, folder, pixels, similarity, splits, tianchi
-from alu_defects.data.augment import Augment
+from alu_defects.data.augment import Augment, as_float, uniforms
 from alu_defects.data.catalog import Scan
+from alu_defects.data.pixel_cache import PixelCache
+from alu_defects.data.stores import CACHES, DEVICE_FRACTION, Decoded, Files
 from alu_defects.data.synthetic import Options, ensure
 from alu_defects.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
 
 
 def _folder(root: str) -> tuple[Path, Scan]:
@@ -43,28 +48,29 @@ SOURCES: dict[str, Callable[..., tuple[Path, Scan]]] = {
 class Batch(TypedDict):
     """What the loaders yield."""
 
-    image: Tensor  # uint8 (B, 3, H, W) in channels_last; float32 in [0, 1] once augmented
+    # uint8 (B, 3, H, W) in channels_last; float32 in [0, 1] once augmented. Absent until the batch is on the device if
+    # the pixels are there
+    image: NotRequired[Tensor]
     label: Tensor  # int64 (B,)
     index: Tensor  # int64 (B,): row of the catalogue
+    random: NotRequired[Tensor]  # float32 (B, Augment.COUNT), for training pictures on their way to the device
 
 
 class Pictures(Dataset[Batch]):
-    """Some rows of the catalogue with their pixels; hands over whole batches."""
+    """Some rows of the catalogue; hands over whole batches."""
 
-    def __init__(self, images: pixels.UInt8, labels: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> None:
-        self.images, self.labels, self.rows = images, labels, rows
+    def __init__(self, labels: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor] | None) -> None:
+        self.labels, self.rows, self.gather = labels, rows, gather
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitems__(self, positions: list[int]) -> Batch:
-        """Gather a batch; `array[indices]` of numpy is ten times faster here than `tensor[indices]`."""
-        rows = self.rows[positions]
-        return Batch(
-            image=torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2),
-            label=torch.from_numpy(self.labels[rows]),
-            index=torch.from_numpy(rows),
-        )
+        rows = self.rows[torch.tensor(positions)]
+        batch = Batch(label=self.labels[rows], index=rows)
+        if self.gather:
+            batch["image"] = self.gather(rows)
+        return batch
 
 
 class EpochSampler(Sampler[int]):
@@ -92,8 +98,13 @@ class DefectData(LightningDataModule):
         root: the folder with the pictures.
         image_size: side in pixels to which the whole frame is resized.
         resize: squash or letterbox.
+        cache: where decoded pixels are kept: `disk` maps a file into memory, `memory` and `device` read it into that
+            of the machine or the GPU, `none` decodes in every epoch, and `auto` is device where they fit into a quarter
+            of a GPU's free memory, else disk.
+        cache_dir: the folder of that file, for all data sets.
         batch_size: pictures a batch.
-        num_workers: processes that gather batches; 0 is fastest, since the pictures are in memory already.
+        num_workers: processes that gather batches; `auto` is 0, since they would only copy pixels that are decoded, and
+            one a core with `cache=none`.
         split: arguments of `splits.divide`.
         augment: options of `Augment`, or None for none.
         seed: of the order of the pictures and of the augmentation.
@@ -111,8 +122,10 @@ class DefectData(LightningDataModule):
         root: str,
         image_size: int,
         resize: str = "squash",
+        cache: str = "auto",
+        cache_dir: str = "~/.cache/alu_defects/pixels",
         batch_size: int,
-        num_workers: int = 0,
+        num_workers: int | str = "auto",
         split: Mapping[str, Any],
         augment: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -120,6 +133,12 @@ class DefectData(LightningDataModule):
         **options: Any,
     ) -> None:
         super().__init__()
+        pixels.check_resize(resize)
+        _choose("data.cache", cache, dict.fromkeys(CACHES))
+        if num_workers == "auto":
+            num_workers = pixels.cores() if cache == "none" else 0
+        if not isinstance(num_workers, int):
+            raise UserError(f"data.num_workers={num_workers} is not a whole number or auto")
         for name, value, least in (
             ("data.batch_size", batch_size, 1),
             ("data.image_size", image_size, 1),
@@ -132,6 +151,7 @@ class DefectData(LightningDataModule):
         if source == "synthetic":
             self.source_options["progress"] = progress  # generating takes as long as decoding
         self.image_size, self.resize = image_size, resize
+        self.cache, self.cache_dir = cache, Path(str(cache_dir))
         self.batch_size, self.num_workers = batch_size, num_workers
         self.split, self.augment = dict(split), Augment(**augment) if augment else None
         self.seed, self.progress = seed, progress
@@ -139,7 +159,8 @@ class DefectData(LightningDataModule):
         self.found: Scan | None = None
         self.catalog: pd.DataFrame | None = None
         self.classes: list[str] = []
-        self.images: pixels.UInt8 | None = None
+        self.store: Decoded | Files | None = None
+        self._hashes: pixels.UInt8 | None = None
 
     def scan(self) -> pd.DataFrame:
         """Make the catalogue with its split; no picture is decoded yet.
@@ -170,28 +191,57 @@ class DefectData(LightningDataModule):
         return [int(counts[name]) for name in self.classes]
 
     def setup(self, stage: str) -> None:
-        """Decode every picture once."""
+        """Decode every picture that no run has decoded before; for a trainer, move the pixels where it needs them."""
         table = self.scan()
-        if self.images is None:
-            paths = [self.root / path for path in table["path"]]
-            self.images = pixels.decode_all(paths, self.image_size, self.resize, self.progress)
+        if self.store is None:
+            paths, sha256s = [self.root / path for path in table["path"]], table["sha256"].to_list()
+            if self.cache == "none":
+                self.store = Files(paths, sha256s, self.image_size, self.resize)
+            else:
+                cache = PixelCache(self.cache_dir, self.image_size, self.resize)
+                cache.fill(paths, sha256s, progress=self.progress)
+                rows = cache.rows(sha256s)
+                self.store, self._hashes = (
+                    Decoded(cache.pixels_file, self.image_size, torch.from_numpy(rows)),
+                    cache.hashes(rows),
+                )
+        if isinstance(self.store, Decoded) and self.trainer is not None:
+            self._place(self.store, self.trainer.strategy.root_device)
 
-    def near_duplicates(self) -> int:
-        """Pairs of pictures that nearly repeat each other, of which one trains and the other does not."""
-        assert self.images is not None
-        return similarity.count_across_splits(similarity.hashes(self.images), self.scan())
+    def _place(self, store: Decoded, device: torch.device) -> None:
+        fits = device.type == "cuda" and store.nbytes <= DEVICE_FRACTION * torch.cuda.mem_get_info(device)[0]
+        if self.cache == "device" or (self.cache == "auto" and fits):
+            store.load(device)
+        elif self.cache == "memory":
+            store.load(torch.device("cpu"))
+
+    def pictures(self, index: np.ndarray[Any, Any]) -> pixels.UInt8:
+        """Some pictures of the catalogue, uint8 (N, H, W, 3)."""
+        assert self.store is not None
+        images = self.store.gather(torch.from_numpy(index).to(self.store.device))
+        return np.asarray(images.permute(0, 2, 3, 1).cpu())
+
+    def near_duplicates(self) -> int | None:
+        """Pairs of pictures that nearly repeat each other, of which one trains and the other does not.
+
+        None with `cache=none`: it would take an epoch of decoding.
+        """
+        if self._hashes is None:
+            return None
+        return similarity.count_across_splits(self._hashes, self.scan())
 
     def rows(self, split: str) -> np.ndarray[Any, Any]:
         """The catalogue rows of a split."""
         return np.flatnonzero(splits.rows(self.scan(), split))
 
     def _loader(self, split: str) -> DataLoader[Batch]:
-        assert self.images is not None
+        assert self.store is not None
         labels = pd.Categorical(self.scan()["label"], categories=self.classes).codes.astype(np.int64)
         rows, training = self.rows(split), split == "train"
         if training:  # the catalogue is sorted by class: whoever takes the first batches alone must see all of them
             rows = np.random.default_rng(self.seed).permutation(rows)
-        dataset = Pictures(self.images, labels, rows)
+        on_cpu = self.store.device.type == "cpu"
+        dataset = Pictures(torch.from_numpy(labels), torch.from_numpy(rows), self.store.gather if on_cpu else None)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -217,13 +267,21 @@ class DefectData(LightningDataModule):
         """Batches of the test pictures in catalogue order."""
         return self._loader("test")
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment training batches on the device."""
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Draw the random numbers of training batches, while the index is where the processor can read it."""
         assert self.trainer is not None
         if self.augment is not None and self.trainer.training:
-            images = batch["image"].float().div_(255)
             epoch = self.trainer.current_epoch
-            batch["image"] = self.augment(images, batch["index"], seed=self.seed, epoch=epoch)
+            batch["random"] = uniforms(self.seed, epoch, batch["index"], Augment.COUNT)
+        return batch
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Gather pixels that are on the device, and augment training batches there."""
+        if "image" not in batch:
+            assert self.store is not None
+            batch["image"] = self.store.gather(batch["index"])
+        if self.augment is not None and "random" in batch:
+            batch["image"] = self.augment(as_float(batch["image"]), batch.pop("random"))
         return batch
 
 

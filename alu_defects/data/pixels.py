@@ -1,32 +1,29 @@
-"""Photographs, decoded once into one uint8 array."""
+"""A photograph file → uint8 pixels of the size that the network sees."""
 
-import logging
-import math
+import hashlib
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
-from rich.progress import track
 
 from alu_defects.errors import UserError, did_you_mean
-
-log = logging.getLogger(__name__)
 
 UInt8 = npt.NDArray[np.uint8]
 RESIZES = ("squash", "letterbox")
 LETTERBOX_GREY = (128, 128, 128)  # about zero after normalisation
 
 
-def decode(path: Path, size: int, resize: str = "squash") -> UInt8:
+def decode(file: Path | BinaryIO, size: int, resize: str = "squash") -> UInt8:
     """Decode the whole frame of a photograph, upright, as RGB of `size` × `size`.
 
     Args:
-        path: jpg, png, bmp, tif or webp; grey, palette, RGBA, CMYK or 16 bit. Of several frames the first is taken.
+        file: jpg, png, bmp, tif or webp; grey, palette, RGBA, CMYK or 16 bit. Of several frames the first is taken.
         size: side of the result in pixels.
         resize: `squash` changes the aspect ratio, as the paper does; `letterbox` keeps it and pads with grey.
 
@@ -36,9 +33,9 @@ def decode(path: Path, size: int, resize: str = "squash") -> UInt8:
     Raises:
         OSError, ValueError and what else Pillow raises for a file that it cannot decode.
     """
-    with Image.open(path) as file:
-        file.draft("RGB", (size, size))  # JPEG: decode at the smallest DCT scale that is not below the target
-        picture = _rgb(ImageOps.exif_transpose(file))
+    with Image.open(file) as opened:
+        opened.draft("RGB", (size, size))  # JPEG: decode at the smallest DCT scale that is not below the target
+        picture = _rgb(ImageOps.exif_transpose(opened))
     if resize == "letterbox":
         picture = _letterbox(picture, size)
     elif picture.size != (size, size):
@@ -69,51 +66,53 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def decode_all(paths: Sequence[Path], size: int, resize: str = "squash", progress: bool = True) -> UInt8:
-    """Decode photographs in parallel.
+def decode_all(
+    paths: Sequence[Path], sha256s: Sequence[str], size: int, resize: str = "squash"
+) -> Iterator[UInt8 | Exception]:
+    """Decode photographs in parallel, and make sure that they are the ones that were catalogued.
 
-    Returns:
-        uint8 (N, size, size, 3).
+    Args:
+        paths: of the files.
+        sha256s: hash of the bytes of each.
+        size: see `decode`.
+        resize: see `decode`.
+
+    Yields:
+        For each in order its pixels, uint8 (size, size, 3), or why there are none.
+    """
+
+    def work(path: Path, sha256: str) -> UInt8 | Exception:
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != sha256:
+                return ValueError("it has changed since it was catalogued")
+            return decode(io.BytesIO(content), size, resize)
+        except Exception as error:  # Pillow raises many kinds for broken files; the caller names every one
+            return error
+
+    with ThreadPoolExecutor(cores()) as pool:  # Pillow releases the interpreter lock while it decodes
+        yield from pool.map(work, paths, sha256s)
+
+
+def cannot_decode(broken: Sequence[tuple[Path, Exception]]) -> UserError:
+    """The error that names files without pixels, and why they have none."""
+    lines = sorted(f"{path} ({type(error).__name__}: {error})" for path, error in broken)
+    more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
+    shown = "\n  ".join(lines[:20])
+    return UserError(f"{len(lines)} pictures cannot be decoded; replace or remove them:\n  {shown}{more}")
+
+
+def check_resize(resize: str) -> None:
+    """Refuse a way of resizing that does not exist.
 
     Raises:
-        UserError: the array would not fit into memory, or pictures cannot be decoded; all of them are named.
+        UserError: with the nearest one.
     """
     if resize not in RESIZES:
         raise UserError(f"data.resize={resize} is not one of {', '.join(RESIZES)}{did_you_mean(resize, RESIZES)}")
-    shape = (len(paths), size, size, 3)
-    _check_memory(shape)
-    pixels = np.empty(shape, np.uint8)
-    broken: list[str] = []
-
-    def work(item: tuple[int, Path]) -> None:
-        index, path = item
-        try:
-            pixels[index] = decode(path, size, resize)
-        except Exception as error:  # Pillow raises many kinds for broken files; every one is reported below
-            broken.append(f"{path} ({type(error).__name__}: {error})")
-
-    with ThreadPoolExecutor(_cores()) as pool:  # Pillow releases the interpreter lock while it decodes
-        jobs = pool.map(work, enumerate(paths))
-        for _ in track(jobs, f"decoding {len(paths)} pictures", total=len(paths), disable=not progress):
-            pass
-    if broken:
-        shown = "\n  ".join(sorted(broken)[:20])
-        more = f"\n  and {len(broken) - 20} more" if len(broken) > 20 else ""
-        raise UserError(f"{len(broken)} pictures cannot be decoded; replace or remove them:\n  {shown}{more}")
-    return pixels
 
 
-def _check_memory(shape: tuple[int, ...]) -> None:
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return  # Windows does not say this way
-    needed, memory = math.prod(shape), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > memory:
-        raise UserError(
-            f"{shape[0]} pictures of data.image_size={shape[1]} need {needed / 1e9:.1f} GB, this machine has "
-            f"{memory / 1e9:.1f} GB of memory; choose a smaller data.image_size"
-        )
-
-
-def _cores() -> int:
-    affinity: Any = getattr(os, "sched_getaffinity", None)  # the cores given to this process, where the system says
+def cores() -> int:
+    """The processor cores given to this process, where the system says; else all."""
+    affinity: Any = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

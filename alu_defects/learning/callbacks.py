@@ -4,6 +4,7 @@ import logging
 import time
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
@@ -22,6 +23,8 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the batch."""
+        if trainer.is_last_batch and pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)  # until then the GPU may be some batches behind
         self.ended = time.perf_counter()
         self.pictures += len(batch["label"]) * trainer.world_size
 

@@ -1,44 +1,67 @@
-"""What is measured of a classifier, by torchmetrics."""
+"""What is measured of a classifier, as a torchmetrics metric."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+import torch
+from torch import Tensor
+from torchmetrics import Metric
 
 PER_CLASS = ("precision", "recall")
 SUMMARY = ("accuracy", "precision", "recall", "f1")
 
 
-def summary(num_classes: int) -> MetricCollection:
-    """Accuracy, macro precision, macro recall, macro F1, precision and recall of each class, and confusion counts.
+class Summary(Metric):
+    """Loss, confusion counts, accuracy, precision and recall of each class, and macro precision, recall and F1.
+
+    A step adds to the counts and to the loss on the device, and everything else follows from them at the end. The
+    metrics of torchmetrics count with `bincount`, and its mean looks for NaN: both make the host wait for a GPU.
 
     Macro averages are over the classes that occur among labels or predictions, as in scikit-learn.
-    `validate_args=False` spares a host synchronisation each step.
     """
-    options: dict[str, Any] = {"num_classes": num_classes, "validate_args": False}
-    return MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(average="micro", **options),
-            "precision": MulticlassPrecision(average="macro", **options),
-            "recall": MulticlassRecall(average="macro", **options),
-            "f1": MulticlassF1Score(average="macro", **options),
-            "precision_per_class": MulticlassPrecision(average="none", **options),
-            "recall_per_class": MulticlassRecall(average="none", **options),
-            "confusion": MulticlassConfusionMatrix(**options),
+
+    full_state_update = False
+    confusion: Tensor
+    loss: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.add_state("confusion", torch.zeros(num_classes**2, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")  # sum over the pictures
+
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Add a batch: logits (B, C), labels int64 (B,) and the mean loss of its pictures."""
+        cells = labels * self.num_classes + logits.argmax(dim=1)
+        self.confusion.scatter_add_(0, cells, torch.ones_like(cells))
+        self.loss += loss * len(labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        """`loss`, `SUMMARY`, `precision_per_class`, `recall_per_class` (C,), `confusion` (C, C) with a row a label."""
+        confusion = self.confusion.view(self.num_classes, self.num_classes)
+        hits, labels, predictions = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
+        precision, recall = _ratio(hits, predictions), _ratio(hits, labels)
+        f1 = _ratio(2 * hits, labels + predictions)
+        occurs = (labels + predictions) > 0
+        macro = {"precision": precision, "recall": recall, "f1": f1}
+        return {
+            "loss": self.loss / confusion.sum(),
+            "accuracy": _ratio(hits.sum(), confusion.sum()),
+            **{name: values[occurs].mean() for name, values in macro.items()},
+            "precision_per_class": precision,
+            "recall_per_class": recall,
+            "confusion": confusion,
         }
-    )
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """0 where there is nothing, as in scikit-learn."""
+    return part / whole.clamp(min=1)
 
 
 def named(values: dict[str, Any], classes: Sequence[str], prefix: str) -> dict[str, Any]:
     """Computed metrics under the names that are logged: `val/recall`, `val/recall/orange_peel`; no confusion counts."""
-    result = {f"{prefix}/{name}": values[name] for name in SUMMARY}
+    result = {f"{prefix}/{name}": values[name] for name in ("loss", *SUMMARY)}
     for name in PER_CLASS:
         result |= {f"{prefix}/{name}/{c}": v for c, v in zip(classes, values[f"{name}_per_class"], strict=True)}
     return result

@@ -1,15 +1,15 @@
 """The LightningModule: a backbone with its loss, optimiser, schedule and metrics."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from alu_defects.config import instantiate
+from alu_defects.data.augment import as_float
 from alu_defects.errors import UserError
 from alu_defects.learning import losses, metrics, schedules
 from alu_defects.models import registry
@@ -31,6 +31,7 @@ class Classifier(LightningModule):
         loss: `name` and options of `losses.create`.
         optimizer: `_target_` and options of a torch optimiser.
         scheduler: `name` and options of `schedules.create`.
+        compile: train with kernels that torch.compile makes; evaluation, whose last batch has another size, does not.
 
     Raises:
         UserError: an unknown name, an option that does not exist, or an image size that the backbone cannot take.
@@ -49,9 +50,10 @@ class Classifier(LightningModule):
         loss: Mapping[str, Any],
         optimizer: Mapping[str, Any],
         scheduler: Mapping[str, Any],
+        compile: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["compile"])
         self.classes = list(classes)
         self.optimizer_options, self.scheduler_options = dict(optimizer), dict(scheduler)
         backbone = registry.create(**model, num_classes=len(classes))
@@ -60,11 +62,13 @@ class Classifier(LightningModule):
                 f"data.image_size={image_size} is too small for {model['name']}; give {backbone.min_input_size} or more"
             )
         self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.compile_training = compile
+        self._train_backbone: Callable[[Tensor], Tensor] | None = None
         self.register_buffer("mean", _per_channel(backbone.input_mean), persistent=False)
         self.register_buffer("std", _per_channel(backbone.input_std), persistent=False)
         self.loss = losses.create(class_counts=class_counts, **loss)
-        self.metrics = nn.ModuleDict({f"{s}_metrics": metrics.summary(len(classes)) for s in STAGES})
-        self.losses = nn.ModuleDict({f"{s}_loss": MeanMetric() for s in STAGES})
+        # the suffix: nn.Module has a method of the name train
+        self.metrics = nn.ModuleDict({f"{stage}_metrics": metrics.Summary(len(classes)) for stage in STAGES})
         # (index, predicted class, probabilities) of each batch of this evaluation
         self.predictions: list[tuple[Tensor, Tensor, Tensor]] = []
         self.confusion: Tensor | None = None  # int64 (C, C) of the last evaluation; rows are the labels
@@ -72,16 +76,25 @@ class Classifier(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, H, W): uint8, or float in [0, 1]."""
         if images.dtype == torch.uint8:
-            images = images.float() / 255
-        images = (images - self.mean) / self.std
-        logits: Tensor = self.backbone(images.contiguous(memory_format=torch.channels_last))
+            images = as_float(images)
+        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        backbone = self._train_backbone if self.training and self._train_backbone else self.backbone
+        logits: Tensor = backbone(images)
         return logits
+
+    def on_fit_start(self) -> None:
+        """Compile here and not before: several processes could not be given compiled code."""
+        if self.compile_training:
+            self._train_backbone = torch.compile(self.backbone.forward, dynamic=False)
+
+    def on_fit_end(self) -> None:
+        """Forget the compiled code."""
+        self._train_backbone = None
 
     def _step(self, batch: dict[str, Tensor], stage: str) -> tuple[Tensor, Tensor]:
         logits = self(batch["image"]).float()
         loss = self.loss(logits, batch["label"])
-        self.metrics[f"{stage}_metrics"].update(logits.detach(), batch["label"])  # type: ignore[operator]
-        self.losses[f"{stage}_loss"].update(loss.detach(), len(logits))  # type: ignore[operator]
+        self._summary(stage).update(logits.detach(), batch["label"], loss.detach())
         return loss, logits
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -127,14 +140,15 @@ class Classifier(LightningModule):
         self.log_dict(self._end_epoch(stage) | {"step": float(self.current_epoch)})
 
     def _end_epoch(self, stage: str) -> dict[str, Tensor]:
-        collection, loss = self.metrics[f"{stage}_metrics"], self.losses[f"{stage}_loss"]
-        computed = collection.compute()  # type: ignore[operator]
+        summary = self._summary(stage)
+        computed = summary.compute()
+        summary.reset()
         if stage != "train":
             self.confusion = computed["confusion"].cpu()
-        values = {f"{stage}/loss": loss.compute()} | metrics.named(computed, self.classes, stage)  # type: ignore[operator]
-        collection.reset()  # type: ignore[operator]
-        loss.reset()  # type: ignore[operator]
-        return values
+        return metrics.named(computed, self.classes, stage)
+
+    def _summary(self, stage: str) -> metrics.Summary:
+        return cast(metrics.Summary, self.metrics[f"{stage}_metrics"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and, stepped after every batch, the schedule."""

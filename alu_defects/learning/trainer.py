@@ -1,5 +1,9 @@
 """The Lightning Trainer of a configuration: device, precision, callbacks, loggers."""
 
+import logging
+import math
+import os
+import shutil
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +13,16 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.loggers import Logger
+from torch import nn
 
 from alu_defects.config import instantiate
+from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError, did_you_mean
+from alu_defects.learning import batch_memory, precision
 from alu_defects.learning.metrics import PER_CLASS, SUMMARY
+from alu_defects.learning.module import Classifier
+
+log = logging.getLogger(__name__)
 
 
 def check(options: Mapping[str, Any], callbacks: Mapping[str, Any]) -> None:
@@ -38,13 +48,18 @@ def check(options: Mapping[str, Any], callbacks: Mapping[str, Any]) -> None:
         raise UserError("trainer.check_val_every_n_epoch is above trainer.max_epochs: no epoch would be validated")
 
 
-def create(options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: list[Logger]) -> pl.Trainer:
+def create(
+    options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: list[Logger], network: nn.Module
+) -> pl.Trainer:
     """Make the trainer.
 
     Args:
-        options: of lightning.pytorch.Trainer; `precision: auto` is bf16-mixed where the GPU has it, else 32-true.
+        options: of lightning.pytorch.Trainer. `precision: auto` is what `precision.choose` says, `benchmark: auto`
+            tries the convolutions of cuDNN unless they must be deterministic, and `accumulate_grad_batches: auto` is 1
+            until `fit_batch` has tried.
         callbacks: name → `_target_` and options; an entry that is null is left out.
         loggers: where metrics go.
+        network: that is to be trained or evaluated.
 
     Raises:
         UserError: a device that is not there, or options that Lightning does not take.
@@ -59,8 +74,13 @@ def create(options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: li
             "trainer.accelerator=gpu, but there is no GPU that PyTorch can use; trainer=auto takes what is there"
         )
     if options.get("precision") == "auto":
-        on_gpu = options.get("accelerator") != "cpu" and CUDAAccelerator.is_available()
-        options["precision"] = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+        options["precision"] = precision.choose(network, str(options.get("accelerator", "auto")))
+    if options.get("benchmark") == "auto":
+        options["benchmark"] = not options.get("deterministic")
+    if options.get("accumulate_grad_batches") == "auto":
+        options["accumulate_grad_batches"] = 1
+    if options.get("accelerator") != "cpu" and CUDAAccelerator.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32, where it is not bf16 already
     instances = [instantiate(entry) for entry in callbacks.values() if entry is not None]
     if not options.get("enable_progress_bar", True):
         instances = [c for c in instances if not isinstance(c, pl.callbacks.ProgressBar)]
@@ -68,3 +88,38 @@ def create(options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: li
         return pl.Trainer(**options, callbacks=instances, logger=loggers)
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {error}") from error
+
+
+def compiles(compile: bool | str, options: Mapping[str, Any]) -> bool:
+    """Whether the training step is compiled, given true, false or auto, which is true on a GPU.
+
+    Raises:
+        UserError: another word, or no compiler that torch.compile could use.
+    """
+    if compile not in (True, False, "auto"):
+        raise UserError(f"compile={compile} is not true, false or auto")
+    on_gpu = options.get("accelerator") != "cpu" and CUDAAccelerator.is_available()
+    wanted = on_gpu if compile == "auto" else bool(compile)
+    compilers = ("c++", "g++", "clang++", "cl")
+    if wanted and not (os.environ.get("CXX") or any(shutil.which(name) for name in compilers)):
+        raise UserError(f"compile={compile} needs a C++ compiler ({', '.join(compilers)}); install one or leave it out")
+    return wanted
+
+
+def fit_batch(trainer: pl.Trainer, classifier: Classifier, data: DefectData) -> None:
+    """Cut the batches into parts that fit into the memory of the GPU; on a processor they stay whole.
+
+    A step still learns from `data.batch_size` pictures, but batch normalisation sees the parts.
+    """
+    device = trainer.strategy.root_device
+    if device.type != "cuda":
+        return
+    whole = data.batch_size
+    step = batch_memory.trial(classifier, data.image_size, device, autocast=str(trainer.precision).startswith("bf16"))
+    trainer.accumulate_grad_batches = batch_memory.parts(step, whole)
+    data.batch_size = math.ceil(whole / trainer.accumulate_grad_batches)
+    if data.batch_size < whole:
+        log.warning(
+            "data.batch_size=%d does not fit into the memory of the GPU: %d parts of %d pictures",
+            *(whole, trainer.accumulate_grad_batches, data.batch_size),
+        )

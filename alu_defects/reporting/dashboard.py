@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
@@ -107,11 +108,10 @@ def add_pictures(writer: SummaryWriter, result: Evaluation, data: DefectData, *,
 
 def mistakes_figure(result: Evaluation, data: DefectData) -> Figure:
     """The page of the pictures that were misclassified, the most certain first."""
-    assert data.images is not None
     wrong = result.mistakes.head(figures.MOST_MISTAKES)
     title = f"{len(result.mistakes)} of {len(result.predictions)} {result.split} pictures misclassified"
     return figures.mistakes(
-        data.images[wrong["row"].to_numpy(dtype=int)],
+        data.pictures(wrong["row"].to_numpy(dtype=np.int64)),
         wrong["label"].to_list(),
         wrong["prediction"].to_list(),
         wrong["certainty"].to_list(),

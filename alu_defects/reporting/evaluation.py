@@ -57,7 +57,7 @@ def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapp
         options: of the trainer; one device is used, so that each picture is counted once.
     """
     single = {**options, "devices": 1, "strategy": "auto"}
-    single_trainer = trainer.create(single, callbacks={}, loggers=[])
+    single_trainer = trainer.create(single, callbacks={}, loggers=[], network=classifier.backbone)
     run = single_trainer.validate if split == "val" else single_trainer.test
     logged = run(classifier, datamodule=data, verbose=False)[0]
     return collect(classifier, data, split, logged)

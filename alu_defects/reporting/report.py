@@ -44,9 +44,10 @@ def print_data(data: DefectData) -> None:
         console.print(escape(f"left out: {count} × {reason}"), highlight=False)
 
 
-def print_leakage(leakage: Leakage | None, near_duplicates: int) -> None:
+def print_leakage(leakage: Leakage | None, near_duplicates: int | None) -> None:
     """Print what a split gives away: by the capture times where there are any, and by repeated pictures."""
-    text = leakage.sentence() if leakage else f"Pairs of near-duplicates across the split: {near_duplicates}."
+    counted = "not counted with data.cache=none" if near_duplicates is None else near_duplicates
+    text = leakage.sentence() if leakage else f"Pairs of near-duplicates across the split: {counted}."
     Console().print(escape(text), style="yellow" if leakage and leakage.telling else None, highlight=False)
 
 

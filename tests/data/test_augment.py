@@ -15,24 +15,28 @@ OFF = Augment(
 )
 
 
+def drawn(index: Tensor, *, seed: int, epoch: int) -> Tensor:
+    return uniforms(seed, epoch, index, Augment.COUNT)
+
+
 def pictures(count: int, size: int = 24) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 def test_a_picture_is_changed_alike_in_whatever_batch_it_is() -> None:
     images, index = pictures(12), torch.arange(100, 112)
-    whole = Augment()(images, index, seed=1, epoch=2)
+    whole = Augment()(images, drawn(index, seed=1, epoch=2))
     order = torch.tensor([7, 3, 11, 0])
-    part = Augment()(images[order], index[order], seed=1, epoch=2)
+    part = Augment()(images[order], drawn(index[order], seed=1, epoch=2))
     torch.testing.assert_close(part, whole[order], rtol=0, atol=1e-6)
-    alone = Augment()(images[5:6], index[5:6], seed=1, epoch=2)
+    alone = Augment()(images[5:6], drawn(index[5:6], seed=1, epoch=2))
     torch.testing.assert_close(alone, whole[5:6], rtol=0, atol=1e-6)
 
 
 def test_seeds_epochs_and_pictures_are_changed_differently() -> None:
     one = pictures(1).expand(4, -1, -1, -1)
     index = torch.arange(4)
-    results = [Augment()(one, index, seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    results = [Augment()(one, drawn(index, seed=seed, epoch=epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     samples = torch.cat(results)
     distances = torch.cdist(samples.flatten(1), samples.flatten(1))
     assert (distances + torch.eye(12) * 100).min() > 0.1
@@ -60,27 +64,29 @@ def test_numbers_are_uniform_and_independent(draw) -> None:
 
 def test_all_off_changes_nothing() -> None:
     images = pictures(8)
-    assert torch.equal(OFF(images, torch.arange(8), seed=0, epoch=0), images)
+    assert torch.equal(OFF(images, drawn(torch.arange(8), seed=0, epoch=0)), images)
 
 
 def test_flips_alone_are_exact_and_all_four_occur() -> None:
     images = pictures(200, 5)
-    result = replace(OFF, horizontal_flip=True, vertical_flip=True)(images, torch.arange(200), seed=0, epoch=0)
+    result = replace(OFF, horizontal_flip=True, vertical_flip=True)(images, drawn(torch.arange(200), seed=0, epoch=0))
     ways = [(), (3,), (2,), (2, 3)]
     same = torch.stack([(result == images.flip(axes)).all(dim=(1, 2, 3)) for axes in ways])
     assert (same.sum(dim=0) == 1).all()
     assert same.sum(dim=1).min() > 30  # of 50 expected
-    only = replace(OFF, vertical_flip=True)(images, torch.arange(200), seed=0, epoch=0)
+    only = replace(OFF, vertical_flip=True)(images, drawn(torch.arange(200), seed=0, epoch=0))
     assert ((only == images) | (only == images.flip(2))).all(dim=(1, 2, 3)).all()
 
 
 def test_resampling_by_nothing_changes_nothing_and_flips_as_without_it() -> None:
     images, index = pictures(32), torch.arange(32)
     barely = replace(OFF, degrees=1e-9, translate=1e-9, scale=1e-9)
-    torch.testing.assert_close(barely(images, index, seed=0, epoch=0), images, rtol=0, atol=1e-5)
+    torch.testing.assert_close(barely(images, drawn(index, seed=0, epoch=0)), images, rtol=0, atol=1e-5)
     flips = {"horizontal_flip": True, "vertical_flip": True}
-    with_affine = replace(barely, **flips)(images, index, seed=0, epoch=0)
-    torch.testing.assert_close(with_affine, replace(OFF, **flips)(images, index, seed=0, epoch=0), rtol=0, atol=1e-5)
+    with_affine = replace(barely, **flips)(images, drawn(index, seed=0, epoch=0))
+    torch.testing.assert_close(
+        with_affine, replace(OFF, **flips)(images, drawn(index, seed=0, epoch=0)), rtol=0, atol=1e-5
+    )
 
 
 def blob(size: int, x: float, y: float) -> Tensor:
@@ -98,18 +104,18 @@ def centres(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def test_each_affine_change_moves_a_dot_as_far_as_its_limit_says() -> None:
     index = torch.arange(64)
-    x, y = centres(replace(OFF, degrees=30)(blob(65, 20, 0), index, seed=0, epoch=0))
+    x, y = centres(replace(OFF, degrees=30)(blob(65, 20, 0), drawn(index, seed=0, epoch=0)))
     angles = torch.rad2deg(torch.atan2(y, x))
     torch.testing.assert_close(torch.hypot(x, y), torch.full((64,), 20.0), rtol=0, atol=0.2)
     assert -30.5 < angles.min() < -25
     assert 25 < angles.max() < 30.5
 
-    x, y = centres(replace(OFF, translate=0.2)(blob(65, 0, 0), index, seed=0, epoch=0))
+    x, y = centres(replace(OFF, translate=0.2)(blob(65, 0, 0), drawn(index, seed=0, epoch=0)))
     for shift in (x, y):
         assert -13.1 < shift.min() < -11  # 0.2 of 65 pixels
         assert 11 < shift.max() < 13.1
 
-    x, y = centres(replace(OFF, scale=0.25)(blob(65, 16, 0), index, seed=0, epoch=0))
+    x, y = centres(replace(OFF, scale=0.25)(blob(65, 16, 0), drawn(index, seed=0, epoch=0)))
     assert 16 / 1.25 - 0.2 < x.min() < 14
     assert 19 < x.max() < 16 / 0.75 + 0.2
     assert y.abs().max() < 0.01
@@ -117,12 +123,12 @@ def test_each_affine_change_moves_a_dot_as_far_as_its_limit_says() -> None:
 
 def test_results_stay_between_zero_and_one_and_no_corner_turns_black() -> None:
     strong = Augment(degrees=45, translate=0.3, scale=0.5, brightness=0.9, contrast=0.9)
-    result = strong(pictures(64), torch.arange(64), seed=0, epoch=0)
+    result = strong(pictures(64), drawn(torch.arange(64), seed=0, epoch=0))
     assert result.min() >= 0
     assert result.max() <= 1
     for level in (0.7, 1.0):
         even = torch.full((64, 3, 24, 24), level)
-        moved = replace(strong, brightness=0, contrast=0, saturation=0)(even, torch.arange(64), seed=0, epoch=0)
+        moved = replace(strong, brightness=0, contrast=0, saturation=0)(even, drawn(torch.arange(64), seed=0, epoch=0))
         torch.testing.assert_close(moved, even)
         assert moved.max() <= 1
 
@@ -130,7 +136,7 @@ def test_results_stay_between_zero_and_one_and_no_corner_turns_black() -> None:
 def test_contrast_stretches_about_the_mean_and_brightness_shifts() -> None:
     images = torch.full((2000, 3, 2, 2), 0.4)
     images[:, :, 0] = 0.6  # mean 0.5, difference 0.2
-    result = replace(OFF, contrast=0.5, brightness=0.2)(images, torch.arange(2000), seed=0, epoch=0)
+    result = replace(OFF, contrast=0.5, brightness=0.2)(images, drawn(torch.arange(2000), seed=0, epoch=0))
     gain = (result[:, 0, 0, 0] - result[:, 0, 1, 0]) / 0.2
     offset = result.mean(dim=(1, 2, 3)) - 0.5
     assert stats.kstest(gain.numpy(), stats.uniform(0.5, 1.0).cdf).pvalue > 1e-3
@@ -141,13 +147,13 @@ def test_contrast_stretches_about_the_mean_and_brightness_shifts() -> None:
 def test_input_is_left_as_it_was() -> None:
     images = pictures(4)
     before = images.clone()
-    Augment()(images, torch.arange(4), seed=0, epoch=0)
+    Augment()(images, drawn(torch.arange(4), seed=0, epoch=0))
     assert torch.equal(images, before)
 
 
 def test_saturation_runs_from_grey_to_twice_the_colour_and_keeps_the_mean() -> None:
     images = torch.tensor([0.4, 0.5, 0.6])[None, :, None, None].expand(2000, 3, 4, 4)
-    result = replace(OFF, saturation=1.0)(images, torch.arange(2000), seed=0, epoch=0)
+    result = replace(OFF, saturation=1.0)(images, drawn(torch.arange(2000), seed=0, epoch=0))
     spread = (result[:, 2] - result[:, 0]).amax((1, 2))
     assert spread.min() < 0.01
     assert spread.max() > 0.39

@@ -1,6 +1,10 @@
 """Batches: their layout, their order, and that an index leads back to its picture."""
 
+import os
+import pickle
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,8 @@ SPLIT = {"name": "random", "val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}
 
 def make(root: Path, **options: Any) -> DefectData:
     defaults = {"source": "folder", "root": str(root), "image_size": 16, "batch_size": 4, "split": SPLIT}
-    data = DefectData(**{**defaults, "progress": False, **options})
+    place = {"cache_dir": os.environ["ALU_DEFECTS_CACHE"]}
+    data = DefectData(**{**defaults, **place, "progress": False, **options})
     data.setup("fit")
     return data
 
@@ -104,6 +109,59 @@ def test_worker_processes_yield_the_same_batches_and_leave_the_global_generator_
     assert torch.equal(torch.rand(1), drawn)
 
 
+@pytest.mark.parametrize("cache", ["disk", "memory", "device", "none"])
+def test_the_pictures_are_the_same_wherever_their_pixels_are(photographs: Path, tmp_path: Path, cache: str) -> None:
+    expected = fit(make(photographs), tmp_path)
+    data = make(photographs, cache=cache, num_workers=0)
+    assert (data.near_duplicates() is None) == (cache == "none")
+    found = fit(data, tmp_path)
+    assert found.keys() == expected.keys()
+    for batches, others in zip(found.values(), expected.values(), strict=True):
+        for (index, image), (other_index, other) in zip(batches, others, strict=True):
+            assert torch.equal(index, other_index)
+            assert torch.equal(image, other)
+    rows = np.array([5, 0, 7])
+    assert np.array_equal(data.pictures(rows), make(photographs).pictures(rows))
+
+
+def test_pixels_that_are_on_the_device_are_gathered_there(photographs: Path, tmp_path: Path) -> None:
+    """As on a GPU: the loader hands over the index alone."""
+    data = make(photographs)
+    expected = fit(data, tmp_path)
+    gather = data.store.gather
+    data.store = SimpleNamespace(device=torch.device("meta"), gather=gather)
+    assert next(iter(data.train_dataloader())).keys() == {"label", "index"}
+    for batches, others in zip(fit(data, tmp_path).values(), expected.values(), strict=True):
+        for (_, image), (_, other) in zip(batches, others, strict=True):
+            assert torch.equal(image, other)
+
+
+def test_in_another_process_pixels_are_mapped_and_not_copied(photographs: Path) -> None:
+    store = make(photographs, image_size=64).store
+    content = pickle.dumps(store)
+    assert len(content) < store.nbytes / 50
+    index = torch.tensor([3, 30])
+    assert torch.equal(pickle.loads(content).gather(index), store.gather(index))
+
+
+def test_pixels_that_do_not_fit_into_memory_are_left_on_the_disk(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make(photographs, cache="memory")
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    with pytest.raises(UserError, match=r"need 0\.0 GB, this machine has 0\.0 GB of memory; data\.cache=disk"):
+        fit(data, tmp_path)
+
+
+def test_worker_processes_are_for_pictures_that_are_decoded_on_the_way(photographs: Path) -> None:
+    assert make(photographs).num_workers == 0
+    assert make(photographs, cache="none").num_workers == pixels.cores()
+    with pytest.raises(UserError, match=r"data\.num_workers=many is not a whole number or auto"):
+        make(photographs, num_workers="many")
+    with pytest.raises(UserError, match=r"data\.cache=dsk does not exist; did you mean disk\?"):
+        make(photographs, cache="dsk")
+
+
 class Recorder(LightningModule):
     """Keeps every batch that arrives."""
 
@@ -126,25 +184,28 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-@pytest.mark.filterwarnings("ignore")
+def fit(data: DefectData, folder: Path) -> dict[tuple[str, int], list[tuple[Tensor, Tensor]]]:
+    """What arrives in two epochs."""
+    recorder = Recorder()
+    trainer = Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(recorder, datamodule=data)
+    return recorder.batches
+
+
 def test_in_a_fit_training_pictures_alone_are_augmented_and_each_epoch_differs(
     photographs: Path, tmp_path: Path
 ) -> None:
-    def fit(augment: dict[str, Any] | None) -> dict[tuple[str, int], list[tuple[Tensor, Tensor]]]:
-        recorder = Recorder()
-        trainer = Trainer(
-            max_epochs=2,
-            accelerator="cpu",
-            logger=False,
-            default_root_dir=tmp_path,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(recorder, datamodule=make(photographs, augment=augment))
-        return recorder.batches
-
-    with_augment, without = fit({"degrees": 20}), fit(None)
+    with_augment, without = (fit(make(photographs, augment=augment), tmp_path) for augment in ({"degrees": 20}, None))
     assert with_augment.keys() == {(stage, epoch) for stage in ("train", "val") for epoch in (0, 1)}
     for (stage, epoch), batches in with_augment.items():
         for (index, image), (index_without, image_without) in zip(batches, without[stage, epoch], strict=True):
@@ -174,7 +235,7 @@ def test_the_split_does_not_depend_on_where_the_pictures_lie(photographs: Path, 
         for r in (photographs, tmp_path / "elsewhere")
     )
     assert here.scan().equals(there.scan())
-    assert here.images is None  # scanning alone decodes nothing
+    assert here.store is None  # scanning alone decodes nothing
 
 
 def test_unknown_source_and_split_answer_with_the_nearest_name(photographs: Path) -> None:

@@ -1,5 +1,6 @@
 """Photographs of every kind → the same uint8 RGB, and broken files named all at once."""
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def test_every_file_format_is_read_also_with_suffixes_in_capitals(tmp_path: Path
         Image.new("RGB", (40 + number, 30), COLOUR).save(tmp_path / "ab"[number % 2] / f"{suffix}.{suffix}")
     table = folder.scan(tmp_path).table
     assert len(table) == 10
-    images = pixels.decode_all([tmp_path / path for path in table["path"]], 24, progress=False)
+    images = np.stack(list(pixels.decode_all([tmp_path / path for path in table["path"]], table["sha256"], 24)))
     assert images.shape == (10, 24, 24, 3)
     assert images.dtype == np.uint8
     assert np.abs(images.astype(int) - COLOUR).max() <= 3
@@ -159,6 +160,10 @@ def bomb(path: Path) -> None:
     )
 
 
+def hashed(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def test_all_broken_files_are_named_at_once_and_no_good_one(tmp_path: Path) -> None:
     Image.effect_noise((200, 200), 50).save(tmp_path / "good.jpg")
     whole = (tmp_path / "good.jpg").read_bytes()
@@ -170,14 +175,24 @@ def test_all_broken_files_are_named_at_once_and_no_good_one(tmp_path: Path) -> N
     bomb(tmp_path / "bomb.png")
     names = ["bomb.png", "empty.png", "float.tif", "range.tif", "text.jpg", "truncated.jpg"]
     paths = [tmp_path / name for name in ("good.jpg", *reversed(names))]
-    with pytest.raises(UserError, match=r"^6 pictures cannot be decoded") as caught:
-        pixels.decode_all(paths, 16, progress=False)
-    lines = str(caught.value).splitlines()[1:]
+    decoded = list(pixels.decode_all(paths, [hashed(path) for path in paths], 16))
+    broken = [(path, found) for path, found in zip(paths, decoded, strict=True) if isinstance(found, Exception)]
+    text = str(pixels.cannot_decode(broken))
+    assert text.startswith("6 pictures cannot be decoded")
+    lines = text.splitlines()[1:]
     assert [line.split(" (")[0].strip() for line in lines] == [str(tmp_path / name) for name in names]
 
 
-def test_a_set_larger_than_the_memory_and_an_unknown_resize_are_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.image_size=1000000 need 6000\.0 GB"):
-        pixels.decode_all([Path("x.jpg"), Path("y.jpg")], 1_000_000)
+def test_a_file_that_changed_since_it_was_catalogued_is_not_taken_for_what_it_was(tmp_path: Path) -> None:
+    for name in "ab":
+        Image.effect_noise((20, 20), 50).save(tmp_path / f"{name}.png")
+    paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "gone.png"]
+    good, changed, gone = pixels.decode_all(paths, [hashed(paths[0])] * 3, 8)
+    assert isinstance(good, np.ndarray)
+    assert "changed since it was catalogued" in str(changed)
+    assert isinstance(gone, FileNotFoundError)
+
+
+def test_an_unknown_way_of_resizing_is_refused() -> None:
     with pytest.raises(UserError, match=r"data.resize=leterbox .* did you mean letterbox"):
-        pixels.decode_all([Path("x.jpg")], 16, "leterbox")
+        pixels.check_resize("leterbox")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from alu_defects.learning import metrics
@@ -29,16 +30,18 @@ def drawn(label_choices: list[int], prediction_choices: list[int]) -> tuple[np.n
 def test_metrics_are_those_of_scikit_learn(label_choices: list[int], prediction_choices: list[int]) -> None:
     labels, predictions = drawn(label_choices, prediction_choices)
     logits = torch.nn.functional.one_hot(torch.from_numpy(predictions), 5).float() * 2 - 1
-    collection = metrics.summary(5)
+    losses = torch.rand(60, generator=torch.Generator().manual_seed(0))
+    summary = metrics.Summary(5)
     for part in torch.arange(60).split(7):  # in batches of unequal size
-        collection.update(logits[part], torch.from_numpy(labels)[part])
-    computed = collection.compute()
+        summary.update(logits[part], torch.from_numpy(labels)[part], losses[part].mean())
+    computed = summary.compute()
     assert computed["confusion"].tolist() == confusion_matrix(labels, predictions, labels=range(5)).tolist()
 
     values = {name: float(value) for name, value in metrics.named(computed, CLASSES, "val").items()}
     macro = precision_recall_fscore_support(labels, predictions, average="macro", zero_division=0)
     precision, recall, _, _ = precision_recall_fscore_support(labels, predictions, labels=range(5), zero_division=0)
     expected = {
+        "val/loss": float(losses.mean()),
         "val/accuracy": accuracy_score(labels, predictions),
         **dict(zip(("val/precision", "val/recall", "val/f1"), macro, strict=False)),
         **{f"val/precision/{name}": value for name, value in zip(CLASSES, precision, strict=True)},
@@ -47,12 +50,31 @@ def test_metrics_are_those_of_scikit_learn(label_choices: list[int], prediction_
     assert values == pytest.approx(expected, abs=1e-6)
 
 
+def test_metrics_are_those_of_torchmetrics() -> None:
+    labels, predictions = (torch.from_numpy(values) for values in drawn([0, 1, 2], [0, 1, 2, 3]))
+    summary = metrics.Summary(5)
+    summary.update(torch.nn.functional.one_hot(predictions, 5).float(), labels, torch.tensor(0.0))
+    computed = summary.compute()
+    options = {"task": "multiclass", "num_classes": 5}
+    for name, average in (("accuracy", "micro"), ("precision", "macro"), ("recall", "macro"), ("f1", "macro")):
+        function = getattr(torchmetrics.functional, {"f1": "f1_score"}.get(name, name))
+        torch.testing.assert_close(computed[name], function(predictions, labels, average=average, **options))
+    expected = torchmetrics.functional.confusion_matrix(predictions, labels, **options)
+    assert torch.equal(computed["confusion"], expected)
+
+
 def test_reset_forgets_the_epoch_before() -> None:
-    collection = metrics.summary(5)
-    collection.update(torch.eye(5), torch.tensor([1, 2, 3, 4, 0]))
-    assert collection.compute()["accuracy"] == 0
-    collection.reset()
-    collection.update(torch.eye(5), torch.arange(5))
-    values = collection.compute()
-    assert values["accuracy"] == 1
+    summary = metrics.Summary(5)
+    summary.update(torch.eye(5), torch.tensor([1, 2, 3, 4, 0]), torch.tensor(3.0))
+    first = summary.compute()
+    assert (first["accuracy"], first["loss"]) == (0, 3)
+    summary.reset()
+    summary.update(torch.eye(5), torch.arange(5), torch.tensor(1.0))
+    values = summary.compute()
+    assert (values["accuracy"], values["loss"]) == (1, 1)
     assert values["confusion"].tolist() == torch.eye(5).tolist()
+    assert first["confusion"].sum() == 5  # what was returned does not change
+
+
+def test_what_an_epoch_has_counted_is_no_part_of_a_checkpoint() -> None:
+    assert not metrics.Summary(5).state_dict()

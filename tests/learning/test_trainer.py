@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
+from torch import nn
 
 from alu_defects.errors import UserError
 from alu_defects.learning import trainer
@@ -21,18 +23,48 @@ CALLBACKS = {
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
 def test_a_gpu_that_is_not_there_is_missed(accelerator: str) -> None:
     with pytest.raises(UserError, match="there is no GPU that PyTorch can use; trainer=auto"):
-        trainer.create({**CPU, "accelerator": accelerator}, {}, [])
+        create({**CPU, "accelerator": accelerator})
 
 
-def test_automatic_precision_on_the_cpu_is_full() -> None:
-    assert trainer.create({**CPU, "precision": "auto"}, {}, []).precision == "32-true"
-    assert trainer.create({**CPU, "precision": "bf16-mixed"}, {}, []).precision == "bf16-mixed"
+def create(options: dict[str, Any], callbacks: dict[str, Any] | None = None) -> pl.Trainer:
+    return trainer.create(options, callbacks or {}, [], nn.Linear(2, 2))
+
+
+def test_what_is_automatic_can_be_chosen() -> None:
+    automatic = create({**CPU, "precision": "auto", "benchmark": "auto", "accumulate_grad_batches": "auto"})
+    assert (automatic.precision, automatic.accumulate_grad_batches) == ("32-true", 1)
+    chosen = create({**CPU, "precision": "bf16-mixed", "accumulate_grad_batches": 3})
+    assert (chosen.precision, chosen.accumulate_grad_batches) == ("bf16-mixed", 3)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_convolutions_are_tried_unless_they_must_be_deterministic(deterministic: bool) -> None:
+    before = torch.backends.cudnn.benchmark
+    try:
+        create({**CPU, "benchmark": "auto", "deterministic": deterministic})
+        assert torch.backends.cudnn.benchmark is not deterministic
+    finally:
+        torch.backends.cudnn.benchmark = before
+        torch.use_deterministic_algorithms(False)
+
+
+def test_compiling_is_for_gpus_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "some-compiler")
+    assert trainer.compiles(True, CPU)
+    assert not trainer.compiles(False, CPU)
+    assert not trainer.compiles("auto", CPU)
+    with pytest.raises(UserError, match="compile=yes is not true, false or auto"):
+        trainer.compiles("yes", CPU)
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="compile=True needs a C\\+\\+ compiler"):
+        trainer.compiles(True, CPU)
 
 
 def test_callbacks_are_made_without_those_that_are_null_and_without_bars_if_none_is_wanted() -> None:
-    kinds = {type(c).__name__ for c in trainer.create(CPU, CALLBACKS, []).callbacks}  # type: ignore[attr-defined]
+    kinds = {type(c).__name__ for c in create(CPU, CALLBACKS).callbacks}  # type: ignore[attr-defined]
     assert {"ProgressBar", "EarlyStopping"} <= kinds
-    quiet = trainer.create({**CPU, "enable_progress_bar": False}, CALLBACKS, []).callbacks  # type: ignore[attr-defined]
+    quiet = create({**CPU, "enable_progress_bar": False}, CALLBACKS).callbacks  # type: ignore[attr-defined]
     assert any(isinstance(c, EarlyStopping) for c in quiet)
     assert not any(isinstance(c, ProgressBar) for c in quiet)
 
@@ -50,11 +82,11 @@ def test_callbacks_are_made_without_those_that_are_null_and_without_bars_if_none
 )
 def test_options_that_lightning_does_not_take_are_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=f"trainer: .*{named}"):
-        trainer.create({**CPU, **options}, {}, [])
+        create({**CPU, **options})
 
 
 def test_a_callback_with_a_wrong_option_or_from_elsewhere_is_refused() -> None:
     with pytest.raises(UserError, match=r"EarlyStopping cannot be made .*patienc\b"):
-        trainer.create(CPU, {"stop": {**CALLBACKS["stop"], "patienc": 3}}, [])  # type: ignore[dict-item]
+        create(CPU, {"stop": {**CALLBACKS["stop"], "patienc": 3}})  # type: ignore[dict-item]
     with pytest.raises(UserError, match=r"_target_=os\.getcwd may not be instantiated"):
-        trainer.create(CPU, {"x": {"_target_": "os.getcwd"}}, [])
+        create(CPU, {"x": {"_target_": "os.getcwd"}})

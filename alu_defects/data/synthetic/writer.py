@@ -3,18 +3,17 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
+from alu_defects.data.locking import alone
 from alu_defects.data.synthetic.picture import draw
 from alu_defects.data.synthetic.plan import Shot, plan
 from alu_defects.errors import UserError
@@ -76,27 +75,12 @@ def ensure(root: Path, options: Options, *, workers: int | None = None, progress
     if not folder.is_dir():
         shots = plan(options.images, options.balance, options.seed)
         root.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with alone(folder, f"generating {folder.name}"):
             if not folder.is_dir():
                 unfinished = folder.with_name(folder.name + ".part")
                 _write(unfinished, shots, options, workers, progress)
                 unfinished.rename(folder)
     return folder / "pictures"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a lock that no two processes hold; says so when it has to wait."""
-    lock = FileLock(folder.with_name(folder.name + ".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another process is generating {folder.name}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _write(folder: Path, shots: Sequence[Shot], options: Options, workers: int | None, progress: bool) -> None:

@@ -1,0 +1,52 @@
+"""How a batch fits into the memory of a small GPU: in parts, whose gradients are added up before a step."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
+
+from alu_defects.config import instantiate
+from alu_defects.errors import UserError
+from alu_defects.learning.module import Classifier
+
+
+def parts(step: Callable[[int], object], batch_size: int) -> int:
+    """Into how many parts a batch must be cut: 1, 2, 4 ... until `step(pictures)` no longer runs out of memory.
+
+    Raises:
+        UserError: not even two pictures fit; batch normalisation needs two.
+    """
+    count = 1
+    while True:
+        size = math.ceil(batch_size / count)
+        try:
+            step(size)
+        except RuntimeError as error:
+            if not is_oom_error(error):
+                raise
+        else:
+            return count
+        garbage_collection_cuda()
+        if size <= 2:
+            raise UserError(
+                f"a training step of {size} pictures does not fit into the memory of the GPU; "
+                "lower data.image_size, take a smaller network, or train on the processor with trainer=cpu"
+            )
+        count *= 2
+
+
+def trial(classifier: Classifier, image_size: int, device: torch.device, autocast: bool) -> Callable[[int], None]:
+    """A training step of a number of grey pictures with a copy of a classifier, for `parts`."""
+
+    def step(pictures: int) -> None:
+        network = copy.deepcopy(classifier).to(device).train()
+        optimizer = instantiate(network.optimizer_options, params=network.parameters())
+        images = torch.full((pictures, 3, image_size, image_size), 0.5, device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            logits = network(images)
+        network.loss(logits.float(), torch.zeros(pictures, dtype=torch.int64, device=device)).backward()
+        optimizer.step()
+
+    return step

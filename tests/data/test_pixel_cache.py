@@ -1,0 +1,262 @@
+"""Decoded once: by whom, after what, and that nothing is lost or taken for something else."""
+
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alu_defects.data import pixel_cache, pixels, similarity
+from alu_defects.data.pixel_cache import PixelCache
+from alu_defects.errors import UserError
+
+SIZE = 24
+Known = tuple[list[Path], list[str]]
+
+
+def save(path: Path, seed: int) -> None:
+    """A picture of its own for every seed."""
+    rng = np.random.default_rng(seed)
+    Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
+
+
+def hashed(folder: Path) -> Known:
+    """What the catalogue knows of all files."""
+    paths = sorted(folder.iterdir())
+    return paths, [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Known:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(200):
+        save(folder / f"{number:03}.png", number)
+    return hashed(folder)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were decoded."""
+    names: list[str] = []
+    decode_all = pixels.decode_all
+
+    def spy(paths, *args):
+        names.extend(path.name for path in paths)
+        return decode_all(paths, *args)
+
+    monkeypatch.setattr(pixels, "decode_all", spy)
+    return names
+
+
+def contents(cache: PixelCache) -> tuple[bytes, bytes]:
+    return cache.pixels_file.read_bytes(), (cache.folder / "index").read_bytes()
+
+
+def images(cache: PixelCache, sha256s: list[str]) -> np.ndarray:
+    stored = np.fromfile(cache.pixels_file, np.uint8).reshape(-1, SIZE, SIZE, 3)
+    return stored[cache.rows(sha256s)]
+
+
+def test_pictures_are_decoded_once_and_found_by_what_they_hold(
+    pictures: Known, tmp_path: Path, decoded: list[str]
+) -> None:
+    paths, sha256s = pictures
+    cache = PixelCache(tmp_path / "cache", SIZE, "squash")
+    cache.fill(paths, sha256s, progress=False)
+    assert len(decoded) == len(cache) == 200
+    expected = np.stack([pixels.decode(path, SIZE) for path in paths])
+    assert np.array_equal(images(cache, sha256s), expected)
+    assert np.array_equal(cache.hashes(cache.rows(sha256s)), similarity.hashes(expected))
+
+    decoded.clear()
+    moved = [path.rename(path.with_name(f"moved {path.name}")) for path in paths]
+    again = PixelCache(tmp_path / "cache", SIZE, "squash")
+    again.fill(moved[50:], sha256s[50:], progress=False)
+    assert np.array_equal(images(again, sha256s[50:]), expected[50:])
+    assert not decoded
+
+
+def test_one_changed_file_means_one_picture_decoded(pictures: Known, tmp_path: Path, decoded: list[str]) -> None:
+    paths, sha256s = pictures
+    cache = PixelCache(tmp_path / "cache", SIZE, "squash")
+    cache.fill(paths, sha256s, progress=False)
+    before = images(cache, sha256s)
+    decoded.clear()
+    save(paths[7], 1000)
+    paths, changed = hashed(paths[0].parent)
+    cache.fill(paths, changed, progress=False)
+    assert decoded == ["007.png"]
+    assert np.array_equal(images(cache, changed)[7], pixels.decode(paths[7], SIZE))
+    assert np.array_equal(images(cache, sha256s), before)  # whoever maps the file still sees the old ones
+
+
+def test_sizes_and_ways_of_resizing_are_kept_apart(pictures: Known, tmp_path: Path) -> None:
+    paths, sha256s = (part[:2] for part in pictures)
+    for size, resize in ((SIZE, "squash"), (SIZE, "letterbox"), (16, "squash")):
+        cache = PixelCache(tmp_path / "cache", size, resize)
+        assert len(cache) == 0
+        cache.fill(paths, sha256s, progress=False)
+        stored = np.fromfile(cache.pixels_file, np.uint8).reshape(2, size, size, 3)
+        assert np.array_equal(stored[cache.rows(sha256s)[1]], pixels.decode(paths[1], size, resize))
+
+
+@pytest.mark.parametrize("halves", [(0, 0), (100, 0), (3 * SIZE**2 * 3 + 1, 0), (3 * SIZE**2 * 2, 250)])
+def test_what_a_killed_writer_left_is_finished_to_the_same_bytes(
+    pictures: Known, tmp_path: Path, decoded: list[str], halves: tuple[int, int]
+) -> None:
+    """`halves` are bytes beyond the last complete record, of pixels and index."""
+    paths, sha256s = pictures
+    whole = PixelCache(tmp_path / "undisturbed", SIZE, "squash")
+    whole.fill(paths, sha256s, progress=False)
+    pixel_bytes, index_bytes = contents(whole)
+    decoded.clear()
+    cache = PixelCache(tmp_path / "killed", SIZE, "squash")
+    cache.folder.mkdir(parents=True)
+    rows, record = 90, len(index_bytes) // 200
+    cache.pixels_file.write_bytes(pixel_bytes[: rows * 3 * SIZE**2 + halves[0]])
+    (cache.folder / "index").write_bytes(index_bytes[: rows * record] + b"\7" * halves[1])
+    cache.fill(paths, sha256s, progress=False)
+    complete = rows + halves[1] // record  # a wrong record is only ever one that no picture asks for
+    assert decoded == [path.name for path in paths[rows:]]
+    if complete == rows:
+        assert contents(cache) == contents(whole)
+    assert np.array_equal(images(cache, sha256s), images(whole, sha256s))
+
+
+def test_an_index_without_its_pixels_is_no_cache(pictures: Known, tmp_path: Path, decoded: list[str]) -> None:
+    paths, sha256s = pictures
+    cache = PixelCache(tmp_path / "cache", SIZE, "squash")
+    cache.fill(paths, sha256s, progress=False)
+    expected = images(cache, sha256s)
+    for spoil in (cache.pixels_file.unlink, lambda: os.truncate(cache.pixels_file, 3 * SIZE**2 * 150 + 7)):
+        decoded.clear()
+        spoil()
+        cache.fill(paths, sha256s, progress=False)
+        assert len(decoded) in (200, 50)
+        assert np.array_equal(images(cache, sha256s), expected)
+
+
+FILL = """
+import sys
+from pathlib import Path
+from alu_defects.data import pixels
+from alu_defects.data.pixel_cache import PixelCache
+sys.path.insert(0, {tests!r})
+from test_pixel_cache import hashed
+import time
+decode = pixels.decode
+pixels.decode = lambda *args: (time.sleep({pause}), decode(*args))[1]
+pixels.cores = lambda: 1
+PixelCache(Path({cache!r}), {size}, "squash").fill(*hashed(Path({pictures!r})), progress=False)
+"""
+
+Start = Callable[[Path], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(pictures: Known) -> Start:
+    """Fill a cache slowly in another process."""
+
+    def run(cache: Path) -> subprocess.Popen[str]:
+        words = {"tests": str(Path(__file__).parent), "cache": str(cache), "pictures": str(pictures[0][0].parent)}
+        code = FILL.format(pause=0.02, size=SIZE, **words)
+        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+    return run
+
+
+def grown(path: Path) -> None:
+    """Wait until something is in a file."""
+    for _ in range(3000):
+        if path.exists() and path.stat().st_size:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"nothing in {path}")
+
+
+def test_a_killed_process_has_its_work_taken_up_and_the_bytes_are_those_of_an_undisturbed_one(
+    pictures: Known, tmp_path: Path, start: Start, decoded: list[str]
+) -> None:
+    cache = PixelCache(tmp_path / "killed", SIZE, "squash")
+    process = start(tmp_path / "killed")
+    grown(cache.folder / "index")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = len(cache)
+    assert 0 < kept < 200
+    cache.fill(*pictures, progress=False)
+    assert len(decoded) == 200 - kept
+    whole = PixelCache(tmp_path / "undisturbed", SIZE, "squash")
+    whole.fill(*pictures, progress=False)
+    assert contents(cache) == contents(whole)
+
+
+def test_of_two_processes_one_decodes_and_the_other_waits_and_says_so(
+    pictures: Known, tmp_path: Path, start: Start, decoded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = PixelCache(tmp_path / "cache", SIZE, "squash")
+    process = start(tmp_path / "cache")
+    grown(cache.folder / "index")
+    cache.fill(*pictures, progress=False)
+    assert f"another process is decoding pictures into {cache.folder}; waiting for it" in capsys.readouterr().out
+    assert process.wait() == 0
+    assert not decoded
+    assert len(cache) == 200
+
+
+def test_broken_pictures_are_all_named_and_the_good_ones_kept(pictures: Known, tmp_path: Path) -> None:
+    paths, _ = pictures
+    for number in (3, 90, 199):
+        paths[number].write_bytes(f"no picture {number}".encode())
+    known = hashed(paths[0].parent)
+    cache = PixelCache(tmp_path / "cache", SIZE, "squash")
+    with pytest.raises(UserError, match=r"^3 pictures cannot be decoded") as caught:
+        cache.fill(*known, progress=False)
+    assert all(str(paths[number]) in str(caught.value) for number in (3, 90, 199))
+    assert len(cache) == 197
+
+
+def test_too_little_room_is_said_before_anything_is_decoded(
+    pictures: Known, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixel_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=200 * 3 * SIZE**2))
+    cache = PixelCache(tmp_path / "cache", SIZE, "squash")
+    with pytest.raises(UserError, match=r"200 pictures of data\.image_size=24 need .* are free; give another paths"):
+        cache.fill(*pictures, progress=False)
+    assert not decoded
+
+
+def test_a_disk_that_is_full_after_all_harms_nothing(pictures: Known, tmp_path: Path, decoded: list[str]) -> None:
+    cache = PixelCache(tmp_path / "cache", SIZE, "squash")
+    cache.fill(pictures[0][:50], pictures[1][:50], progress=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60 * 3 * SIZE**2, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written \(File too large\); what is in it is unharmed"):
+            cache.fill(*pictures, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert len(cache) == 50
+    decoded.clear()
+    cache.fill(*pictures, progress=False)
+    assert len(decoded) == 150
+    expected = np.stack([pixels.decode(path, SIZE) for path in pictures[0]])
+    assert np.array_equal(images(cache, pictures[1]), expected)
+
+
+def test_a_place_that_cannot_be_written_is_an_error_with_a_mend(pictures: Known, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written .* Give another paths\.cache, or do without"):
+        PixelCache(tmp_path / "file", SIZE, "squash").fill(*pictures, progress=False)

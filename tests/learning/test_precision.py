@@ -1,0 +1,47 @@
+"""bf16 where it pays, by a rule that was measured on three networks."""
+
+import pytest
+import torch
+
+from alu_defects.learning import precision
+from alu_defects.models import registry
+
+
+@pytest.fixture(params=["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that has bf16."""
+    monkeypatch.setattr(torch.cpu, request.param, lambda: True)
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("inceptionv4_scse", "bf16-mixed"), ("xception", "bf16-mixed"), ("shufflenet", "32-true")],
+)
+def test_heavy_networks_alone_gain_from_bf16_on_a_processor_that_has_it(name: str, expected: str) -> None:
+    with torch.device("meta"):
+        network = registry.create(name, 11)
+    assert precision.on_cpu(network) == expected
+
+
+def test_a_processor_that_would_have_to_emulate_bf16_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    assert precision.on_cpu(torch.nn.Linear(4096, 4096)) == "32-true"
+
+
+@pytest.mark.usefixtures("native")
+def test_a_gpu_is_asked_whether_it_has_bf16_and_no_other_device_is_given_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = torch.nn.Linear(4096, 4096)
+    assert precision.choose(network, "cpu") == "bf16-mixed"
+    assert precision.choose(network, "mps") == "32-true"
+    monkeypatch.setattr(precision.CUDAAccelerator, "is_available", lambda: True)
+    for has, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
+        assert precision.choose(torch.nn.Linear(2, 2), "auto") == expected
+
+
+def test_products_are_those_of_an_output_value() -> None:
+    layers = torch.nn.Sequential(torch.nn.Conv2d(8, 4, 3), torch.nn.Conv2d(4, 4, 3, groups=4), torch.nn.Linear(30, 2))
+    assert precision.products(layers) == (72 + 9 + 30) / 3
+    assert precision.products(torch.nn.ReLU()) == 0
