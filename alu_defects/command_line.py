@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from alu_defects.config import compose, conf_dir, flat
 from alu_defects.errors import UserError, did_you_mean
@@ -34,7 +34,8 @@ def verb(
     Args:
         config_name: the primary configuration.
         after_sweep: called with the sweep's folder when all jobs of a multirun have ended.
-        shorthands: what the user types → the setting, for a name that Hydra would take for a group of conf/.
+        shorthands: what the user types, such as split → the override that it means, such as `split.name={}`; for names
+            that Hydra would take for a group of conf/, and for lists, which it would take for a sweep.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -45,8 +46,9 @@ def verb(
             sweep_dirs: set[Path] = set()
             failures: list[str] = []
             made: list[Path] = []  # what Hydra made for a run that a wrong word may have prevented
-            for short, key in (shorthands or {}).items():
-                sys.argv = [re.sub(rf"^{short}=", f"{key}=", word) for word in sys.argv]
+            for short, meant in (shorthands or {}).items():
+                typed = f"{short}="
+                sys.argv = [meant.format(w.removeprefix(typed)) if w.startswith(typed) else w for w in sys.argv]
 
             @functools.wraps(task)
             def job(config: DictConfig) -> Any:
@@ -131,7 +133,7 @@ def check(config: DictConfig, config_name: str) -> None:
             continue
         try:
             default, value = OmegaConf.select(defaults, key), OmegaConf.select(config, key)
-        except InterpolationToMissingValueError:  # run_dir without the mandatory model.name, say: nothing to compare
+        except InterpolationResolutionError:  # run_dir without the mandatory model.name, say: nothing to compare
             continue
         if default is not None and not _same_kind(default, value):
             wanted = next(kind for types, kind in _KINDS if isinstance(default, types))

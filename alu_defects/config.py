@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.errors import UserError
@@ -33,13 +34,46 @@ def conf_dir() -> Path:
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration of a verb as its command line would make it: `train(compose("train", ["model=xception"]))`."""
+    if GlobalHydra.instance().is_initialized():  # inside a verb: also what -cd added is found
+        return hydra.compose(config_name, list(overrides))
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return hydra.compose(config_name, list(overrides))
+
+
+def model_options(name: str) -> dict[str, Any]:
+    """The group `model` for a backbone: what stands in conf/model/<name>.yaml, or timm's for `timm/<network>`.
+
+    Raises:
+        UserError: a file that leaves the network open.
+        MissingConfigException: no such file.
+    """
+    words = ["model=timm", f"model.name={name}"] if "/" in name else [f"model={name}"]
+    options: dict[str, Any] = plain(compose("train", words).model)
+    if options["name"] == "???":
+        raise UserError(f"model={name} names no network; give model={name}/<any network of {name}>")
+    return options
 
 
 def plain(config: Any) -> Any:
     """A configuration as dicts, lists, strings and numbers, interpolations resolved."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def backbone_options(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The group `model` for `models.registry.create`: the optimizer takes the learning rate, the trainer the epochs."""
+    return {key: value for key, value in model.items() if key not in ("learning_rate", "epochs")}
+
+
+def whole_numbers(config: DictConfig, key: str, least: int = 1) -> list[int]:
+    """The setting `key`, a list of numbers.
+
+    Raises:
+        UserError: it is empty, or holds what is no whole number or one below `least`.
+    """
+    values = plain(config[key])
+    if not values or not all(type(value) is int and value >= least for value in values):
+        raise UserError(f"{key}={values}: give whole numbers from {least} on, as in {key}=[{least},{2 * least}]")
+    return list(values)
 
 
 def instantiate(config: Mapping[str, Any], **kwargs: Any) -> Any:

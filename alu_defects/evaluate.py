@@ -31,7 +31,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     splits.check_held_out(config.split.name)
     run = Run.existing(config.run)
     options = plain(run.config())
-    data = DefectData(**options["data"], split=options["split"], seed=options["seed"])
+    here = {key: config.data[key] for key in ("cache", "cache_dir")}  # the run's may be of another machine
+    data = DefectData(**{**options["data"], **here}, split=options["split"], seed=options["seed"])
     root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
     table = run.catalog()
     table = table[splits.rows(table, config.split.name)]
@@ -46,7 +47,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     return metrics
 
 
-@verb("evaluate", shorthands={"split": "split.name"})
+@verb("evaluate", shorthands={"split": "split.name={}"})
 def main(config: DictConfig) -> None:
     """Evaluate the run that the command line names."""
     evaluate(config)

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from alu_defects.command_line import verb
-from alu_defects.config import plain
+from alu_defects.config import backbone_options, plain
 
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
     from alu_defects.data.datamodule import DefectData
@@ -59,8 +59,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     data = DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=config.seed)
     _prepare(data, run)
     resumed_from = run.last if run.last.exists() else None
-    # the optimizer takes the learning rate, the trainer the epochs
-    model = {key: value for key, value in options["model"].items() if key not in ("learning_rate", "epochs")}
+    model = backbone_options(options["model"])
     if resumed_from:
         checkpoint.check_classes(resumed_from, data.classes)
         model |= checkpoint.WEIGHTS_INSIDE

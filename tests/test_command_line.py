@@ -12,13 +12,15 @@ from alu_defects.reporting.dashboard import Dashboard
 from alu_defects.train import train
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit", "benchmark"])
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
 def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     done = command(verb, *words)
     assert done.returncode == 0
-    assert {"compare": "runs", "audit": "near_duplicates"}.get(verb, "trainer") in done.stdout
+    assert {"compare": "runs", "audit": "near_duplicates", "benchmark": "batch_sizes"}.get(
+        verb, "trainer"
+    ) in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported
     assert not imported & {"torch", "lightning", "pandas", "matplotlib"}  # what takes seconds

@@ -1,10 +1,12 @@
 """The LightningDataModule: a root folder → catalogue → split → pixels → batches."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -136,7 +138,7 @@ class DefectData(LightningDataModule):
         pixels.check_resize(resize)
         _choose("data.cache", cache, dict.fromkeys(CACHES))
         if num_workers == "auto":
-            num_workers = pixels.cores() if cache == "none" else 0
+            num_workers = joblib.cpu_count() if cache == "none" else 0
         if not isinstance(num_workers, int):
             raise UserError(f"data.num_workers={num_workers} is not a whole number or auto")
         for name, value, least in (
@@ -156,6 +158,7 @@ class DefectData(LightningDataModule):
         self.split, self.augment = dict(split), Augment(**augment) if augment else None
         self.seed, self.progress = seed, progress
         self.root = Path()
+        self._since = time.time()  # files are hashed later than this
         self.found: Scan | None = None
         self.catalog: pd.DataFrame | None = None
         self.classes: list[str] = []
@@ -180,7 +183,7 @@ class DefectData(LightningDataModule):
         return pd.DataFrame() if self.found is None else self.found.table[self.found.table["label"] == ""]
 
     def use(self, root: Path, table: pd.DataFrame) -> None:
-        """Take a catalogue that exists, such as that of a finished run; class ids follow the first appearance."""
+        """Take a catalogue whose files are known to be unchanged; class ids follow the first appearance."""
         self.root, self.catalog = root, table.reset_index(drop=True)
         self.classes = list(self.catalog["label"].drop_duplicates())
 
@@ -196,24 +199,27 @@ class DefectData(LightningDataModule):
         if self.store is None:
             paths, sha256s = [self.root / path for path in table["path"]], table["sha256"].to_list()
             if self.cache == "none":
-                self.store = Files(paths, sha256s, self.image_size, self.resize)
+                self.store = Files(paths, sha256s, self._since, self.image_size, self.resize)
             else:
                 cache = PixelCache(self.cache_dir, self.image_size, self.resize)
-                cache.fill(paths, sha256s, progress=self.progress)
+                cache.fill(paths, sha256s, self._since, progress=self.progress)
                 rows = cache.rows(sha256s)
                 self.store, self._hashes = (
                     Decoded(cache.pixels_file, self.image_size, torch.from_numpy(rows)),
                     cache.hashes(rows),
                 )
-        if isinstance(self.store, Decoded) and self.trainer is not None:
-            self._place(self.store, self.trainer.strategy.root_device)
+        if self.trainer is not None:
+            self.place(self.trainer.strategy.root_device)
 
-    def _place(self, store: Decoded, device: torch.device) -> None:
-        fits = device.type == "cuda" and store.nbytes <= DEVICE_FRACTION * torch.cuda.mem_get_info(device)[0]
+    def place(self, device: torch.device) -> None:
+        """Move decoded pixels to where `cache` wants them for a network on that device."""
+        if not isinstance(self.store, Decoded):
+            return
+        fits = device.type == "cuda" and self.store.nbytes <= DEVICE_FRACTION * torch.cuda.mem_get_info(device)[0]
         if self.cache == "device" or (self.cache == "auto" and fits):
-            store.load(device)
+            self.store.load(device)
         elif self.cache == "memory":
-            store.load(torch.device("cpu"))
+            self.store.load(torch.device("cpu"))
 
     def pictures(self, index: np.ndarray[Any, Any]) -> pixels.UInt8:
         """Some pictures of the catalogue, uint8 (N, H, W, 3)."""

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
+import joblib
 import numpy as np
 import numpy.typing as npt
 from rich.progress import track
@@ -46,8 +47,14 @@ class PixelCache:
         self.pixels_file, self._index_file = self.folder / "pixels", self.folder / "index"
         self._row_bytes = 3 * size**2
 
-    def fill(self, paths: Sequence[Path], sha256s: Sequence[str], *, progress: bool = True) -> None:
+    def fill(self, paths: Sequence[Path], sha256s: Sequence[str], since: float, *, progress: bool = True) -> None:
         """Decode what is not there yet, in the order given.
+
+        Args:
+            paths: of the pictures.
+            sha256s: hash of the bytes of each.
+            since: when the hashes were taken, see `pixels.decode_all`.
+            progress: show a progress bar.
 
         Raises:
             UserError: no room for it on the disk, no right to write there, or pictures that cannot be decoded; all of
@@ -61,7 +68,7 @@ class PixelCache:
             with alone(self.pixels_file, f"decoding pictures into {self.folder}"):
                 missing = self._missing(wanted)  # the other process may have had the same ones
                 self._check_room(len(missing))
-                broken = self._append(missing, progress)
+                broken = self._append(missing, since, progress)
         except OSError as error:
             raise UserError(
                 f"{self.folder} cannot be written ({error.strerror or error}); what is in it is unharmed. "
@@ -108,14 +115,16 @@ class PixelCache:
                 "data.cache=none, which decodes anew in every epoch"
             )
 
-    def _append(self, missing: Sequence[tuple[str, Path]], progress: bool) -> list[tuple[Path, Exception]]:
+    def _append(
+        self, missing: Sequence[tuple[str, Path]], since: float, progress: bool
+    ) -> list[tuple[Path, Exception]]:
         """Decode and write; returns what cannot be decoded."""
         broken: list[tuple[Path, Exception]] = []
         rows = len(self)
         with self.pixels_file.open("ab") as pixels_file, self._index_file.open("ab") as index_file:
             pixels_file.truncate(rows * self._row_bytes)  # halves that a killed writer left
             index_file.truncate(rows * _RECORD.itemsize)
-            steps = self._append_steps(missing, pixels_file, index_file, broken)
+            steps = self._append_steps(missing, since, pixels_file, index_file, broken)
             what = f"decoding {len(missing)} pictures"
             for _ in track(steps, what, total=len(missing), disable=not progress):
                 pass
@@ -124,6 +133,7 @@ class PixelCache:
     def _append_steps(
         self,
         missing: Sequence[tuple[str, Path]],
+        since: float,
         pixels_file: BinaryIO,
         index_file: BinaryIO,
         broken: list[tuple[Path, Exception]],
@@ -141,12 +151,12 @@ class PixelCache:
 
         with ThreadPoolExecutor(1) as writer:  # the next pictures are decoded while the last are written
             writing: Future[None] | None = None
-            at_once = 32 * pixels.cores()  # the cores idle at the end of each, and it is held in memory
+            at_once = 32 * joblib.cpu_count()  # the cores idle at the end of each, and it is held in memory
             for start in range(0, len(missing), at_once):
                 sha256s, paths = zip(*missing[start : start + at_once], strict=True)
                 images = np.empty((len(paths), self.size, self.size, 3), np.uint8)
                 done: list[str] = []
-                decoded = pixels.decode_all(paths, sha256s, self.size, self.resize)
+                decoded = pixels.decode_all(paths, sha256s, since, self.size, self.resize)
                 for path, sha256, image in zip(paths, sha256s, decoded, strict=True):
                     if isinstance(image, Exception):
                         broken.append((path, image))

@@ -81,8 +81,8 @@ class Files:
 
     device = torch.device("cpu")
 
-    def __init__(self, paths: Sequence[Path], sha256s: Sequence[str], size: int, resize: str) -> None:
-        self.paths, self.sha256s, self.size, self.resize = paths, sha256s, size, resize
+    def __init__(self, paths: Sequence[Path], sha256s: Sequence[str], since: float, size: int, resize: str) -> None:
+        self.paths, self.sha256s, self.since, self.size, self.resize = paths, sha256s, since, size, resize
 
     def gather(self, index: Tensor) -> Tensor:
         """The pictures of an index (B,): uint8 (B, 3, size, size) in channels_last.
@@ -91,7 +91,7 @@ class Files:
             UserError: some cannot be decoded.
         """
         paths, sha256s = zip(*((self.paths[i], self.sha256s[i]) for i in index.tolist()), strict=True)
-        images = list(pixels.decode_all(paths, sha256s, self.size, self.resize))
+        images = list(pixels.decode_all(paths, sha256s, self.since, self.size, self.resize))
         broken = [(path, image) for path, image in zip(paths, images, strict=True) if isinstance(image, Exception)]
         if broken:
             raise pixels.cannot_decode(broken)

@@ -28,8 +28,12 @@ def choose(network: nn.Module, accelerator: str) -> str:
 
 def on_cpu(network: nn.Module) -> str:
     """bf16-mixed where the processor has instructions for it and the network is heavy enough to gain, else 32-true."""
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if native and products(network) >= PAYS_FROM else "32-true"
+    return "bf16-mixed" if native_bf16() and products(network) >= PAYS_FROM else "32-true"
+
+
+def native_bf16() -> bool:
+    """Whether the processor has instructions for it; emulated, it takes twice the time of fp32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def products(network: nn.Module) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -155,7 +156,7 @@ def test_pixels_that_do_not_fit_into_memory_are_left_on_the_disk(
 
 def test_worker_processes_are_for_pictures_that_are_decoded_on_the_way(photographs: Path) -> None:
     assert make(photographs).num_workers == 0
-    assert make(photographs, cache="none").num_workers == pixels.cores()
+    assert make(photographs, cache="none").num_workers == joblib.cpu_count()
     with pytest.raises(UserError, match=r"data\.num_workers=many is not a whole number or auto"):
         make(photographs, num_workers="many")
     with pytest.raises(UserError, match=r"data\.cache=dsk does not exist; did you mean disk\?"):

@@ -72,7 +72,7 @@ def test_pictures_are_decoded_once_and_found_by_what_they_hold(
 ) -> None:
     paths, sha256s = pictures
     cache = PixelCache(tmp_path / "cache", SIZE, "squash")
-    cache.fill(paths, sha256s, progress=False)
+    cache.fill(paths, sha256s, 0, progress=False)
     assert len(decoded) == len(cache) == 200
     expected = np.stack([pixels.decode(path, SIZE) for path in paths])
     assert np.array_equal(images(cache, sha256s), expected)
@@ -81,7 +81,7 @@ def test_pictures_are_decoded_once_and_found_by_what_they_hold(
     decoded.clear()
     moved = [path.rename(path.with_name(f"moved {path.name}")) for path in paths]
     again = PixelCache(tmp_path / "cache", SIZE, "squash")
-    again.fill(moved[50:], sha256s[50:], progress=False)
+    again.fill(moved[50:], sha256s[50:], 0, progress=False)
     assert np.array_equal(images(again, sha256s[50:]), expected[50:])
     assert not decoded
 
@@ -89,12 +89,12 @@ def test_pictures_are_decoded_once_and_found_by_what_they_hold(
 def test_one_changed_file_means_one_picture_decoded(pictures: Known, tmp_path: Path, decoded: list[str]) -> None:
     paths, sha256s = pictures
     cache = PixelCache(tmp_path / "cache", SIZE, "squash")
-    cache.fill(paths, sha256s, progress=False)
+    cache.fill(paths, sha256s, 0, progress=False)
     before = images(cache, sha256s)
     decoded.clear()
     save(paths[7], 1000)
     paths, changed = hashed(paths[0].parent)
-    cache.fill(paths, changed, progress=False)
+    cache.fill(paths, changed, 0, progress=False)
     assert decoded == ["007.png"]
     assert np.array_equal(images(cache, changed)[7], pixels.decode(paths[7], SIZE))
     assert np.array_equal(images(cache, sha256s), before)  # whoever maps the file still sees the old ones
@@ -105,7 +105,7 @@ def test_sizes_and_ways_of_resizing_are_kept_apart(pictures: Known, tmp_path: Pa
     for size, resize in ((SIZE, "squash"), (SIZE, "letterbox"), (16, "squash")):
         cache = PixelCache(tmp_path / "cache", size, resize)
         assert len(cache) == 0
-        cache.fill(paths, sha256s, progress=False)
+        cache.fill(paths, sha256s, 0, progress=False)
         stored = np.fromfile(cache.pixels_file, np.uint8).reshape(2, size, size, 3)
         assert np.array_equal(stored[cache.rows(sha256s)[1]], pixels.decode(paths[1], size, resize))
 
@@ -117,7 +117,7 @@ def test_what_a_killed_writer_left_is_finished_to_the_same_bytes(
     """`halves` are bytes beyond the last complete record, of pixels and index."""
     paths, sha256s = pictures
     whole = PixelCache(tmp_path / "undisturbed", SIZE, "squash")
-    whole.fill(paths, sha256s, progress=False)
+    whole.fill(paths, sha256s, 0, progress=False)
     pixel_bytes, index_bytes = contents(whole)
     decoded.clear()
     cache = PixelCache(tmp_path / "killed", SIZE, "squash")
@@ -125,7 +125,7 @@ def test_what_a_killed_writer_left_is_finished_to_the_same_bytes(
     rows, record = 90, len(index_bytes) // 200
     cache.pixels_file.write_bytes(pixel_bytes[: rows * 3 * SIZE**2 + halves[0]])
     (cache.folder / "index").write_bytes(index_bytes[: rows * record] + b"\7" * halves[1])
-    cache.fill(paths, sha256s, progress=False)
+    cache.fill(paths, sha256s, 0, progress=False)
     complete = rows + halves[1] // record  # a wrong record is only ever one that no picture asks for
     assert decoded == [path.name for path in paths[rows:]]
     if complete == rows:
@@ -136,12 +136,12 @@ def test_what_a_killed_writer_left_is_finished_to_the_same_bytes(
 def test_an_index_without_its_pixels_is_no_cache(pictures: Known, tmp_path: Path, decoded: list[str]) -> None:
     paths, sha256s = pictures
     cache = PixelCache(tmp_path / "cache", SIZE, "squash")
-    cache.fill(paths, sha256s, progress=False)
+    cache.fill(paths, sha256s, 0, progress=False)
     expected = images(cache, sha256s)
     for spoil in (cache.pixels_file.unlink, lambda: os.truncate(cache.pixels_file, 3 * SIZE**2 * 150 + 7)):
         decoded.clear()
         spoil()
-        cache.fill(paths, sha256s, progress=False)
+        cache.fill(paths, sha256s, 0, progress=False)
         assert len(decoded) in (200, 50)
         assert np.array_equal(images(cache, sha256s), expected)
 
@@ -156,8 +156,9 @@ from test_pixel_cache import hashed
 import time
 decode = pixels.decode
 pixels.decode = lambda *args: (time.sleep({pause}), decode(*args))[1]
-pixels.cores = lambda: 1
-PixelCache(Path({cache!r}), {size}, "squash").fill(*hashed(Path({pictures!r})), progress=False)
+import joblib
+joblib.cpu_count = lambda: 1
+PixelCache(Path({cache!r}), {size}, "squash").fill(*hashed(Path({pictures!r})), 0, progress=False)
 """
 
 Start = Callable[[Path], "subprocess.Popen[str]"]
@@ -194,10 +195,10 @@ def test_a_killed_process_has_its_work_taken_up_and_the_bytes_are_those_of_an_un
     process.wait()
     kept = len(cache)
     assert 0 < kept < 200
-    cache.fill(*pictures, progress=False)
+    cache.fill(*pictures, 0, progress=False)
     assert len(decoded) == 200 - kept
     whole = PixelCache(tmp_path / "undisturbed", SIZE, "squash")
-    whole.fill(*pictures, progress=False)
+    whole.fill(*pictures, 0, progress=False)
     assert contents(cache) == contents(whole)
 
 
@@ -207,7 +208,7 @@ def test_of_two_processes_one_decodes_and_the_other_waits_and_says_so(
     cache = PixelCache(tmp_path / "cache", SIZE, "squash")
     process = start(tmp_path / "cache")
     grown(cache.folder / "index")
-    cache.fill(*pictures, progress=False)
+    cache.fill(*pictures, 0, progress=False)
     assert f"another process is decoding pictures into {cache.folder}; waiting for it" in capsys.readouterr().out
     assert process.wait() == 0
     assert not decoded
@@ -221,7 +222,7 @@ def test_broken_pictures_are_all_named_and_the_good_ones_kept(pictures: Known, t
     known = hashed(paths[0].parent)
     cache = PixelCache(tmp_path / "cache", SIZE, "squash")
     with pytest.raises(UserError, match=r"^3 pictures cannot be decoded") as caught:
-        cache.fill(*known, progress=False)
+        cache.fill(*known, 0, progress=False)
     assert all(str(paths[number]) in str(caught.value) for number in (3, 90, 199))
     assert len(cache) == 197
 
@@ -232,25 +233,25 @@ def test_too_little_room_is_said_before_anything_is_decoded(
     monkeypatch.setattr(pixel_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=200 * 3 * SIZE**2))
     cache = PixelCache(tmp_path / "cache", SIZE, "squash")
     with pytest.raises(UserError, match=r"200 pictures of data\.image_size=24 need .* are free; give another paths"):
-        cache.fill(*pictures, progress=False)
+        cache.fill(*pictures, 0, progress=False)
     assert not decoded
 
 
 def test_a_disk_that_is_full_after_all_harms_nothing(pictures: Known, tmp_path: Path, decoded: list[str]) -> None:
     cache = PixelCache(tmp_path / "cache", SIZE, "squash")
-    cache.fill(pictures[0][:50], pictures[1][:50], progress=False)
+    cache.fill(pictures[0][:50], pictures[1][:50], 0, progress=False)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60 * 3 * SIZE**2, hard))
     try:
         with pytest.raises(UserError, match=r"cannot be written \(File too large\); what is in it is unharmed"):
-            cache.fill(*pictures, progress=False)
+            cache.fill(*pictures, 0, progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
     assert len(cache) == 50
     decoded.clear()
-    cache.fill(*pictures, progress=False)
+    cache.fill(*pictures, 0, progress=False)
     assert len(decoded) == 150
     expected = np.stack([pixels.decode(path, SIZE) for path in pictures[0]])
     assert np.array_equal(images(cache, pictures[1]), expected)
@@ -259,4 +260,4 @@ def test_a_disk_that_is_full_after_all_harms_nothing(pictures: Known, tmp_path: 
 def test_a_place_that_cannot_be_written_is_an_error_with_a_mend(pictures: Known, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot be written .* Give another paths\.cache, or do without"):
-        PixelCache(tmp_path / "file", SIZE, "squash").fill(*pictures, progress=False)
+        PixelCache(tmp_path / "file", SIZE, "squash").fill(*pictures, 0, progress=False)

@@ -1,7 +1,9 @@
 """Photographs of every kind → the same uint8 RGB, and broken files named all at once."""
 
 import hashlib
+import os
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -35,7 +37,7 @@ def test_every_file_format_is_read_also_with_suffixes_in_capitals(tmp_path: Path
         Image.new("RGB", (40 + number, 30), COLOUR).save(tmp_path / "ab"[number % 2] / f"{suffix}.{suffix}")
     table = folder.scan(tmp_path).table
     assert len(table) == 10
-    images = np.stack(list(pixels.decode_all([tmp_path / path for path in table["path"]], table["sha256"], 24)))
+    images = np.stack(list(pixels.decode_all([tmp_path / path for path in table["path"]], table["sha256"], 0, 24)))
     assert images.shape == (10, 24, 24, 3)
     assert images.dtype == np.uint8
     assert np.abs(images.astype(int) - COLOUR).max() <= 3
@@ -175,7 +177,7 @@ def test_all_broken_files_are_named_at_once_and_no_good_one(tmp_path: Path) -> N
     bomb(tmp_path / "bomb.png")
     names = ["bomb.png", "empty.png", "float.tif", "range.tif", "text.jpg", "truncated.jpg"]
     paths = [tmp_path / name for name in ("good.jpg", *reversed(names))]
-    decoded = list(pixels.decode_all(paths, [hashed(path) for path in paths], 16))
+    decoded = list(pixels.decode_all(paths, [hashed(path) for path in paths], 0, 16))
     broken = [(path, found) for path, found in zip(paths, decoded, strict=True) if isinstance(found, Exception)]
     text = str(pixels.cannot_decode(broken))
     assert text.startswith("6 pictures cannot be decoded")
@@ -187,10 +189,13 @@ def test_a_file_that_changed_since_it_was_catalogued_is_not_taken_for_what_it_wa
     for name in "ab":
         Image.effect_noise((20, 20), 50).save(tmp_path / f"{name}.png")
     paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "gone.png"]
-    good, changed, gone = pixels.decode_all(paths, [hashed(paths[0])] * 3, 8)
+    now = time.time()
+    good, changed, gone = pixels.decode_all(paths, [hashed(paths[0])] * 3, now, 8)
     assert isinstance(good, np.ndarray)
     assert "changed since it was catalogued" in str(changed)
     assert isinstance(gone, FileNotFoundError)
+    os.utime(paths[1], (0, 0))  # as if another file had been moved here
+    assert isinstance(next(iter(pixels.decode_all(paths[1:2], [hashed(paths[0])], now, 8))), ValueError)
 
 
 def test_an_unknown_way_of_resizing_is_refused() -> None:

@@ -1,0 +1,158 @@
+"""How fast pictures come from files to the device, beside torchvision's ImageFolder on the same files."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from alu_defects.benchmarking import memory
+from alu_defects.benchmarking.results import Table
+from alu_defects.benchmarking.timing import Seconds, Spread, Task, interleaved, ratio
+from alu_defects.config import plain
+from alu_defects.data.augment import Augment, uniforms
+from alu_defects.data.datamodule import DefectData
+from alu_defects.errors import UserError
+
+IMAGE_FOLDER = "ImageFolder"
+BUILD = "decoding into the cache, and the first epoch"
+LATER = "a later epoch"
+AUGMENTED = "a later epoch, augmented"
+_NOTE = (
+    "From the files, which the system has in its memory already, to batches of {batch} pictures of {size}×{size} on "
+    "the {device}. ImageFolder: torchvision, Pillow's full decoding, resized, float32, {cores} worker processes. "
+    "Median (range) of {repeats} interleaved rounds; ×: how many times as fast, round by round."
+)
+
+
+def measure(config: DictConfig) -> list[Table]:
+    """Measure epochs over `config.pictures` pictures of the data set, and what they need of memory and disk.
+
+    Raises:
+        UserError: settings of the data that cannot be, or fewer than a batch of pictures.
+    """
+    options = plain(config.data)
+    device = torch.device("cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    started = perf_counter()
+    whole = DefectData(**options, split=plain(config.split), augment=plain(config.augment))
+    table = whole.scan()
+    scanned = perf_counter() - started
+    chosen = np.linspace(0, len(table) - 1, min(config.pictures, len(table))).round().astype(int)
+    if len(chosen) < whole.batch_size:
+        raise UserError(f"pictures={config.pictures} is fewer than a batch; give {whole.batch_size} or more")
+    own = table.iloc[chosen].assign(split="train")
+    with ExitStack() as stack:
+        files, caches = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2))
+        naive = _image_folder(whole.root, own, files, whole.image_size, whole.batch_size)
+        data = DefectData(
+            **{**options, "cache_dir": caches / "kept", "progress": False}, split={}, augment=plain(config.augment)
+        )
+        data.use(whole.root, own)
+        data.setup("fit")
+        data.place(device)
+        new = iter(range(10**9))
+        tasks: dict[str, Task] = {
+            IMAGE_FOLDER: lambda: _naive_epoch(naive, device),
+            BUILD: lambda: _first_epoch(data, caches / f"{next(new)}", device),
+            LATER: lambda: _epoch(data, device, augmented=False),
+            AUGMENTED: lambda: _epoch(data, device, augmented=True),
+        }
+        held = {name: memory.added(task) / 1e6 for name, task in tasks.items()}
+        seconds = interleaved(tasks, repeats=config.repeats, seconds=config.seconds, synchronize=_wait(device))
+        disk = sum(file.stat().st_size for file in (caches / "kept").rglob("*") if file.is_file()) / 1e6
+    note = _NOTE.format(
+        batch=whole.batch_size,
+        size=whole.image_size,
+        device=device.type,
+        cores=joblib.cpu_count(),
+        repeats=config.repeats,
+    )
+    note += (
+        f" Beside that, listing and hashing {len(table)} files takes {scanned:.1f} s at the start of every run. "
+        "Memory: of the process and its workers, above what it was before, pages of the mapped file counted."
+    )
+    rows = list(_rows(seconds, len(own), held, {BUILD: disk, LATER: disk, AUGMENTED: disk}))
+    return [Table(f"data path: {len(own)} pictures of {_sizes(whole.root, own)}", pd.DataFrame(rows), note)]
+
+
+def _rows(
+    seconds: dict[str, Seconds], pictures: int, held: dict[str, float], disk: dict[str, float]
+) -> Iterator[dict[str, Any]]:
+    for name, taken in seconds.items():
+        yield {
+            "way": name,
+            "img/s": Spread.of(pictures / taken),
+            f"× {IMAGE_FOLDER}": ratio(seconds[IMAGE_FOLDER], taken),
+            "memory (MB)": held[name],
+            "disk (MB)": disk.get(name, 0.0),
+        }
+
+
+def _image_folder(root: Path, table: pd.DataFrame, folder: Path, size: int, batch_size: int) -> DataLoader[Any]:
+    """What one would write without this project."""
+    for number, (label, path) in enumerate(zip(table["label"], table["path"], strict=True)):
+        link = folder / label / f"{number}{Path(path).suffix}"
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(root / path)
+    transform = v2.Compose([v2.Resize((size, size)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    return DataLoader(
+        ImageFolder(str(folder), transform),
+        batch_size=batch_size,
+        shuffle=True,
+        num_workers=joblib.cpu_count(),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _naive_epoch(loader: DataLoader[Any], device: torch.device) -> None:
+    for images, labels in loader:
+        images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def _first_epoch(data: DefectData, cache_dir: Path, device: torch.device) -> None:
+    """With a copy that has decoded nothing yet."""
+    assert data.catalog is not None
+    fresh = DefectData(
+        source="folder",
+        root="",
+        image_size=data.image_size,
+        resize=data.resize,
+        cache=data.cache,
+        cache_dir=str(cache_dir),
+        batch_size=data.batch_size,
+        split={},
+        progress=False,
+    )
+    fresh.use(data.root, data.catalog)
+    fresh.setup("fit")
+    fresh.place(device)
+    _epoch(fresh, device, augmented=False)
+
+
+def _epoch(data: DefectData, device: torch.device, *, augmented: bool) -> None:
+    """As a trainer takes the batches, see `DefectData.on_before_batch_transfer`."""
+    for batch in data.train_dataloader():
+        if augmented and data.augment:
+            batch["random"] = uniforms(data.seed, 0, batch["index"], Augment.COUNT)
+        data.on_after_batch_transfer(data.transfer_batch_to_device(batch, device, 0), 0)
+
+
+def _wait(device: torch.device) -> Callable[[], object] | None:
+    return None if device.type == "cpu" else lambda: torch.accelerator.synchronize(device)
+
+
+def _sizes(root: Path, table: pd.DataFrame) -> str:
+    """Width and height of the first picture, which nearly always is that of all."""
+    with Image.open(root / table["path"].iloc[0]) as picture:
+        return f"{picture.width}×{picture.height}"

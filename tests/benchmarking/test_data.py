@@ -1,0 +1,40 @@
+"""The data path beside ImageFolder, on a few small pictures."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from alu_defects.benchmarking import data, memory
+from alu_defects.config import compose
+from alu_defects.errors import UserError
+
+FAST = ["what=data", "data=folder", "data.image_size=32", "split=random", "trainer=cpu", "repeats=2", "seconds=0.001"]
+
+
+def test_all_ways_take_the_same_pictures_and_are_compared_with_image_folder(photographs: Path) -> None:
+    words = [*FAST, f"data.root={photographs}", "data.batch_size=4", "pictures=18"]
+    (table,) = data.measure(compose("benchmark", words))
+    assert table.title == "data path: 18 pictures of 64×48"
+    rows = {row["way"]: row for row in table.to_json()["rows"]}
+    assert list(rows) == [data.IMAGE_FOLDER, data.BUILD, data.LATER, data.AUGMENTED]
+    assert rows[data.IMAGE_FOLDER]["× ImageFolder"] == {"median": 1, "low": 1, "high": 1}
+    assert rows[data.LATER]["× ImageFolder"]["median"] > 5
+    assert rows[data.IMAGE_FOLDER]["disk (MB)"] == 0
+    assert rows[data.LATER]["disk (MB)"] == pytest.approx(18 * (32 * 32 * 3 + 160) / 1e6)
+
+
+def test_fewer_pictures_than_a_batch_are_refused(photographs: Path) -> None:
+    with pytest.raises(UserError, match="pictures=7 is fewer than a batch; give 16 or more"):
+        data.measure(compose("benchmark", [*FAST, f"data.root={photographs}", "pictures=7"]))
+
+
+def test_memory_that_is_held_for_a_moment_is_seen() -> None:
+    def hold() -> None:
+        torch.ones(25_000_000).sum()
+
+    assert memory.added(hold) > 0.8e8
+    assert memory.peak() > 1e8
+    held = memory.Peak(torch.device("cpu"))
+    hold()
+    assert held.above() > 0.8e8

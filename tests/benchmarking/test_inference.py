@@ -1,0 +1,116 @@
+from functools import cache
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from alu_defects.benchmarking import inference
+from alu_defects.config import compose
+from alu_defects.errors import UserError
+from alu_defects.models import registry
+
+NARROW = {"narrow": {"name": "shufflenet", "width": 0.5, "learning_rate": 0.1, "epochs": 3}}
+
+
+@cache
+def fast():
+    words = ["what=infer", "trainer=cpu", "trainer.enable_progress_bar=false", "repeats=2", "seconds=0.001"]
+    return compose("benchmark", [*words, "image_sizes=[32]", "batch_sizes=[1,2]"])
+
+
+def config(**settings):
+    return OmegaConf.merge(fast(), settings)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return {table.title: table.frame for table in inference.measure(config(), NARROW)}
+
+
+def test_networks_have_their_parameters_and_operations(tables):
+    (row,) = tables["networks"].to_dict("records")
+    assert row["network"] == "narrow"
+    network = registry.create("shufflenet", 11, width=0.5)
+    assert row["parameters (M)"] == pytest.approx(sum(p.numel() for p in network.parameters()) / 1e6)
+    assert 0 < row["GMACs"] < 0.01
+
+
+def test_operations_are_the_published_ones():
+    network = registry.create("shufflenet", 1000).eval()
+    assert inference.gmacs(network, 224) == pytest.approx(0.146, rel=0.01)  # Ma et al. 2018: 146 million
+    layer = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 10))
+    assert inference.gmacs(layer, 4) == pytest.approx(480e-9)
+
+
+def test_one_picture_gives_the_latency_and_batches_the_throughput(tables):
+    latency, throughput = tables["latency of one picture on cpu"], tables["throughput on cpu"]
+    for frame in (latency, throughput):
+        assert frame["variant"].tolist() == ["eager", "channels_last", "bf16"]
+        assert frame["× eager"][0].low == frame["× eager"][0].high == 1
+        assert (frame["first call (s)"] > 0).all()
+    for row in latency.to_dict("records"):
+        p50 = row["p50 (ms)"]
+        assert 0 < p50.low <= p50.median <= p50.high
+        assert row["p95 (ms)"] >= p50.low
+    assert throughput["batch"].tolist() == [2, 2, 2]
+    eager, fast = throughput["img/s"][0], throughput["img/s"][1]
+    assert throughput["× eager"][1].high <= fast.high / eager.low + 1e-9
+
+
+def test_compiled_variants_come_when_asked_for(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: module)  # the real one takes a minute
+    monkeypatch.setattr(inference, "_computes_in_bf16", lambda device: True)
+    _, latency = inference.measure(config(compile=True, batch_sizes=[1]), NARROW)
+    assert latency.frame["variant"].tolist() == ["eager", "channels_last", "bf16", "compiled", "compiled bf16"]
+
+
+def test_all_variants_answer_alike():
+    network = registry.create("shufflenet", 11, width=0.5).eval()
+    with torch.inference_mode():
+        answers = [task() for task in inference._variants(network, torch.rand(2, 3, 64, 64), False).values()]
+    torch.testing.assert_close(answers[0], answers[1])
+    torch.testing.assert_close(answers[0], answers[2].float(), atol=0.05, rtol=0.05)
+    assert answers[2].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_sizes": [64, 16]}, r"image_sizes=16 is too small for narrow; give 32"),
+        ({"batch_sizes": [0]}, r"batch_sizes=\[0\]"),
+        ({"repeats": 0}, "repeats=0"),
+        pytest.param(
+            {"trainer": {"accelerator": "gpu"}},
+            "trainer.accelerator=gpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_named_with_its_mend(settings, message):
+    with pytest.raises(UserError, match=message):
+        inference.measure(config(**settings), NARROW)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        MemoryError(),
+    ],
+)
+def test_a_batch_beyond_the_memory_is_named_with_its_mend(error):
+    with (
+        pytest.raises(UserError, match=r"batch_sizes=2: .* narrow .* leave 2 out"),
+        inference._mended("narrow", 32, 2, torch.device("cpu")),
+    ):
+        raise error
+
+
+def test_other_errors_stay_what_they_are():
+    with (
+        pytest.raises(RuntimeError, match="unsupported memory format"),
+        inference._mended("narrow", 32, 2, torch.device("cpu")),
+    ):
+        raise RuntimeError("unsupported memory format")

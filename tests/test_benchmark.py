@@ -1,0 +1,65 @@
+"""The verb: words on the command line, and the files it leaves."""
+
+import json
+
+import pytest
+
+from alu_defects.benchmark import benchmark
+from alu_defects.config import compose, model_options
+from alu_defects.errors import UserError
+
+FAST = ["trainer=cpu", "image_sizes=[32]", "batch_sizes=[1]", "repeats=1", "seconds=0.001"]
+
+
+def test_models_are_a_list_of_words_and_the_tables_are_written(command, tmp_path):
+    words = ["what=infer", "model=shufflenet,timm/test_resnet", *FAST, f"output={tmp_path / 'out'}"]
+    done = command("benchmark", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "latency of one picture on cpu" in done.stdout
+    assert f"tables: {tmp_path / 'out' / 'benchmark.md'}" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    found = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))
+    assert set(found) == {"what", "command", "machine", "tables"}
+    assert "'models=[shufflenet,timm/test_resnet]'" in found["command"]
+    networks, latency = found["tables"]
+    assert [row["network"] for row in networks["rows"]] == ["shufflenet", "timm/test_resnet"]
+    assert latency["rows"][0]["p50 (ms)"]["median"] > 0
+    page = (tmp_path / "out" / "benchmark.md").read_text(encoding="utf-8")
+    assert found["command"] in page
+    assert found["machine"]["cpu"] in page
+    assert "| shufflenet | 32 | eager |" in page
+
+
+def test_a_wrong_network_is_named_with_its_mend(command, tmp_path):
+    done = command("benchmark", "what=infer", "model=shufflenet,xceptoin", *FAST, f"output={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("error: model=xceptoin does not exist; did you mean xception")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_measurement_is_named_with_its_mend(tmp_path):
+    with pytest.raises(UserError, match=r"what=infre does not exist; did you mean infer\?"):
+        benchmark(compose("benchmark", ["what=infre", f"output={tmp_path}"]))
+
+
+@pytest.mark.parametrize("models", ["[]", "[[shufflenet,xception]]"])
+def test_networks_are_given_as_names(models):
+    with pytest.raises(UserError, match="give names of networks, as in model=xception,shufflenet"):
+        benchmark(compose("benchmark", ["what=infer", f"models={models}", "output=none"]))
+
+
+def test_from_python_the_same_is_returned(tmp_path):
+    words = ["what=scale", "rows=[100]", "repeats=1", "trainer.enable_progress_bar=false", f"output={tmp_path}"]
+    found = benchmark(compose("benchmark", words))
+    assert found == json.loads((tmp_path / "benchmark.json").read_text(encoding="utf-8"))
+    assert found["command"] == "python -m alu_defects.benchmark what=scale"
+
+
+def test_a_network_has_the_settings_of_its_own_file():
+    options = model_options("shufflenet")
+    assert (options["learning_rate"], options["width"], options["attention_reduction"]) == (0.004, 1.0, 16)
+    assert model_options("timm/resnet18")["name"] == "timm/resnet18"
+    with pytest.raises(UserError, match="give model=timm/<"):
+        model_options("timm")
