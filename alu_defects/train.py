@@ -12,6 +12,7 @@ from alu_defects.config import backbone_options, plain
 
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
     from alu_defects.data.datamodule import DefectData
+    from alu_defects.learning.callbacks import Startup
     from alu_defects.learning.run import Run
 
 log = logging.getLogger(__name__)
@@ -44,20 +45,24 @@ def train(config: DictConfig) -> dict[str, Any]:
 def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     import time
 
+    started = time.perf_counter()
     from lightning.pytorch import seed_everything
     from lightning.pytorch.loggers import TensorBoardLogger
 
     from alu_defects.data.datamodule import DefectData
     from alu_defects.learning import checkpoint, trainer
+    from alu_defects.learning.callbacks import Startup
     from alu_defects.learning.history import History
     from alu_defects.learning.module import Classifier
     from alu_defects.reporting import dashboard, evaluation, figures, report
 
+    startup = Startup(run, since=started)
+    startup.lap("imports")
     options = plain(config)
     trainer.check(options["trainer"], options.get("callbacks") or {})
     seed_everything(config.seed, workers=True, verbose=False)
     data = DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=config.seed)
-    _prepare(data, run)
+    _prepare(data, run, startup)
     resumed_from = run.last if run.last.exists() else None
     model = backbone_options(options["model"])
     if resumed_from:
@@ -78,6 +83,8 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     fit = trainer.create(options["trainer"], options["callbacks"], [tensorboard, history], classifier.backbone)
     if options["trainer"]["accumulate_grad_batches"] == "auto":
         trainer.fit_batch(fit, classifier, data)
+    startup.lap("network")
+    fit.callbacks.append(startup)  # type: ignore[attr-defined]
     name, device = options["model"]["name"], str(fit.strategy.root_device)
     run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)
     log.info("%s on %s in %s, into %s", name, device, fit.precision, run.folder)
@@ -104,7 +111,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     return results
 
 
-def _prepare(data: "DefectData", run: "Run") -> None:
+def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
     """Catalogue and decode the pictures; print and record what there is, and what the split gives away."""
     from dataclasses import asdict
 
@@ -118,11 +125,14 @@ def _prepare(data: "DefectData", run: "Run") -> None:
     if len(data.unused):
         save(data.unused, run.unused_file)
     report.print_data(data)
+    startup.lap("catalogue")
     data.setup("fit")
+    startup.lap("pixels")
     near_duplicates = data.near_duplicates()
     found = leakage.probe(data.scan(), near_duplicates)
     run.update(leakage=asdict(found) if found else {"near_duplicates": near_duplicates})
     report.print_leakage(found, near_duplicates)
+    startup.lap("leakage")
 
 
 def _after_sweep(folder: Path) -> None:

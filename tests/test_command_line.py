@@ -280,6 +280,45 @@ def test_two_processes_end_as_one_run(command, small, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
 
 
+def test_a_run_is_the_same_wherever_its_pixels_are(small, tmp_path):
+    words = ["trainer.max_epochs=1", "data.num_workers=0"]
+    found = {}
+    for cache in ("disk", "memory", "none"):
+        run = tmp_path / cache
+        found[cache] = train(compose("train", [*small, *words, f"data.cache={cache}", f"run_dir={run}"]))
+        near_duplicates = json.loads((run / "run.json").read_text())["leakage"]["near_duplicates"]
+        assert near_duplicates is None if cache == "none" else near_duplicates == 0
+    assert all(result["test"] == found["disk"]["test"] for result in found.values())
+
+
+def test_a_run_says_what_its_start_took_and_how_it_computes(finished_run):
+    status = json.loads((finished_run / "run.json").read_text())
+    assert list(status["startup"]) == ["imports", "catalogue", "pixels", "leakage", "network", "first step"]
+    assert all(seconds >= 0 for seconds in status["startup"].values())
+    assert (status["device"], status["precision"], status["accumulate_grad_batches"]) == ("cpu", "32-true", 1)
+
+
+@pytest.mark.slow
+def test_compiled_training_learns_as_much_and_leaves_an_ordinary_checkpoint(small, tmp_path):
+    results = {}
+    for compiled in (False, True):
+        words = [
+            *small,
+            "augment=none",
+            "trainer.max_epochs=3",
+            f"compile={compiled}",
+            f"run_dir={tmp_path / str(compiled)}",
+        ]
+        results[compiled] = train(compose("train", words))
+    for split in ("val", "test"):
+        assert results[True][split]["loss"] == pytest.approx(results[False][split]["loss"], rel=0.05)
+    ordinary, other = (
+        torch.load(tmp_path / str(c) / "checkpoints" / "best.ckpt", weights_only=True) for c in (False, True)
+    )
+    assert ordinary["state_dict"].keys() == other["state_dict"].keys()
+    assert ordinary["hyper_parameters"] == other["hyper_parameters"]
+
+
 def test_overfitting_two_batches_sees_every_class(small, tmp_path):
     train(
         compose("train", [*small, "debug=overfit", "trainer.max_epochs=10", "data.batch_size=8", f"run_dir={tmp_path}"])

@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
+from alu_defects.learning.run import Run
+
 log = logging.getLogger(__name__)
 
 
@@ -31,6 +33,32 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the speed of the epoch."""
         pl_module.log("train/images_per_second", self.pictures / max(self.ended - self.started, 1e-9))
+
+
+class Startup(Callback):
+    """Takes the time of what happens before the second training step, and writes it into run.json.
+
+    Args:
+        run: whose training starts.
+        since: when the first stage began, by `time.perf_counter`.
+    """
+
+    def __init__(self, run: Run, since: float) -> None:
+        self.run, self.last = run, since
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """End a stage, which began with the end of the one before."""
+        now = time.perf_counter()
+        self.seconds[stage], self.last = round(now - self.last, 2), now
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End the last stage."""
+        if trainer.is_global_zero and "first step" not in self.seconds:
+            self.lap("first step")
+            self.run.update(startup=self.seconds)
 
 
 class ProgressBar(RichProgressBar):
