@@ -40,7 +40,7 @@ class ChannelSE(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to sigma(W1 delta(W2 z)) of (B, C, 1, 1), z the mean over the frame (eqs. 1, 2)."""
-        z = x.mean((2, 3))
+        z = _nhwc(x).mean((1, 2))  # its gradient then has the memory format of the others that reach x
         gate: Tensor = self.expand(F.relu(self.reduce(z))).sigmoid()
         return gate[:, :, None, None]
 
@@ -60,8 +60,9 @@ class SpatialSE(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to sigma(W_sq * x) of (B, 1, H, W) (eq. 4)."""
-        gate: Tensor = self.squeeze(x).sigmoid()
-        return gate
+        # as a matrix product: a convolution to one channel is slow
+        squeezed = F.linear(_nhwc(x), self.squeeze.weight.flatten(1), self.squeeze.bias)
+        return squeezed.sigmoid().permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale every place by its gate (eq. 5)."""
@@ -79,12 +80,16 @@ class SCSE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Re-weight (B, C, H, W) by both gates."""
-        by_channel = x * self.cse.gate(x)
-        place = self.sse.gate(x)
+        channel, place = self.cse.gate(x), self.sse.gate(x)
         if self.fusion == "max":
-            return torch.maximum(by_channel, x * place)
-        # not x * (c + s): c + s comes out in the wrong memory format for channels_last and was 2-7 times slower
-        return torch.addcmul(by_channel, x, place)
+            return torch.maximum(x * channel, x * place)
+        # in NHWC: else the sum comes out with another memory format than x, and the product is 2-7 times slower
+        return (_nhwc(x) * (_nhwc(channel) + _nhwc(place))).permute(0, 3, 1, 2)
+
+
+def _nhwc(x: Tensor) -> Tensor:
+    """(B, C, H, W) as (B, H, W, C), without copying."""
+    return x.permute(0, 2, 3, 1)
 
 
 def build(kind: str, channels: int, *, reduction: int = 16, fusion: str = "sum") -> nn.Module | None:
