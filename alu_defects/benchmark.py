@@ -24,9 +24,9 @@ def _infer(config: DictConfig) -> "list[Table]":
 
 
 def _scale(config: DictConfig) -> "list[Table]":
-    from alu_defects.benchmarking import scale
+    from alu_defects.benchmarking import data, scale
 
-    return scale.measure(config)
+    return [*scale.measure(config), data.extrapolated(config)]
 
 
 def _data(config: DictConfig) -> "list[Table]":

@@ -59,6 +59,8 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     startup = Startup(run, since=started)
     startup.lap("imports")
     options = plain(config)
+    before = run.status()  # of a run that goes on: how it computes is part of it
+    options["trainer"] = trainer.as_before(options["trainer"], before)
     trainer.check(options["trainer"], options.get("callbacks") or {})
     seed_everything(config.seed, workers=True, verbose=False)
     data = DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=config.seed)
@@ -76,13 +78,13 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
         loss=options["loss"],
         optimizer=options["optimizer"],
         scheduler=options["scheduler"],
-        compile=trainer.compiles(options["compile"], options["trainer"]),
+        compile=trainer.compiles(options.get("compile", False), options["trainer"]),  # older runs have no such word
     )
     tensorboard = TensorBoardLogger(run.tensorboard, name="", version="", default_hp_metric=False)
     history = History(run.history_file)
     fit = trainer.create(options["trainer"], options["callbacks"], [tensorboard, history], classifier.backbone)
     if options["trainer"]["accumulate_grad_batches"] == "auto":
-        trainer.fit_batch(fit, classifier, data)
+        trainer.fit_batch(fit, classifier, data, before.get("accumulate_grad_batches"))
     startup.lap("network")
     fit.callbacks.append(startup)  # type: ignore[attr-defined]
     name, device = options["model"]["name"], str(fit.strategy.root_device)

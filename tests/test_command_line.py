@@ -4,6 +4,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from alu_defects.config import compose, conf_dir
@@ -296,6 +297,31 @@ def test_a_run_says_what_its_start_took_and_how_it_computes(finished_run):
     assert list(status["startup"]) == ["imports", "catalogue", "pixels", "leakage", "network", "first step"]
     assert all(seconds >= 0 for seconds in status["startup"].values())
     assert (status["device"], status["precision"], status["accumulate_grad_batches"]) == ("cpu", "32-true", 1)
+
+
+def test_a_run_of_before_the_pixel_cache_goes_on_and_can_be_evaluated(command, small, tmp_path):
+    run = tmp_path / "run"
+    train(compose("train", [*small, f"run_dir={run}", f"data.cache_dir={tmp_path / 'cache'}"]))
+    config = OmegaConf.load(run / "config.yaml")
+    del config.compile, config.data.cache, config.data.cache_dir, config.trainer.benchmark
+    config.data.num_workers, config.trainer.accumulate_grad_batches = 0, 1
+    config.trainer.max_epochs = 3
+    OmegaConf.save(config, run / "config.yaml")
+    status = json.loads((run / "run.json").read_text())
+    for key in ("startup", "device", "precision", "accumulate_grad_batches"):
+        del status[key]
+    (run / "run.json").write_text(json.dumps({**status, "status": "interrupted"}))
+    done = command("train", f"resume={run}")
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(run / "metrics.csv")) == 3
+    done = command("evaluate", f"run={run}", "split=val")
+    assert done.returncode == 0, done.stderr
+
+
+def test_gradients_are_clipped_also_in_bf16(small, tmp_path):
+    words = ["trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.5", "trainer.max_epochs=1"]
+    results = train(compose("train", [*small, *words, f"run_dir={tmp_path / 'run'}"]))
+    assert results["epochs"] == 1
 
 
 @pytest.mark.slow

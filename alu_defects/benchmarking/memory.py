@@ -54,7 +54,7 @@ def added(task: Callable[[], object]) -> float:
 
     What several share, such as a mapped file, is divided among them.
     """
-    before, most, done = _held(), 0.0, threading.Event()
+    before, most, done = _held(), -math.inf, threading.Event()
 
     def look() -> None:
         nonlocal most
@@ -69,7 +69,7 @@ def added(task: Callable[[], object]) -> float:
     finally:
         done.set()
         watcher.join()
-    return max(0.0, most - before)
+    return most - before
 
 
 def _held() -> float:

@@ -28,7 +28,7 @@ from alu_defects.data.locking import alone
 from alu_defects.data.pixels import UInt8
 from alu_defects.errors import UserError
 
-VERSION = 1  # of the decoding: raise it when the same file gives other pixels, so that old ones are not taken for new
+VERSION = 1  # raise it when the same file gives other pixels or another hash, so that old ones are not taken for new
 _RECORD = np.dtype([("sha256", "u1", 32), ("hash", "u1", similarity.BITS // 8)])
 _Digests = npt.NDArray[np.uint8]  # (N, 32)
 
@@ -125,7 +125,7 @@ class PixelCache:
             pixels_file.truncate(rows * self._row_bytes)  # halves that a killed writer left
             index_file.truncate(rows * _RECORD.itemsize)
             steps = self._append_steps(missing, since, pixels_file, index_file, broken)
-            what = f"decoding {len(missing)} pictures"
+            what = f"decoding {len(missing)} pictures ({len(missing) * self._row_bytes / 1e6:,.0f} MB)"
             for _ in track(steps, what, total=len(missing), disable=not progress):
                 pass
         return broken

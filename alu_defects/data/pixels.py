@@ -10,7 +10,7 @@ from typing import BinaryIO
 import joblib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alu_defects.errors import UserError, did_you_mean
 
@@ -68,7 +68,13 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def decode_all(
-    paths: Sequence[Path], sha256s: Sequence[str], since: float, size: int, resize: str = "squash"
+    paths: Sequence[Path],
+    sha256s: Sequence[str],
+    since: float,
+    size: int,
+    resize: str = "squash",
+    *,
+    threads: int | None = None,
 ) -> Iterator[UInt8 | Exception]:
     """Decode photographs in parallel, and make sure that they are the ones that were catalogued.
 
@@ -79,6 +85,7 @@ def decode_all(
             everything again would take a tenth of the time.
         size: see `decode`.
         resize: see `decode`.
+        threads: None: one a core.
 
     Yields:
         For each in order its pixels, uint8 (size, size, 3), or why there are none.
@@ -92,10 +99,14 @@ def decode_all(
             if touched > since - CLOCK_SKEW and hashlib.sha256(content).hexdigest() != sha256:
                 return ValueError("it has changed since it was catalogued")
             return decode(io.BytesIO(content), size, resize)
+        except UnidentifiedImageError:  # whose message names the buffer in memory
+            return UnidentifiedImageError("not a picture that Pillow knows")
         except Exception as error:  # Pillow raises many kinds for broken files; the caller names every one
             return error
 
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:  # Pillow releases the interpreter lock while it decodes
+    with ThreadPoolExecutor(
+        threads or joblib.cpu_count()
+    ) as pool:  # Pillow releases the interpreter lock while it decodes
         yield from pool.map(work, paths, sha256s)
 
 

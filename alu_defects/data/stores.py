@@ -61,8 +61,8 @@ class Decoded:
             _check_memory(self.nbytes, device)
             loaded = torch.empty((len(self.rows), self.size, self.size, 3), dtype=torch.uint8, device=device)
             for start in range(0, len(self.rows), 256):
-                part = self.images.index_select(0, self.rows[start : start + 256])
-                loaded[start : start + 256] = part
+                part = torch.arange(start, min(start + 256, len(self.rows)), device=self.device)
+                loaded[start : start + 256] = self.gather(part).permute(0, 2, 3, 1)
         except torch.OutOfMemoryError as error:
             raise _too_large(self.nbytes, str(device), None) from error
         self.images, self._positions = loaded, None
@@ -90,8 +90,12 @@ class Files:
         Raises:
             UserError: some cannot be decoded.
         """
-        paths, sha256s = zip(*((self.paths[i], self.sha256s[i]) for i in index.tolist()), strict=True)
-        images = list(pixels.decode_all(paths, sha256s, self.since, self.size, self.resize))
+        chosen = index.tolist()
+        if not chosen:
+            return torch.empty((0, 3, self.size, self.size), dtype=torch.uint8)
+        paths, sha256s = [self.paths[i] for i in chosen], [self.sha256s[i] for i in chosen]
+        threads = 1 if torch.utils.data.get_worker_info() else None  # there is a worker for each core
+        images = list(pixels.decode_all(paths, sha256s, self.since, self.size, self.resize, threads=threads))
         broken = [(path, image) for path, image in zip(paths, images, strict=True) if isinstance(image, Exception)]
         if broken:
             raise pixels.cannot_decode(broken)

@@ -28,7 +28,8 @@ def parts(step: Callable[[int], object], batch_size: int) -> int:
                 raise
         else:
             return count
-        garbage_collection_cuda()
+        finally:
+            garbage_collection_cuda()  # give it back also when it fits: to pixels, or to another process
         if size <= 2:
             raise UserError(
                 f"a training step of {size} pictures does not fit into the memory of the GPU; "
@@ -38,15 +39,16 @@ def parts(step: Callable[[int], object], batch_size: int) -> int:
 
 
 def trial(classifier: Classifier, image_size: int, device: torch.device, autocast: bool) -> Callable[[int], None]:
-    """A training step of a number of grey pictures with a copy of a classifier, for `parts`."""
+    """Two training steps of a number of grey pictures with a copy of a classifier, for `parts`."""
 
     def step(pictures: int) -> None:
         network = copy.deepcopy(classifier).to(device).train()
         optimizer = instantiate(network.optimizer_options, params=network.parameters())
         images = torch.full((pictures, 3, image_size, image_size), 0.5, device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            logits = network(images)
-        network.loss(logits.float(), torch.zeros(pictures, dtype=torch.int64, device=device)).backward()
-        optimizer.step()
+        for _ in range(2):  # the second finds the optimizer's state, and gradients of another part, in memory
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                logits = network(images)
+            network.loss(logits.float(), torch.zeros(pictures, dtype=torch.int64, device=device)).backward()
+            optimizer.step()
 
     return step

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 
 from alu_defects.learning.run import Run
 
@@ -33,6 +33,15 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the speed of the epoch."""
         pl_module.log("train/images_per_second", self.pictures / max(self.ended - self.started, 1e-9))
+
+
+class EMA(EMAWeightAveraging):
+    """Lightning's moving average of the weights, kept on the device; by itself it would stay on the CPU."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """The module is moved only after this hook."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
 
 
 class Startup(Callback):

@@ -152,7 +152,10 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and, stepped after every batch, the schedule."""
-        optimizer = instantiate(self.optimizer_options, params=self.parameters())
+        options = self.optimizer_options
+        if self.trainer.gradient_clip_val and options.get("fused"):
+            options = {**options, "fused": False}  # Lightning refuses to clip for it, also where nothing is scaled
+        optimizer = instantiate(options, params=self.parameters())
         total_steps = int(self.trainer.estimated_stepping_batches)
         if total_steps < 1:
             raise UserError("fewer training pictures than a batch of every process; lower data.batch_size")

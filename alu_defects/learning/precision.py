@@ -20,7 +20,7 @@ def choose(network: nn.Module, accelerator: str) -> str:
         accelerator: of the trainer.
     """
     if accelerator != "cpu" and CUDAAccelerator.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if accelerator in ("auto", "cpu"):
         return on_cpu(network)
     return "32-true"

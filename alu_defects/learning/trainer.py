@@ -80,7 +80,8 @@ def create(
     if options.get("accumulate_grad_batches") == "auto":
         options["accumulate_grad_batches"] = 1
     if options.get("accelerator") != "cpu" and CUDAAccelerator.is_available():
-        torch.set_float32_matmul_precision("high")  # TF32, where it is not bf16 already
+        # TF32 where it is not bf16 already; it moves augmented pictures of 400 pixels by 0.1 pixel at most
+        torch.set_float32_matmul_precision("high")
     instances = [instantiate(entry) for entry in callbacks.values() if entry is not None]
     if not options.get("enable_progress_bar", True):
         instances = [c for c in instances if not isinstance(c, pl.callbacks.ProgressBar)]
@@ -106,17 +107,30 @@ def compiles(compile: bool | str, options: Mapping[str, Any]) -> bool:
     return wanted
 
 
-def fit_batch(trainer: pl.Trainer, classifier: Classifier, data: DefectData) -> None:
+def as_before(options: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run that goes on, in the precision that was chosen for it on the machine where it began."""
+    return {**options, "precision": status.get("precision", "auto")} if options["precision"] == "auto" else {**options}
+
+
+def fit_batch(trainer: pl.Trainer, classifier: Classifier, data: DefectData, parts: int | None) -> None:
     """Cut the batches into parts that fit into the memory of the GPU; on a processor they stay whole.
 
-    A step still learns from `data.batch_size` pictures, but batch normalisation sees the parts.
+    A step still learns from `data.batch_size` pictures, or, where that does not divide, a few more; but batch
+    normalisation sees the parts.
+
+    Args:
+        trainer: gets the number of parts.
+        classifier: is tried out.
+        data: gets the size of a part.
+        parts: as many as a run that goes on was begun with; None: try.
     """
     device = trainer.strategy.root_device
-    if device.type != "cuda":
-        return
     whole = data.batch_size
-    step = batch_memory.trial(classifier, data.image_size, device, autocast=str(trainer.precision).startswith("bf16"))
-    trainer.accumulate_grad_batches = batch_memory.parts(step, whole)
+    if parts is None and device.type == "cuda":
+        data.place(device)  # what pixels take, the network cannot have
+        amp = str(trainer.precision).startswith("bf16")
+        parts = batch_memory.parts(batch_memory.trial(classifier, data.image_size, device, autocast=amp), whole)
+    trainer.accumulate_grad_batches = parts or 1
     data.batch_size = math.ceil(whole / trainer.accumulate_grad_batches)
     if data.batch_size < whole:
         log.warning(

@@ -37,8 +37,14 @@ def test_the_three_loops_are_measured_and_the_network_trains_in_all(
 
 
 def test_a_picture_too_small_for_a_network_is_refused(photographs: Path) -> None:
-    words = [*FAST, f"data.root={photographs}", "image_sizes=[16]"]
+    words = [*FAST, f"data.root={photographs}", "image_sizes=[16]", "data.batch_size=4"]
     with pytest.raises(UserError, match="too small for shufflenet; give 32 or more"):
+        training.measure(compose("benchmark", words), {"shufflenet": model_options("shufflenet")})
+
+
+def test_a_single_batch_cannot_be_timed(photographs: Path) -> None:
+    words = [*FAST, f"data.root={photographs}", "image_sizes=[32]", "data.batch_size=20"]
+    with pytest.raises(UserError, match=r"data\.batch_size=20 leaves fewer than two batches"):
         training.measure(compose("benchmark", words), {"shufflenet": model_options("shufflenet")})
 
 

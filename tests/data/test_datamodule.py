@@ -137,6 +137,25 @@ def test_pixels_that_are_on_the_device_are_gathered_there(photographs: Path, tmp
             assert torch.equal(image, other)
 
 
+def test_pixels_can_be_moved_again(photographs: Path) -> None:
+    store = make(photographs).store
+    index = torch.tensor([30, 3, 11])
+    expected = store.gather(index)
+    store.load(torch.device("cpu"))
+    assert torch.equal(store.gather(index), expected)
+    store._positions = torch.arange(36).flip(0)  # as if what is loaded lay elsewhere
+    store.images = store.images.flip(0)
+    store.load(torch.device("cpu", 0))
+    assert torch.equal(store.gather(index), expected)
+
+
+def test_no_pictures_are_asked_of_the_files(photographs: Path) -> None:
+    none = np.array([], np.int64)
+    assert (
+        make(photographs, cache="none").pictures(none).shape == make(photographs).pictures(none).shape == (0, 16, 16, 3)
+    )
+
+
 def test_in_another_process_pixels_are_mapped_and_not_copied(photographs: Path) -> None:
     store = make(photographs, image_size=64).store
     content = pickle.dumps(store)

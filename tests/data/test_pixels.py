@@ -181,6 +181,7 @@ def test_all_broken_files_are_named_at_once_and_no_good_one(tmp_path: Path) -> N
     broken = [(path, found) for path, found in zip(paths, decoded, strict=True) if isinstance(found, Exception)]
     text = str(pixels.cannot_decode(broken))
     assert text.startswith("6 pictures cannot be decoded")
+    assert "BytesIO" not in text
     lines = text.splitlines()[1:]
     assert [line.split(" (")[0].strip() for line in lines] == [str(tmp_path / name) for name in names]
 

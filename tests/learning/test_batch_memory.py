@@ -44,7 +44,10 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
         batch_memory.parts(step, 8)
 
 
-def test_the_trial_is_a_training_step_that_leaves_the_classifier_as_it_was() -> None:
+def test_the_trial_is_two_training_steps_that_leave_the_classifier_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    forward = Classifier.forward
+    monkeypatch.setattr(Classifier, "forward", lambda self, x: (steps.append(len(x)), forward(self, x))[1])
     classifier = Classifier(
         model={"name": "shufflenet", "width": 0.5},
         classes=["a", "b", "c"],
@@ -57,5 +60,6 @@ def test_the_trial_is_a_training_step_that_leaves_the_classifier_as_it_was() -> 
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     batch_memory.trial(classifier, 32, torch.device("cpu"), autocast=True)(2)
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+    assert steps == [2, 2]  # the optimizer's state and activations are in memory together from the second on
     assert not classifier.training
     assert all(parameter.grad is None for parameter in classifier.parameters())

@@ -37,7 +37,10 @@ def test_a_gpu_is_asked_whether_it_has_bf16_and_no_other_device_is_given_it(monk
     assert precision.choose(network, "mps") == "32-true"
     monkeypatch.setattr(precision.CUDAAccelerator, "is_available", lambda: True)
     for has, expected in ((True, "bf16-mixed"), (False, "32-true")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
+        # emulated, it is always there
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: including_emulation or has
+        )
         assert precision.choose(torch.nn.Linear(2, 2), "auto") == expected
 
 

@@ -90,3 +90,24 @@ def test_a_callback_with_a_wrong_option_or_from_elsewhere_is_refused() -> None:
         create(CPU, {"stop": {**CALLBACKS["stop"], "patienc": 3}})  # type: ignore[dict-item]
     with pytest.raises(UserError, match=r"_target_=os\.getcwd may not be instantiated"):
         create(CPU, {"x": {"_target_": "os.getcwd"}})
+
+
+def test_a_run_that_goes_on_keeps_its_precision_unless_another_is_asked_for() -> None:
+    before = {"precision": "bf16-mixed"}
+    assert trainer.as_before({"precision": "auto"}, before) == before
+    assert trainer.as_before({"precision": "32-true"}, before) == {"precision": "32-true"}
+    assert trainer.as_before({"precision": "auto"}, {}) == {"precision": "auto"}
+
+
+class Data:
+    """What `fit_batch` needs of the data."""
+
+    def __init__(self) -> None:
+        self.batch_size, self.image_size = 100, 32
+
+
+@pytest.mark.parametrize(("parts", "count", "size"), [(None, 1, 100), (1, 1, 100), (8, 8, 13)])
+def test_a_run_that_goes_on_has_the_parts_it_was_begun_with(parts: int | None, count: int, size: int) -> None:
+    data, fit = Data(), create(CPU)
+    trainer.fit_batch(fit, None, data, parts)  # type: ignore[arg-type]
+    assert (fit.accumulate_grad_batches, data.batch_size) == (count, size)
