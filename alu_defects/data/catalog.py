@@ -20,6 +20,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 
 import pandas as pd
@@ -80,11 +81,13 @@ class Scan:
 def capture_time(name: str) -> str:
     """The date and time in a file name in ISO 8601, such as 2018-08-30T16:45:45; "" where there is none."""
     for date, joined, separate in _TIME.findall(name):
+        clock = joined or separate
         try:
-            time = datetime.strptime(f"{date}{joined or separate}", "%Y%m%d%H%M%S")
+            time = datetime.fromisoformat(f"{date}T{clock}")  # strptime takes ten times as long
         except ValueError:  # other digits, such as those of a bar code
             continue
-        if 1990 <= time.year < 2100:  # there were no digital photographs before
+        # there were no digital photographs before; Python 3.14 reads 24:00:00 as the next day
+        if 1990 <= time.year < 2100 and clock < "24":
             return time.isoformat()
     return ""
 
@@ -123,12 +126,15 @@ def build(root: Path, pictures: Sequence[Picture], left_out: Sequence[LeftOut], 
     Raises:
         UserError: the pictures of one class each are of fewer than two classes.
     """
-    labels = {picture.label for picture in pictures} - {""}
+    examples = {picture.labels: picture for picture in pictures}  # few, however many pictures there are
+    labels = {picture.label for picture in examples.values()} - {""}
     if len(labels) < 2:
         held = f"one class only, {labels.pop()}" if labels else "no picture with a class of its own"
         raise UserError(f"data.root={root} holds {held}; a classifier needs two or more class folders")
-    rank = {name: number for number, name in enumerate((*classes, "several", "unlabelled"))}
-    rows = sorted(pictures, key=lambda picture: (rank[_kind(picture.label, picture.labels)], picture.path))
+    numbers = {name: number for number, name in enumerate((*classes, "several", "unlabelled"))}
+    rank = {labels: numbers[_kind(picture.label, labels)] for labels, picture in examples.items()}
+    rows = sorted(pictures, key=attrgetter("path"))
+    rows.sort(key=lambda picture: rank[picture.labels])  # as by class and path at once, in half the time
     table = pd.DataFrame(
         [(p.path, p.label, "|".join(p.labels), p.boxes, capture_time(p.name), p.archive, p.sha256) for p in rows],
         columns=COLUMNS,

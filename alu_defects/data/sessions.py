@@ -41,10 +41,9 @@ def find(table: pd.DataFrame, gap: float) -> NDArray[np.object_]:
     order = np.lexsort((taken, classes))
     starts = np.ones(len(table), dtype=bool)
     starts[1:] = (np.diff(classes[order]) != 0) | ~(np.diff(taken[order]) <= gap)  # ~: true for NaN as well
-    first = np.maximum.accumulate(np.where(starts, np.arange(len(table)), 0))
-    begun = table["sha256"].str[:12]
-    if "time" in table:
-        begun = table["time"].mask(table["time"] == "", begun)
+    first = table.reindex(columns=["label", "time", "sha256"], fill_value="").iloc[order[starts]]  # picture of each
+    texts = first.to_numpy(dtype=object).T
+    names = [f"{label} {time or sha256[:12]}" for label, time, sha256 in zip(*texts, strict=True)]
     sessions = np.empty(len(table), dtype=object)
-    sessions[order] = (table["label"] + " " + begun).to_numpy(dtype=object)[order][first]
+    sessions[order] = np.array(names, dtype=object)[np.cumsum(starts) - 1]
     return sessions

@@ -8,6 +8,7 @@ that is worth.
 import hashlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def divide(table: pd.DataFrame, *, name: str, gap: float = 60, **options: Any) -
     table = table.assign(session=sessions.find(table, gap))
     table["split"] = SPLITTERS[name](table, **options)
     for split in SPLITS:
-        missing = set(table["label"]).difference(table.loc[rows(table, split), "label"])
+        missing = set(table["label"].unique()).difference(table.loc[rows(table, split), "label"].unique())
         if missing:
             own = table[table["label"] == min(missing)]
             raise UserError(
@@ -204,13 +205,13 @@ def _check_fractions(*fractions: float) -> None:
 
 
 def _whole_sessions(table: pd.DataFrame) -> pd.Series:
-    if untimed := int(np.isnan(sessions.seconds(table)).sum()):
+    if untimed := int((table["time"] == "").sum()) if "time" in table else len(table):
         log.warning("%d of %d pictures have no capture time: each is a session of its own", untimed, len(table))
     return table["session"]
 
 
 def _sizes(units: pd.Series) -> dict[str, int]:
-    return {str(unit): int(count) for unit, count in units.value_counts().items()}
+    return Counter(units.to_numpy(dtype=object))  # pandas's value_counts takes three times as long
 
 
 def _shuffled(units: Iterable[str], seed: int) -> list[str]:
@@ -236,7 +237,9 @@ def _fill(units: list[str], sizes: Mapping[str, int], wanted: float, most: int) 
     chosen: list[str] = []
     have = 0
     for unit in units:
-        if len(chosen) < most and abs(have + sizes[unit] - wanted) < abs(have - wanted):
+        if len(chosen) >= most or abs(have + 1 - wanted) >= abs(have - wanted):
+            break  # not even a unit of one picture would bring it nearer
+        if abs(have + sizes[unit] - wanted) < abs(have - wanted):
             chosen.append(unit)
             have += sizes[unit]
     return chosen or sorted(units, key=sizes.__getitem__)[:1]
