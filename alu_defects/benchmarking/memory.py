@@ -1,5 +1,7 @@
 """Memory that processes hold; NaN where the system does not say."""
 
+import ctypes
+import gc
 import math
 import multiprocessing
 import re
@@ -37,6 +39,9 @@ class Peak:
             torch.cuda.reset_peak_memory_stats(device)
             self.before: float = torch.cuda.memory_allocated(device)
         else:
+            gc.collect()
+            with suppress(OSError, AttributeError):  # glibc: what earlier tasks freed goes back to the system
+                ctypes.CDLL(None).malloc_trim(0)
             with suppress(OSError):  # Linux: VmHWM starts anew
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
             self.before = _status("VmRSS")

@@ -230,9 +230,9 @@ class DefectData(LightningDataModule):
     def near_duplicates(self) -> int | None:
         """Pairs of pictures that nearly repeat each other, of which one trains and the other does not.
 
-        None with `cache=none`: it would take an epoch of decoding.
+        None with `cache=none`, where it would take an epoch of decoding, and for more than `similarity.MOST` pictures.
         """
-        if self._hashes is None:
+        if self._hashes is None or len(self._hashes) > similarity.MOST:
             return None
         return similarity.count_across_splits(self._hashes, self.scan())
 

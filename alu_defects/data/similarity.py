@@ -23,6 +23,7 @@ BITS = 1024  # of a hash
 # quality 60, halved, 5 % brighter or moved by a pixel stays below 180 in 99 of 100 pictures. A camera that moved by 1 %
 # of the frame gives 180 to 290, overlapping shots of one sheet 249 to 313, pictures of other bars 370 and more.
 NEAR = 200
+MOST = 20_000  # pictures compared in every run, in five seconds; `audit` compares any number
 _SIDE, _FREQUENCIES = 64, 32  # twice the pixels that the highest frequency needs
 _BLOCK = 1 << 17  # pairs compared at once: they stay in the processor's cache
 

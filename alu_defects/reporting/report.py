@@ -46,7 +46,7 @@ def print_data(data: DefectData) -> None:
 
 def print_leakage(leakage: Leakage | None, near_duplicates: int | None) -> None:
     """Print what a split gives away: by the capture times where there are any, and by repeated pictures."""
-    counted = "not counted with data.cache=none" if near_duplicates is None else near_duplicates
+    counted = "not counted, alu-audit does" if near_duplicates is None else near_duplicates
     text = leakage.sentence() if leakage else f"Pairs of near-duplicates across the split: {counted}."
     Console().print(escape(text), style="yellow" if leakage and leakage.telling else None, highlight=False)
 

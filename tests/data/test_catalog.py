@@ -63,7 +63,9 @@ def test_catalogue_holds_one_row_a_picture_in_text(tmp_path: Path) -> None:
         ("20230229000000.jpg", ""),
         ("20181330164545.jpg", ""),  # month 13
         ("20180832164545.jpg", ""),
+        ("20180830240000.jpg", ""),  # 24 h, which Python 3.14 would read as the next day
         ("20180830254545.jpg", ""),  # 25 h
+        ("20180830164560.jpg", ""),  # second 60
         ("20180830166045.jpg", ""),
         ("00000830164545.jpg", ""),
         ("120180830164545.jpg", ""),  # 15 digits: a number

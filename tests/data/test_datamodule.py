@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from alu_defects.data import pixels
+from alu_defects.data import pixels, similarity
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 
@@ -147,6 +147,15 @@ def test_pixels_can_be_moved_again(photographs: Path) -> None:
     store.images = store.images.flip(0)
     store.load(torch.device("cpu", 0))
     assert torch.equal(store.gather(index), expected)
+
+
+def test_near_duplicates_of_very_many_pictures_are_left_to_the_audit(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make(photographs)
+    assert data.near_duplicates() == 0
+    monkeypatch.setattr(similarity, "MOST", 35)
+    assert data.near_duplicates() is None
 
 
 def test_no_pictures_are_asked_of_the_files(photographs: Path) -> None:
