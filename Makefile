@@ -21,7 +21,7 @@ demo: install ## train on generated pictures and show the results (no GPU, no da
 	$(RUN) alu_defects.train experiment=quickstart
 
 test: install ## run the fast tests
-	$(RUN) pytest --numprocesses 2
+	$(RUN) pytest --numprocesses 2 --dist worksteal
 
 test-slow: install ## run the tests that need minutes
 	$(RUN) pytest --numprocesses 2 -m slow
