@@ -152,6 +152,8 @@ _KINDS: tuple[tuple[Any, str], ...] = (
 
 
 def _same_kind(default: Any, value: Any) -> bool:
+    if isinstance(default, (bool, str)) and isinstance(value, (bool, str)) and "auto" in (default, value):
+        return True  # where true and false can be chosen automatically
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, (bool, str)) and isinstance(value, (bool, str)) and type(value) is type(default)
     if isinstance(default, float):

@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from alu_defects.command_line import _same_kind
 from alu_defects.config import compose, conf_dir
 from alu_defects.errors import UserError
 from alu_defects.evaluate import evaluate
@@ -108,6 +109,22 @@ def test_a_broken_picture_is_named(command, small, photographs, tmp_path):
     status = json.loads((tmp_path / "run" / "run.json").read_text())
     assert status["status"] == "failed"
     assert "3.png" in status["error"]
+
+
+@pytest.mark.parametrize(
+    ("default", "value", "same"),
+    [
+        (False, "auto", True),
+        ("auto", True, True),
+        ("auto", 4, True),
+        (False, "yes", False),
+        ("word", True, False),
+        (4, "auto", False),
+        (True, 1, False),
+    ],
+)
+def test_automatic_stands_beside_true_and_false(default, value, same):
+    assert _same_kind(default, value) is same
 
 
 def test_a_run_folder_holds_everything(finished_run):
