@@ -1,6 +1,5 @@
 """The LightningDataModule: a root folder → catalogue → split → pixels → batches."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,8 +20,6 @@ from alu_defects.data.pixel_cache import PixelCache
 from alu_defects.data.stores import CACHES, DEVICE_FRACTION, Decoded, Files
 from alu_defects.data.synthetic import Options, ensure
 from alu_defects.errors import UserError, did_you_mean
-
-log = logging.getLogger(__name__)
 
 
 def _folder(root: str) -> tuple[Path, Scan]:
