@@ -104,9 +104,8 @@ def decode_all(
         except Exception as error:  # Pillow raises many kinds for broken files; the caller names every one
             return error
 
-    with ThreadPoolExecutor(
-        threads or joblib.cpu_count()
-    ) as pool:  # Pillow releases the interpreter lock while it decodes
+    # Pillow releases the interpreter lock while it decodes
+    with ThreadPoolExecutor(threads or joblib.cpu_count()) as pool:
         yield from pool.map(work, paths, sha256s)
 
 
