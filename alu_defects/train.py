@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alu_defects.command_line import verb
@@ -31,6 +32,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: a setting, a file or a folder that the user can mend. The run is then marked failed in run.json.
     """
+    from alu_defects.learning import sweeps
     from alu_defects.learning.run import Run
 
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
@@ -38,6 +40,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         run, config = Run.resume(config.resume, overrides)
     else:
         run = Run.create(Path(config.run_dir), config, overrides)
+        run.update(fingerprint=sweeps.fingerprint(config))
     with run.recorded():
         return _train(config, run)
 
@@ -49,11 +52,11 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     from lightning.pytorch import seed_everything
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from alu_defects.data.datamodule import DefectData
     from alu_defects.learning import checkpoint, trainer
     from alu_defects.learning.callbacks import Startup
     from alu_defects.learning.history import History
     from alu_defects.learning.module import Classifier
+    from alu_defects.models.backbone import multiply_adds
     from alu_defects.reporting import dashboard, evaluation, figures, report
 
     startup = Startup(run, since=started)
@@ -63,7 +66,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     options["trainer"] = trainer.as_before(options["trainer"], before)
     trainer.check(options["trainer"], options.get("callbacks") or {})
     seed_everything(config.seed, workers=True, verbose=False)
-    data = DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=config.seed)
+    data = _data(options)
     _prepare(data, run, startup)
     resumed_from = run.last if run.last.exists() else None
     model = backbone_options(options["model"])
@@ -85,6 +88,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     fit = trainer.create(options["trainer"], options["callbacks"], [tensorboard, history], classifier.backbone)
     if options["trainer"]["accumulate_grad_batches"] == "auto":
         trainer.fit_batch(fit, classifier, data, before.get("accumulate_grad_batches"))
+    macs = multiply_adds(classifier.backbone, data.image_size)
     startup.lap("network")
     fit.callbacks.append(startup)  # type: ignore[attr-defined]
     name, device = options["model"]["name"], str(fit.strategy.root_device)
@@ -102,15 +106,23 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
         "best_epoch": best_epoch,
         "epochs": len(table),
         "parameters": sum(p.numel() for p in classifier.backbone.parameters()),
+        "multiply_adds": macs,
         "seconds": round(seconds, 1),
         "note": evaluations[-1].note,
         **{e.split: e.metrics for e in evaluations},
     }
+    evaluation.write(evaluations[0], run.evaluation("val"), {"val": evaluations[0].metrics})
     evaluation.write(evaluations[-1], run.folder, results)
     figures.curves(table, monitor=str(config.callbacks.best.monitor)).savefig(run.folder / "curves.png", dpi=150)
     dashboard.add_outcome(tensorboard, config, evaluations, data, step=best_epoch)
     report.print_run(run.folder, results, evaluations[-1])
     return results
+
+
+def _data(options: dict[str, Any]) -> "DefectData":
+    from alu_defects.data.datamodule import DefectData
+
+    return DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=options["seed"])
 
 
 def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
@@ -137,17 +149,35 @@ def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
     startup.lap("leakage")
 
 
+def _finished_before(config: DictConfig) -> bool:
+    """Whether a job of a sweep has finished in this or another sweep; its folder then says where."""
+    from alu_defects.learning import sweeps
+
+    run = sweeps.finished(config, _data(plain(config)))
+    if run:
+        print(f"finished before, not run again (sweep.force=true would): {run.folder}")
+        sweeps.reuse(Path(config.run_dir), run, list(HydraConfig.get().overrides.task))
+    return run is not None
+
+
+def _failed(folder: Path, overrides: list[str], error: Exception) -> None:
+    from alu_defects.learning.run import Run
+
+    Run.failed(folder, overrides, error)
+
+
 def _after_sweep(folder: Path) -> None:
     from alu_defects.compare import compare
 
     compare([folder], folder)
 
 
-@verb("train", after_sweep=_after_sweep)
+@verb("train", after_sweep=_after_sweep, failed=_failed)
 def main(config: DictConfig) -> None:
     """Train in the folder that Hydra made, which in a sweep is inside the sweep's."""
     config.run_dir = HydraConfig.get().runtime.output_dir
-    train(config)
+    if HydraConfig.get().mode != RunMode.MULTIRUN or config.sweep.force or not _finished_before(config):
+        train(config)
 
 
 if __name__ == "__main__":

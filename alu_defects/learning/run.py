@@ -39,6 +39,10 @@ class Run:
         self.last = self.checkpoints / "last.ckpt"
         self.tensorboard = folder / "tensorboard"
 
+    def evaluation(self, split: str) -> Path:
+        """The folder of an evaluation on val or test."""
+        return self.folder / "evaluation" / split
+
     @classmethod
     def existing(cls, folder: str | Path) -> "Run":
         """The run in a folder.
@@ -47,6 +51,8 @@ class Run:
             UserError: the folder holds no run.
         """
         run = cls(Path(str(folder)).expanduser())
+        if run.status_file.is_file() and (elsewhere := run.status().get("run")):  # a job that finished in another sweep
+            run = cls(run.folder / elsewhere)
         if not run.status_file.is_file() or not run.config_file.is_file():
             raise UserError(f"{folder} is not a run folder: it has no run.json with config.yaml beside it")
         return run
@@ -149,6 +155,14 @@ class Run:
             self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
             raise
         self.update(status="finished", ended=_now())
+
+    @classmethod
+    def failed(cls, folder: Path, overrides: list[str], error: BaseException) -> None:
+        """Note why a job failed that may not even have become a run."""
+        run = cls(folder)
+        if not run.status_file.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            run.update(status="failed", overrides=overrides, error=f"{type(error).__name__}: {error}")
 
     def status(self) -> dict[str, Any]:
         """What run.json says."""

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from alu_defects.errors import UserError
 
@@ -39,6 +41,17 @@ class Backbone(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Put a new, untrained classifier in place; 0 classes: none."""
         raise NotImplementedError
+
+
+def multiply_adds(backbone: nn.Module, image_size: int) -> int:
+    """Multiplications with an addition, of convolutions and matrix products, for one picture of `image_size`²."""
+    training, parameter = backbone.training, next(backbone.parameters())
+    picture = torch.zeros(1, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
+    backbone.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        backbone(picture)
+    backbone.train(training)
+    return int(counter.get_total_flops()) // 2  # it counts both
 
 
 def pretrained_unavailable(name: str, error: Exception) -> UserError:
