@@ -1,4 +1,4 @@
-"""Compare runs in one table: `python -m alu_defects.compare runs=runs/<sweep>`."""
+"""Compare runs: `python -m alu_defects.compare runs=runs/<sweep>`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,30 +9,30 @@ from omegaconf import DictConfig, ListConfig
 from alu_defects.command_line import verb
 
 if TYPE_CHECKING:  # takes a while to import: --help and --cfg must not wait for it
-    import pandas as pd
+    from alu_defects.reporting.comparison import Comparison
 
 
-def compare(folders: Sequence[Path], output: Path | None = None) -> "pd.DataFrame":
-    """Print one table of all runs in the folders, and write it as comparison.csv.
+def compare(folders: Sequence[Path], output: Path | None = None) -> "Comparison":
+    """Print what the runs in the folders show, and write it as report.html, report.md, CSV tables and figures.
 
     Args:
         folders: run folders, or folders of run folders.
-        output: where comparison.csv is written; None: nowhere.
+        output: the folder of the report; None: nowhere.
 
     Returns:
-        One row a run: folder, model, seed, status, test metrics, recall of each class, best epoch, parameters, seconds.
+        The tables: runs, Table 2 with intervals, differences with tests, classes, attention.
 
     Raises:
         UserError: a folder without runs.
     """
-    from alu_defects.reporting import comparison, report
+    from alu_defects.reporting import comparison_report, report
+    from alu_defects.reporting.comparison import Comparison
 
-    table = comparison.table(folders)
-    report.print_comparison(table)
+    comparison = Comparison.of(folders)
+    report.print_comparison(comparison)
     if output:
-        table.to_csv(output / "comparison.csv", index=False)
-        print(f"table: {output / 'comparison.csv'}")
-    return table
+        print(f"report: {comparison_report.write(comparison, output)}")
+    return comparison
 
 
 @verb("compare")
@@ -40,7 +40,9 @@ def main(config: DictConfig) -> None:
     """Compare the runs that the command line names."""
     many = isinstance(config.runs, ListConfig)
     folders = [Path(folder) for folder in (config.runs if many else [config.runs])]
-    compare(folders, Path(config.output) if config.output else None if many else folders[0])
+    compare(
+        folders, Path(config.output) if config.output else Path("comparison" if many else folders[0] / "comparison")
+    )
 
 
 if __name__ == "__main__":

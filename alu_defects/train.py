@@ -169,7 +169,7 @@ def _failed(folder: Path, overrides: list[str], error: Exception) -> None:
 def _after_sweep(folder: Path) -> None:
     from alu_defects.compare import compare
 
-    compare([folder], folder)
+    compare([folder], folder / "comparison")
 
 
 @verb("train", after_sweep=_after_sweep, failed=_failed)

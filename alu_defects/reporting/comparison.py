@@ -1,56 +1,383 @@
-"""Several runs → one table."""
+"""Several runs → what they show: scores with their intervals, which differences are real, and where they lie."""
 
+import itertools
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from alu_defects.errors import UserError
+from alu_defects.data.splits import SELECTED_ON_TEST
+from alu_defects.learning.history import History
 from alu_defects.learning.metrics import SUMMARY
-from alu_defects.learning.run import Run
+from alu_defects.reporting import jobs, statistics
+from alu_defects.reporting.evaluation import PROBABILITY
+from alu_defects.reporting.jobs import Job
+from alu_defects.reporting.statistics import Scores
 
-RECALL = "recall/"  # prefix of the columns with the recall of one class
+# Zhang, Sun, Yang 2022, Table 2: accuracy, precision, recall in per cent
+PAPER = {
+    "xception": (94.25, 91.7, 92.5),
+    "shufflenet": (93.75, 85.7, 85.4),
+    "inceptionv4": (96.76, 92.0, 94.4),
+    "inceptionv4_scse": (98.00, 97.8, 96.0),
+}
+ATTENTION = re.compile(r"_(scse|cse|sse)\b| model\.attention\w*=\S+")  # in the name of an entry
+PER_CLASS = ("precision", "recall", "f1")
+# what tells trainings of one entry apart, or is said elsewhere in its name
+_NOT_IN_NAME = ("model=", "model.name=", "seed=", "split.fold=", "sweep=", "sweep.force=", "experiment=paper")
+SIGNIFICANT = 0.05
 
 
-def find(folders: Sequence[Path]) -> list[Run]:
-    """The runs in the folders: each is a run folder, or holds run folders.
+@dataclass(frozen=True)
+class Training:
+    """One network trained once, or once a fold with the folds joined: every test picture is in it once.
 
-    Raises:
-        UserError: a folder without runs.
+    Attributes:
+        seed: of the training.
+        jobs: one, or one a fold.
+        predictions: one row a test picture, in the order of their content hashes: as `Job.predictions`, with `fold`.
     """
-    runs: list[Run] = []
-    for folder in folders:
-        files = [folder / "run.json"] if (folder / "run.json").is_file() else sorted(folder.glob("*/run.json"))
-        if not files:
-            raise UserError(
-                f"{folder} is not a run folder and holds none; give a sweep's folder or a list of run folders"
-            )
-        runs += [Run(file.parent) for file in files]
-    return runs
+
+    seed: int
+    jobs: list[Job]
+    predictions: pd.DataFrame
 
 
-def table(folders: Sequence[Path]) -> pd.DataFrame:
-    """One row a run, whatever became of it: settings, status, test metrics and recall of each class."""
-    runs = find(folders)
-    given = [run.status().get("overrides", []) for run in runs]
-    shared = set(given[0]).intersection(*given[1:])
-    rows = [_row(run, " ".join(o for o in mine if o not in shared)) for run, mine in zip(runs, given, strict=True)]
-    frame = pd.DataFrame(rows)
-    return frame.sort_values("f1", ascending=False, ignore_index=True, na_position="last")
+@dataclass(frozen=True)
+class Entry:
+    """One row of Table 2: the trainings that differ in nothing but their seed.
+
+    Attributes:
+        name: the network, and what else the command line gave for it and not for all.
+        model: the network's name.
+        jobs: all, also those that failed.
+        trainings: the complete ones.
+        classes: their names in the order of their ids.
+    """
+
+    name: str
+    model: str
+    jobs: list[Job]
+    trainings: list[Training]
+    classes: list[str]
+
+    @property
+    def pictures(self) -> pd.DataFrame:
+        """The test pictures."""
+        return self.trainings[0].predictions
+
+    @property
+    def config(self) -> Any:
+        """The settings of the first run."""
+        return self.trainings[0].jobs[0].run.config()
+
+    def results(self, name: str) -> list[float]:
+        """An entry of metrics.json of each run that has it."""
+        values = [job.run.metrics().get(name) for training in self.trainings for job in training.jobs]
+        return [float(value) for value in values if value is not None]
+
+    @property
+    def note(self) -> str:
+        """What a reader of the numbers must know."""
+        return next((str(job.run.metrics().get("note", "")) for t in self.trainings for job in t.jobs), "")
+
+    def ids(self, training: Training, column: str) -> Any:
+        """Labels or predictions as class ids (pictures,)."""
+        return pd.Categorical(training.predictions[column], categories=self.classes).codes.astype(np.intp)
+
+    @cached_property
+    def measured(self) -> Scores:
+        """The metrics, one row a training."""
+        every = np.ones((1, len(self.pictures)))
+        return _stacked([statistics.scores(*self._outcome(t), weights=every) for t in self.trainings], axis=0)
+
+    @cached_property
+    def resampled(self) -> Scores:
+        """The metrics of resamples of the test pictures (trainings, resamples, …), whole sessions drawn."""
+        groups = self.pictures["session"].tolist()
+        return _stacked([statistics.bootstrap(*self._outcome(t), groups=groups) for t in self.trainings], axis=None)
+
+    def _outcome(self, training: Training) -> tuple[Any, Any, int]:
+        return self.ids(training, "label"), self.ids(training, "prediction"), len(self.classes)
+
+    def right(self, training: Training) -> Any:
+        """Whether each picture is classified right (pictures,)."""
+        return (training.predictions["label"] == training.predictions["prediction"]).to_numpy()
+
+    def folds(self) -> dict[str, list[float]]:
+        """Metric → its value in every fold of every training; empty where nothing was folded."""
+        runs = [job.run for training in self.trainings for job in training.jobs if len(training.jobs) > 1]
+        return {name: [run.metrics()["test"][name] for run in runs] for name in SUMMARY} if runs else {}
+
+    def histories(self) -> list[pd.DataFrame]:
+        """metrics.csv of every run that has one."""
+        files = [job.run.history_file for training in self.trainings for job in training.jobs]
+        return [History(file).table() for file in files if file.is_file()]
 
 
-def _row(run: Run, difference: str) -> dict[str, Any]:
-    config, metrics = run.config(), run.metrics()
+def _stacked(parts: Sequence[Scores], axis: int | None) -> Scores:
+    def join(values: list[Any]) -> Any:
+        return np.stack(values) if axis is None else np.concatenate(values, axis)
+
+    summary = {name: join([part.summary[name] for part in parts]) for name in SUMMARY}
+    return Scores(summary, *(join([getattr(part, name) for part in parts]) for name in PER_CLASS))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What several runs show.
+
+    Attributes:
+        jobs: every job, whatever became of it.
+        entries: those with a complete training, the most accurate first.
+    """
+
+    jobs: list[Job]
+    entries: list[Entry]
+
+    @classmethod
+    def of(cls, folders: Sequence[Path]) -> "Comparison":
+        """Read the runs in the folders, each a run folder or a folder of run folders.
+
+        Raises:
+            UserError: a folder without runs.
+        """
+        found = jobs.find(folders)
+        entries = [entry for entry in _entries(found) if entry.trainings]
+        return cls(found, sorted(entries, key=lambda entry: -float(entry.measured.summary["accuracy"].mean())))
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row a job: settings, status, and the test metrics of its run."""
+        names = _names(self.jobs)
+        return pd.DataFrame([_run_row(job, name) for job, name in zip(self.jobs, names, strict=True)])
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Table 2, one row an entry, as fractions: each metric, its standard deviation over seeds and its interval.
+
+        The interval of accuracy is Wilson's, which takes the pictures for independent; `accuracy_session_low` and
+        `_high` and the other metrics' are from the bootstrap of sessions.
+        """
+        return pd.DataFrame([_table_row(entry) for entry in self.entries])
+
+    @cached_property
+    def classes(self) -> pd.DataFrame:
+        """One row an entry and class: support, and precision, recall and F1 with intervals, as fractions."""
+        return pd.DataFrame([row for entry in self.entries for row in _class_rows(entry)])
+
+    @cached_property
+    def pairs(self) -> list[tuple[Entry, Entry]]:
+        """Entries that were tested on the same pictures, the more accurate first."""
+        return [(a, b) for a, b in itertools.combinations(self.entries, 2) if a.pictures.index.equals(b.pictures.index)]
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        """One row a pair on the same pictures: difference in accuracy and macro F1 with intervals, tests, verdict.
+
+        `p` is the exact McNemar test in the training where it is weakest, 1 where trainings disagree about who is
+        better; `p_holm` is corrected for the number of pairs; `clear` says that this is below 0.05 and the interval,
+        over sessions and seeds, is all on one side of 0; `real` that several trainings say so.
+        """
+        rows = [_difference(a, b) for a, b in self.pairs]
+        corrected = statistics.holm([row["p"] for row in rows])
+        for row, p in zip(rows, corrected, strict=True):
+            beside = row["accuracy_low"] > 0 or row["accuracy_high"] < 0
+            clear = bool(p < SIGNIFICANT and beside)
+            row |= {"p_holm": p, "clear": clear, "real": clear and row["trainings"] > 1}
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def attention(self) -> pd.DataFrame:
+        """One row a class for each network with attention and the same without: the difference in recall and F1."""
+        names = {entry.name: entry for entry in self.entries}
+        pairs = [(names.get(ATTENTION.sub("", name)), entry) for name, entry in names.items() if ATTENTION.search(name)]
+        known = [(plain, attentive) for plain, attentive in pairs if plain is not None]
+        alike = [(a, b) for a, b in known if a.pictures.index.equals(b.pictures.index) and a.classes == b.classes]
+        return pd.DataFrame([row for plain, attentive in alike for row in _attention_rows(plain, attentive)])
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """Every prediction of every complete training, the folds of a cross-validation joined."""
+        parts = [
+            training.predictions.reset_index().assign(entry=entry.name, seed=training.seed)
+            for entry in self.entries
+            for training in entry.trainings
+        ]
+        if not parts:
+            return pd.DataFrame()
+        table = pd.concat(parts, ignore_index=True)
+        first = ["entry", "seed", "fold", "path", "session", "label", "prediction"]
+        return table[[*first, *(name for name in table if str(name).startswith(PROBABILITY))]]
+
+
+def _names(found: Sequence[Job]) -> list[str]:
+    """What tells the entries apart: the network, and what the command line gave for some jobs and not for all."""
+    shared = set(found[0].overrides).intersection(*(job.overrides for job in found))
+    return [
+        " ".join([job.model, *(w for w in job.overrides if w not in shared and not w.startswith(_NOT_IN_NAME))])
+        for job in found
+    ]
+
+
+def _entries(found: Sequence[Job]) -> list[Entry]:
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job, name in zip(found, _names(found), strict=True):
+        groups.setdefault((name, _pictures(job)), []).append(job)
+    names = [name for name, _ in groups]
+    entries = []
+    for (name, pictures), own in groups.items():
+        unique = name if names.count(name) == 1 or not pictures else f"{name} (pictures {pictures[:6]})"
+        done = [job for job in own if job.status == "finished"]
+        seeds = {job.seed: [j for j in done if j.seed == job.seed] for job in done}
+        trainings = [made for seed in sorted(seeds) if (made := _training(seed, seeds[seed])) is not None]
+        classes = list(done[0].run.metrics()["test"]["per_class"]) if done else []
+        entries.append(Entry(unique, own[0].model, own, trainings, classes))
+    return entries
+
+
+def _pictures(job: Job) -> str:
+    """What stands for the pictures and how they are divided, whichever fold is the test part."""
+    if not job.run.config_file.exists():
+        return ""
+    split = job.run.config().split
+    if split.name != "kfold":
+        return str(job.run.status().get("data_hash", ""))
+    return f"{split.k} folds, {split.by}, {split.seed}"
+
+
+def _training(seed: int, found: Sequence[Job]) -> Training | None:
+    """Join the folds; None where some are missing. Of jobs that are alike the last counts."""
+    last = {job.run.config().split.get("fold", 0): job for job in found}
+    split = found[0].run.config().split
+    if split.name == "kfold" and len(last) < split.k:
+        return None
+    parts = {fold: job.predictions() for fold, job in sorted(last.items())}
+    known = [part.assign(fold=fold) for fold, part in parts.items() if part is not None]
+    if len(known) < len(parts):
+        return None
+    return Training(seed, [last[fold] for fold in sorted(last)], pd.concat(known).sort_index())
+
+
+def _run_row(job: Job, name: str) -> dict[str, Any]:
+    metrics = job.run.metrics() if job.status == "finished" else {}
     test = metrics.get("test", {})
     return {
-        "run": run.folder.name,
-        "difference": difference,  # what the command line gave for this run and not for all
-        "model": config.model.name,
-        "seed": config.seed,
-        "status": run.status()["status"],
-        **{name: test.get(name) for name in SUMMARY},
+        "job": job.name,
+        "entry": name,
+        "model": job.model,
+        "seed": job.seed,
+        "status": job.status,
+        **{metric: test.get(metric) for metric in SUMMARY},
         "note": metrics.get("note", ""),
-        **{name: metrics.get(name) for name in ("best_epoch", "epochs", "parameters", "seconds")},
-        **{RECALL + name: values["recall"] for name, values in test.get("per_class", {}).items()},
+        **{key: metrics.get(key) for key in ("best_epoch", "epochs", "parameters", "multiply_adds", "seconds")},
+        "error": job.error,
+        "folder": str(job.run.folder),
     }
+
+
+def _table_row(entry: Entry) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "entry": entry.name,
+        "trainings": len(entry.trainings),
+        "folds": len(entry.trainings[0].jobs),
+        "pictures": len(entry.pictures),
+        "sessions": entry.pictures["session"].nunique(),
+    }
+    for metric in SUMMARY:
+        values = entry.measured.summary[metric]
+        drawn = statistics.interval(entry.resampled.summary[metric].mean(axis=0))
+        row |= {metric: values.mean(), f"{metric}_sd": _deviation(values)}
+        if metric == "accuracy":
+            low, high = statistics.wilson(values.mean() * len(entry.pictures), len(entry.pictures))
+            row |= {"accuracy_low": low, "accuracy_high": high}
+            row |= {"accuracy_session_low": drawn.low, "accuracy_session_high": drawn.high}
+        else:
+            row |= {f"{metric}_low": drawn.low, f"{metric}_high": drawn.high}
+    folds = entry.folds()
+    row |= {f"{metric}_fold_sd": _deviation(values) for metric, values in folds.items()}
+    speeds = [h["train/images_per_second"].median() for h in entry.histories() if "train/images_per_second" in h]
+    row |= {name: _mean(entry.results(name)) for name in ("parameters", "multiply_adds", "seconds")}
+    return row | {"images_per_second": _mean(speeds), "note": entry.note} | _of_the_paper(entry)
+
+
+def _of_the_paper(entry: Entry) -> dict[str, float]:
+    """The numbers of the paper's Table 2, where the experiment is the paper's."""
+    data, split = entry.config.data, entry.config.split
+    same = data.source == "tianchi" and data.round == 1 and not data.include_other and data.image_size == 400
+    if not (same and split.name == "paper" and entry.model in PAPER):
+        return {}
+    return {f"paper_{name}": v / 100 for name, v in zip(SUMMARY[:3], PAPER[entry.model], strict=True)}
+
+
+def _class_rows(entry: Entry) -> list[dict[str, Any]]:
+    support = entry.pictures["label"].value_counts()
+    guessed = pd.concat([t.predictions["prediction"] for t in entry.trainings]).value_counts() / len(entry.trainings)
+    rows = []
+    for k, name in enumerate(entry.classes):
+        row: dict[str, Any] = {"entry": entry.name, "class": name, "support": int(support.get(name, 0))}
+        for metric in PER_CLASS:
+            measured, drawn = getattr(entry.measured, metric)[:, k], getattr(entry.resampled, metric)[:, :, k]
+            low, high = statistics.wider(
+                statistics.interval(drawn.mean(axis=0)),
+                statistics.of_class(metric, _mean(measured), row["support"], guessed.get(name, 0)),
+            )
+            row |= {metric: _mean(measured), f"{metric}_low": low, f"{metric}_high": high}
+        rows.append(row)
+    return rows
+
+
+def _difference(a: Entry, b: Entry) -> dict[str, Any]:
+    trainings = list(zip(a.trainings, b.trainings, strict=False))
+    right = [(a.right(mine), b.right(other)) for mine, other in trainings]
+    tests = [statistics.mcnemar(mine, other) for mine, other in right]
+    signs = {int(np.sign(mine.sum() - other.sum())) for mine, other in right}
+    row: dict[str, Any] = {
+        "entry": a.name,
+        "other": b.name,
+        "trainings": min(len(a.trainings), len(b.trainings)),
+        "only_right": sum(int((mine & ~other).sum()) for mine, other in right),
+        "other_only_right": sum(int((other & ~mine).sum()) for mine, other in right),
+    }
+    for metric in ("accuracy", "f1"):
+        drawn = statistics.over_seeds(a.resampled.summary[metric]) - statistics.over_seeds(
+            b.resampled.summary[metric], seed=1
+        )
+        low, high = statistics.interval(drawn)
+        mean = a.measured.summary[metric].mean() - b.measured.summary[metric].mean()
+        row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
+    return row | {"p": max(tests) if len(signs) == 1 else 1.0, "p_of_each": tests}
+
+
+def _attention_rows(plain: Entry, attentive: Entry) -> list[dict[str, Any]]:
+    rows = []
+    support = plain.pictures["label"].value_counts()
+    for k, name in enumerate(plain.classes):
+        row: dict[str, Any] = {"entry": attentive.name, "other": plain.name, "class": name, "support": support[name]}
+        for metric in ("recall", "f1"):
+            mean = _mean(getattr(attentive.measured, metric)[:, k]) - _mean(getattr(plain.measured, metric)[:, k])
+            with_it, without = (getattr(entry.resampled, metric)[:, :, k] for entry in (attentive, plain))
+            low, high = statistics.interval(statistics.over_seeds(with_it) - statistics.over_seeds(without, seed=1))
+            row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
+        rows.append(row)
+    return rows
+
+
+def _mean(values: Any) -> float:
+    known = np.asarray([value for value in values if not np.isnan(value)], float)
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _deviation(values: Any) -> float:
+    """Standard deviation of the population that the values are drawn from; NaN for one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def selected(entries: Sequence[Entry]) -> bool:
+    """Whether some entry was selected on the pictures that judge it."""
+    return any(entry.note == SELECTED_ON_TEST for entry in entries)

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from alu_defects.data.datamodule import DefectData
 from alu_defects.learning.metrics import PER_CLASS, SUMMARY
 from alu_defects.learning.module import Classifier
-from alu_defects.reporting import evaluation, figures
+from alu_defects.reporting import drawing, evaluation, figures
 from alu_defects.reporting.evaluation import Evaluation
 
 # What the HPARAMS tab shows: it sorts the names and opens with the first five.
@@ -103,7 +103,7 @@ def add_pictures(writer: SummaryWriter, result: Evaluation, data: DefectData, *,
         "mistakes": mistakes_figure(result, data),
     }
     for name, figure in drawn.items():
-        writer.add_image(f"{tag}/{name}", figures.to_image(figure), step, dataformats="HWC")
+        writer.add_image(f"{tag}/{name}", drawing.to_image(figure), step, dataformats="HWC")
 
 
 def mistakes_figure(result: Evaluation, data: DefectData) -> Figure:

@@ -17,6 +17,9 @@ from alu_defects.learning.run import write_json
 from alu_defects.reporting import figures
 
 PROBABILITY = "probability_"  # prefix of the columns with the probability of one class
+PREDICTIONS = "predictions.csv"
+# as in the catalogue: names may hold line ends, or be no UTF-8
+_CSV: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "errors": "surrogateescape"}
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,17 @@ def _nested(logged: Mapping[str, Any], split: str, names: list[str]) -> dict[str
     return {**flat, "per_class": per_class}
 
 
+def read_predictions(folder: Path) -> pd.DataFrame:
+    """The predictions in the folder of a run or of an evaluation."""
+    text = dict.fromkeys(("path", "label", "prediction"), str)
+    return pd.read_csv(folder / PREDICTIONS, dtype=text, keep_default_na=False, encoding_errors="surrogateescape")
+
+
 def write(evaluation: Evaluation, folder: Path, metrics: Mapping[str, Any]) -> None:
     """Write predictions.csv, confusion.csv, confusion.png and metrics.json into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    # as in the catalogue: names may hold line ends, or be no UTF-8
-    options: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "errors": "surrogateescape"}
-    evaluation.predictions.to_csv(folder / "predictions.csv", index=False, **options)
-    evaluation.confusion.to_csv(folder / "confusion.csv", **options)
+    evaluation.predictions.to_csv(folder / PREDICTIONS, index=False, **_CSV)
+    evaluation.confusion.to_csv(folder / "confusion.csv", **_CSV)
     names = list(evaluation.confusion.columns)
     figure = figures.confusion_matrix(evaluation.confusion.to_numpy(), names, evaluation.note)
     figure.savefig(folder / "confusion.png", dpi=150)

@@ -1,27 +1,19 @@
-"""Every plot, one function each; each returns a Figure of its own.
+"""The plots of one run, one function each; each returns a Figure of its own."""
 
-pyplot is not used: it keeps every figure in a global list and picks a window system, and neither suits a training loop.
-"""
-
-import re
 from collections.abc import Sequence
-from functools import cache
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-# Okabe and Ito's palette: told apart with any kind of colour vision
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+from alu_defects.reporting.drawing import BLUE, GREEN, GREY, ORANGE, fonts, label_ticks, readable, renderable, shorten
+
 MOST_MISTAKES = 24  # four rows of six: a page that can still be looked through
 
 
@@ -42,9 +34,9 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str], note
         ax.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
     for k in range(number):
         ax.add_patch(Rectangle((k - 0.5, k - 0.5), 1, 1, fill=False, edgecolor=GREY, linewidth=0.8))
-    names = [_name(name) for name in class_names]
-    _label_ticks(ax, "x", names, rotation=45, ha="right", rotation_mode="anchor")
-    _label_ticks(ax, "y", [f"{name} ({n})" for name, n in zip(names, support, strict=True)])
+    names = [readable(name) for name in class_names]
+    label_ticks(ax, "x", names, rotation=45, ha="right", rotation_mode="anchor")
+    label_ticks(ax, "y", [f"{name} ({n})" for name, n in zip(names, support, strict=True)])
     ax.set_xlabel("predicted")
     ax.set_ylabel("true (pictures)")
     total = int(support.sum())
@@ -103,7 +95,7 @@ def per_class(
     precision, recall = np.asarray(precision, float), np.asarray(recall, float)
     order = np.argsort(recall, kind="stable")  # NaN last
     rows = np.arange(len(order))
-    names = [_name(name) for name in class_names]
+    names = [readable(name) for name in class_names]
     fig = Figure((8.5, 0.36 * len(order) + 2.2), layout="constrained")
     ax = fig.subplots()
     ax.hlines(rows, precision[order], recall[order], color=GREY, linewidth=1.5, alpha=0.6)
@@ -126,7 +118,7 @@ def per_class(
     lowest = float(np.nanmin(known)) if not np.isnan(known).all() else 0.0
     ax.set_xlim(max(0.0, np.floor(10 * (lowest - 0.02)) / 10), 1)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _label_ticks(ax, "y", [f"{names[k]} ({support[k]})" for k in order])
+    label_ticks(ax, "y", [f"{names[k]} ({support[k]})" for k in order])
     ax.set_ylim(len(order) - 0.5, -0.5)
     ax.set_ylabel("class (pictures)")
     ax.grid(axis="x", alpha=0.25)
@@ -136,7 +128,7 @@ def per_class(
     title = "No class has pictures: recall is undefined"
     if not np.isnan(recall[weakest]):
         title = f"Weakest class: {names[weakest]}, {recall[weakest]:.1%} of {support[weakest]} pictures found"
-    fig.suptitle(title, parse_math=False, fontfamily=_fonts()[0])
+    fig.suptitle(title, parse_math=False, fontfamily=fonts()[0])
     return fig
 
 
@@ -154,10 +146,10 @@ def mistakes(
     columns = min(max(len(order), 3), 6)
     rows = max(-(-len(order) // columns), 1)
     fig = Figure((2.1 * columns, 2.5 * rows + 0.6), layout="constrained")
-    family = _fonts()[0]
+    family = fonts()[0]
     if len(order) < len(paths):
         title = f"{title}: the {len(order)} most confident of {len(paths)}"
-    fig.suptitle(_renderable(title), parse_math=False, fontfamily=family)
+    fig.suptitle(renderable(title), parse_math=False, fontfamily=family)
     if not len(order):
         fig.text(0.5, 0.45, "no mistakes", ha="center", va="center", fontsize=14, color=GREY)
         return fig
@@ -166,20 +158,12 @@ def mistakes(
         ax.set_axis_off()
     for ax, k in zip(axes, order, strict=False):
         ax.imshow(images[k])
-        caption = f"{_name(true_names[k])}\n→ {_name(predicted_names[k])} {probabilities[k]:.0%}"
+        caption = f"{readable(true_names[k])}\n→ {readable(predicted_names[k])} {probabilities[k]:.0%}"
         ax.set_title(caption, fontsize=8, parse_math=False, fontfamily=family)
-        file_name = _shorten(_renderable(PurePath(paths[k]).name, missing="…"), 34)
+        file_name = shorten(renderable(PurePath(paths[k]).name, missing="…"), 34)
         below = {"transform": ax.transAxes, "ha": "center", "va": "top", "fontsize": 6.5, "color": GREY}
         ax.text(0.5, -0.03, file_name, parse_math=False, fontfamily=family, **below)
     return fig
-
-
-def to_image(fig: Figure, dpi: float = 100) -> NDArray[np.uint8]:
-    """Render to (H, W, 3), as TensorBoard wants it."""
-    fig.set_dpi(dpi)
-    canvas: Any = FigureCanvasAgg(fig)  # its methods are not annotated
-    canvas.draw()
-    return np.array(canvas.buffer_rgba(), np.uint8)[..., :3].copy()
 
 
 def _recorded(metrics: pd.DataFrame, column: str) -> "pd.Series[float]":
@@ -202,54 +186,3 @@ def _lines(ax: Axes, metrics: pd.DataFrame, styles: dict[str, tuple[str, str, st
     if len(drawn) == 1:
         ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=GREY)
     return np.concatenate(drawn)
-
-
-def _label_ticks(ax: Axes, axis: str, labels: Sequence[str], **style: Any) -> None:
-    """Write one label a tick; a `$` in a class name is no formula."""
-    family = _fonts()[0]
-    if axis == "x":
-        ax.set_xticks(range(len(labels)), labels, parse_math=False, fontfamily=family, **style)
-    else:
-        ax.set_yticks(range(len(labels)), labels, parse_math=False, fontfamily=family, **style)
-
-
-# What no font has is drawn as a box, with a warning for each character; matplotlib brings no font for Chinese.
-CJK_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "Microsoft YaHei",
-    "SimHei",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Arial Unicode MS",
-)
-
-
-@cache
-def _fonts() -> tuple[list[str], frozenset[int]]:
-    """The font families to write names with, and the characters that they can draw."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    families = ["DejaVu Sans", *[name for name in CJK_FONTS if name in installed][:1]]  # DejaVu comes with matplotlib
-    files = [font_manager.findfont(family) for family in families]
-    return families, frozenset().union(*(FT2Font(file).get_charmap() for file in files))
-
-
-def _renderable(text: str, *, missing: str | None = None) -> str:
-    r"""Replace what no font can draw: each run by `missing`, or else each character by its \u code."""
-    drawable = _fonts()[1]
-    if missing is None:
-        return "".join(c if ord(c) in drawable else f"\\u{ord(c):04x}" for c in text)
-    kept = "".join(c if ord(c) in drawable else "\0" for c in text)
-    return re.sub("\0+", missing, kept)
-
-
-def _name(name: str) -> str:
-    return _renderable(name.replace("_", " "))
-
-
-def _shorten(text: str, most: int) -> str:
-    """Cut out the middle: both ends of a file name tell more."""
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}"

@@ -14,7 +14,8 @@ from alu_defects.data.datamodule import DefectData
 from alu_defects.data.leakage import Leakage
 from alu_defects.data.splits import SELECTED_ON_TEST, SPLITS, rows, selected_on_test
 from alu_defects.learning.metrics import SUMMARY
-from alu_defects.reporting.comparison import RECALL
+from alu_defects.reporting import comparison_report
+from alu_defects.reporting.comparison import Comparison
 from alu_defects.reporting.evaluation import Evaluation
 
 
@@ -77,43 +78,24 @@ def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) 
     print(f"folder: {folder}")  # not by rich, which would break a long path
 
 
-def print_comparison(table: pd.DataFrame) -> None:
-    """Print the runs side by side, the best first: overall, then the recall of each class."""
+def print_comparison(comparison: Comparison) -> None:
+    """Print the models side by side, the most accurate first, and what the differences are worth."""
     console = Console()
-    names = [_run_name(row) for row in table.to_dict("records")]
-    overall = Table("run", *SUMMARY, "parameters", "minutes", title="test pictures, best run first (macro averages, %)")
-    for name, row in zip(names, table.to_dict("records"), strict=True):
-        status = "" if row["status"] == "finished" else f" ({row['status']})"
-        overall.add_row(
-            f"{name}{status}{' *' if row['note'] else ''}",
-            *(_percent(row[metric], unit="") for metric in SUMMARY),
-            "–" if pd.isna(row["parameters"]) else f"{row['parameters'] / 1e6:.2f} M",
-            "–" if pd.isna(row["seconds"]) else f"{row['seconds'] / 60:.1f}",
-        )
-    overall.caption = "".join(f"* {note}" for note in set(table["note"]) - {""})
-    console.print(_numbers_to_the_right(overall))
-    classes = [name for name in table.columns if name.startswith(RECALL)]
-    done = table["status"] == "finished"
-    if classes and done.any():
-        recalls = Table("class", *(n for n, d in zip(names, done, strict=True) if d), title="recall (%), best in bold")
-        for name in classes:
-            best = table.loc[done, name].max()
-            texts = [_percent(v, unit="") for v in table.loc[done, name]]
-            cells = [f"[bold]{t}[/]" if v == best else t for t, v in zip(texts, table.loc[done, name], strict=True)]
-            recalls.add_row(escape(name.removeprefix(RECALL)), *cells)
-        console.print(_numbers_to_the_right(recalls))
+    table = Table("model", "seeds", *SUMMARY, title="test pictures: mean ± standard deviation [95 % interval] (%)")
+    for name, *cells in comparison_report.overview(comparison):
+        table.add_row(escape(name), *cells)
+    if comparison.entries:
+        console.print(_numbers_to_the_right(table))
+    for text in comparison_report.warnings(comparison):
+        console.print(escape(text), style="yellow", highlight=False)
+    for text in comparison_report.findings(comparison):
+        console.print(escape(text), highlight=False)
 
 
 def _numbers_to_the_right(table: Table) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     return table
-
-
-def _run_name(row: Mapping[Any, Any]) -> str:
-    """What tells a run from the others: its model, and what else the command line gave for it alone."""
-    given = [word for word in str(row["difference"]).split() if not word.startswith(("model=", "model.name="))]
-    return escape(" ".join([row["model"], *given]))
 
 
 def _percent(value: float | None, unit: str = " %") -> str:

@@ -11,19 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
-from alu_defects.reporting import figures
+from alu_defects.reporting import drawing, figures
 from alu_defects.taxonomy import CLASS_NAMES
 
 
 @pytest.fixture(autouse=True)
 def no_warning_and_no_chinese_font(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever fonts this machine has, behave as on one that has none for Chinese."""
-    monkeypatch.setattr(figures, "CJK_FONTS", ())
-    figures._fonts.cache_clear()
+    monkeypatch.setattr(drawing, "CJK_FONTS", ())
+    drawing.fonts.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
-    figures._fonts.cache_clear()
+    drawing.fonts.cache_clear()
 
 
 def texts(fig: Figure) -> list[str]:
@@ -33,7 +33,7 @@ def texts(fig: Figure) -> list[str]:
 def assert_renders(fig: Figure) -> None:
     """Draws at the size asked for, shows more than blank paper, and nothing runs out of the picture."""
     width, height = fig.get_size_inches()
-    image = figures.to_image(fig, dpi=80)
+    image = drawing.to_image(fig, dpi=80)
     assert image.dtype == np.uint8
     np.testing.assert_allclose(image.shape, (height * 80, width * 80, 3), atol=1)
     assert image.std() > 1
@@ -187,8 +187,8 @@ def test_names_that_no_font_can_write_stay_apart() -> None:
 def test_a_font_that_has_the_characters_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in, usual = (FT2Font(font_manager.findfont(name)).get_charmap() for name in ("STIXGeneral", "DejaVu Sans"))
     only_there = chr(min(set(stand_in) - set(usual)))  # STIXGeneral comes with matplotlib: no Chinese font is needed
-    monkeypatch.setattr(figures, "CJK_FONTS", ("no such font", "STIXGeneral"))
-    figures._fonts.cache_clear()
+    monkeypatch.setattr(drawing, "CJK_FONTS", ("no such font", "STIXGeneral"))
+    drawing.fonts.cache_clear()
     fig = figures.confusion_matrix(np.eye(2, dtype=np.int64), [only_there, "ok"])
     assert fig.axes[0].get_xticklabels()[0].get_text() == only_there
     assert_renders(fig)
@@ -196,5 +196,5 @@ def test_a_font_that_has_the_characters_is_used(monkeypatch: pytest.MonkeyPatch)
 
 def test_to_image_follows_dpi() -> None:
     fig = Figure((3, 2))
-    assert figures.to_image(fig).shape == (200, 300, 3)
-    assert figures.to_image(fig, dpi=40).shape == (80, 120, 3)
+    assert drawing.to_image(fig).shape == (200, 300, 3)
+    assert drawing.to_image(fig, dpi=40).shape == (80, 120, 3)

@@ -1,0 +1,290 @@
+"""A comparison → report.html, report.md, tables as CSV, figures as PNG and SVG."""
+
+import csv
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from alu_defects.data.splits import SELECTED_ON_TEST
+from alu_defects.learning.metrics import SUMMARY
+from alu_defects.reporting import comparison_figures as figures
+from alu_defects.reporting import document, statistics
+from alu_defects.reporting.comparison import Comparison
+from alu_defects.reporting.drawing import readable
+
+METRICS = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
+METHOD = f"""
+* Each number is the mean over the trainings of a row, ± their standard deviation. In brackets the 95 % interval for
+  other test pictures of the same kind: of accuracy Wilson's, which takes the pictures for independent; of the macro
+  averages a bootstrap of {statistics.RESAMPLES} resamples that draws whole sessions, since the pictures of one session
+  go right or wrong together. The same bootstrap for accuracy stands beside it.
+* Differences: two rows are compared training by training with the exact McNemar test on the same pictures; the p-value
+  is that of the training where the test is weakest, and 1 where the trainings disagree about who is better. Holm's
+  correction makes it hold for all pairs of the table together. The interval draws sessions and trainings. A difference
+  is called real if the corrected p-value is below 0.05 and the interval is on one side of 0: the first takes pictures
+  for independent, the second knows of sessions and seeds, and neither is enough alone. One training of
+  each can show that two trained networks differ, not that two models do.
+* Precision, recall and F1 of a class: the wider of the bootstrap's and Wilson's interval, since a bootstrap of 0 of 20
+  knows nothing but 0.
+* Macro averages are over the classes that occur. F1 of a class is 2 · hits / (its pictures + its predictions).
+* Multiply-adds are those of convolutions and matrix products for one picture; img/s and minutes are those of training
+  on the machine of the run.
+"""
+
+
+def write(comparison: Comparison, folder: Path) -> Path:
+    """Write the report into a folder; returns report.html."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"index": False, "errors": "surrogateescape", "quoting": csv.QUOTE_NONNUMERIC}
+    tables = {
+        "runs": comparison.runs,
+        "table2": comparison.table,
+        "differences": comparison.differences,
+        "classes": comparison.classes,
+        "attention": comparison.attention,
+        "predictions": comparison.predictions,
+    }
+    for name, table in tables.items():
+        if len(table.columns):
+            table.to_csv(folder / f"{name}.csv", **options)
+    return document.write(folder, "Comparison of models", list(_parts(comparison, folder)))
+
+
+def _parts(comparison: Comparison, folder: Path) -> Iterator[str]:
+    yield _origin(comparison)
+    yield from (f"> {document.cell(text)}" for text in warnings(comparison))
+    if comparison.entries:
+        yield "## What the runs show"
+        yield "\n".join(f"* {document.cell(text)}" for text in findings(comparison))
+        yield "## Test pictures"
+        yield document.table(table2(comparison))
+        seeds = {entry.name: entry.measured.summary["accuracy"].tolist() for entry in comparison.entries}
+        figure = figures.accuracies(comparison.table, seeds, clock(comparison))
+        yield document.save_figure(figure, folder, "accuracy", "Accuracy of each model with its intervals")
+    if len(comparison.differences):
+        yield "## Differences"
+        yield document.table(differences(comparison))
+    if comparison.entries:
+        yield "## Training"
+        histories = {entry.name: entry.histories() for entry in comparison.entries}
+        for name, column, what in (("loss", "val/loss", "loss"), ("epochs", "val/accuracy", "accuracy")):
+            title = f"{what.capitalize()} on the validation pictures"
+            figure = figures.epochs(histories, column, what, title)
+            yield document.save_figure(figure, folder, name, title)
+        yield "The paper's figures 7 and 8: mean over the trainings, and from the lowest to the highest of them."
+        yield "## Classes"
+        figure = figures.classes(comparison.classes)
+        yield document.save_figure(figure, folder, "classes", "Precision, recall and F1 of each class")
+        yield document.table(classes(comparison))
+    yield from _attention(comparison, folder)
+    yield "## Runs"
+    yield document.table(runs(comparison))
+    yield "## How it was computed"
+    yield METHOD.strip()
+
+
+def _origin(comparison: Comparison) -> str:
+    done = [job for job in comparison.jobs if job.status == "finished"]
+    text = f"{len(done)} of {len(comparison.jobs)} runs finished. {datetime.now():%Y-%m-%d %H:%M}."
+    for size, group in comparison.table.groupby(["pictures", "sessions"]) if comparison.entries else ():
+        pictures, sessions = map(int, size)  # type: ignore[arg-type]
+        kept = f" in {sessions} sessions" if sessions < pictures else ""
+        names = "" if len(group) == len(comparison.table) else f" ({', '.join(group['entry'])})"
+        text += f" {pictures} test pictures{kept}; one picture is {100 / pictures:.2f} points{names}."
+    return document.cell(text)
+
+
+def clock(comparison: Comparison) -> float | None:
+    """Accuracy of a predictor that sees only capture times, where all entries were tested on the same pictures."""
+    found = {entry.trainings[0].jobs[0].run.status().get("leakage", {}).get("accuracy") for entry in comparison.entries}
+    return found.pop() if len(found) == 1 else None
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What must be known before a number is read."""
+    texts = []
+    if any(entry.note == SELECTED_ON_TEST for entry in comparison.entries):
+        texts.append(
+            "Each run chose its best epoch on the very pictures that judge it: all scores are too good. "
+            "split.val_fraction=0.1 or split=session mends that."
+        )
+    beaten = clock(comparison)
+    if beaten is not None:
+        better = [e.name for e in comparison.entries if e.measured.summary["accuracy"].mean() > beaten]
+        verdict = "no model here is better" if not better else f"better are only {', '.join(better)}"
+        if len(better) == len(comparison.entries):
+            verdict = "all models here are better"
+        texts.append(
+            f"The clock alone, a predictor that sees when a picture was taken and no pixels, has {beaten:.1%} "
+            "accuracy on these test pictures; ".replace("%", " %")
+            + verdict
+            + "."
+        )
+    groups = {tuple(entry.pictures.index) for entry in comparison.entries}
+    if len(groups) > 1:
+        texts.append(
+            f"The rows were tested on {len(groups)} different sets of pictures; only rows of the same set are compared."
+        )
+    unfinished = [f"{job.name} {job.status}" for job in comparison.jobs if job.status != "finished"]
+    if unfinished:
+        texts.append(f"Not finished, and not in the numbers: {', '.join(unfinished)}.")
+    if any(not entry.pictures["session"].duplicated().any() for entry in comparison.entries):
+        texts.append("The pictures have no sessions: the intervals take each for independent of the others.")
+    return texts
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """Plain sentences: who is best, and which differences are real."""
+    table = comparison.differences
+    if not len(table):
+        return [] if len(comparison.entries) > 1 else ["One model: nothing to compare with."]
+    real = table[table["real"]]
+    head = f"{len(real)} of {len(table)} differences between models {'is' if len(real) == 1 else 'are'} real by this "
+    texts = [head + "evidence; the others may be chance."]
+    for row in table.to_dict("records"):
+        trainings = int(row["trainings"])
+        span = f"{_points(row['accuracy_low'])} to {_points(row['accuracy_high'])}"
+        tested = f"p {_p(row['p_holm'], '= ')} after Holm's correction"
+        tested += f", in the weakest of {trainings} trainings" if trainings > 1 else ", one training each"
+        body = f"{_points(abs(row['accuracy']))} points of accuracy (95 % interval {span}; {tested})"
+        if row["real"]:
+            texts.append(f"{row['entry']} is better than {row['other']} by {body}.")
+        elif row["clear"]:
+            texts.append(f"This training of {row['entry']} is better than that of {row['other']} by {body}.")
+        else:
+            texts.append(f"{row['entry']} and {row['other']}: {body}; no difference is shown.")
+    if (table["trainings"] == 1).any():
+        texts.append(
+            "One training says nothing about its model: another seed may turn it round. Train from several, seed=0,1,2."
+        )
+    return texts
+
+
+def table2(comparison: Comparison) -> pd.DataFrame:
+    """The paper's Table 2 with what it lacks, as text in per cent."""
+    rows = []
+    for entry in comparison.table.to_dict("records"):
+        row = {"model": readable(entry["entry"]), "seeds": _trainings(entry)}
+        for metric, title in METRICS.items():
+            row[f"{title} (%)"] = _with_interval(entry, metric)
+            if metric == "accuracy":
+                low, high = entry["accuracy_session_low"], entry["accuracy_session_high"]
+                row["by session"] = f"{_points(low)}–{_points(high)}"
+        paper = [entry.get(f"paper_{metric}") for metric in SUMMARY[:3]]
+        if "paper_accuracy" in comparison.table:
+            known = [value for value in paper if value is not None and not np.isnan(value)]
+            row["the paper's"] = " / ".join(f"{100 * value:.2f}" for value in known) or "–"
+        row["parameters"] = _scaled(entry["parameters"], 1e6, " M")
+        row["multiply-adds"] = _scaled(entry["multiply_adds"], 1e9, " G")
+        row["img/s"] = _scaled(entry["images_per_second"], 1, "", digits=0)
+        row["minutes"] = _scaled(entry["seconds"], 60, "", digits=1)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def overview(comparison: Comparison) -> list[list[str]]:
+    """Table 2 for a narrow screen: model, trainings, accuracy with its interval, the macro averages without."""
+    return [
+        [readable(row["entry"]), _trainings(row), _with_interval(row, "accuracy")]
+        + [_with_interval(row, metric).split(" [")[0] for metric in SUMMARY[1:]]
+        for row in comparison.table.to_dict("records")
+    ]
+
+
+def differences(comparison: Comparison) -> pd.DataFrame:
+    """Paired differences as text, in points."""
+    return pd.DataFrame(
+        {
+            "models": f"{readable(row['entry'])} − {readable(row['other'])}",
+            "accuracy (points)": f"{_points(row['accuracy'])} [{_points(row['accuracy_low'])}, "
+            f"{_points(row['accuracy_high'])}]",
+            "macro F1 (points)": f"{_points(row['f1'])} [{_points(row['f1_low'])}, {_points(row['f1_high'])}]",
+            "right alone": f"{row['only_right']} : {row['other_only_right']}",
+            "McNemar p of each training": " ".join(_p(p) for p in row["p_of_each"]),
+            "p, Holm": _p(row["p_holm"]),
+            "real": "yes" if row["real"] else "of these trainings" if row["clear"] else "not shown",
+        }
+        for row in comparison.differences.to_dict("records")
+    )
+
+
+def classes(comparison: Comparison) -> pd.DataFrame:
+    """Recall and F1 of each class with intervals, a column a model, as text in per cent."""
+    table = comparison.classes
+    support = table.groupby("class", sort=False)["support"].max()
+    result = pd.DataFrame({"class": [readable(name) for name in support.index], "pictures": support.to_numpy()})
+    for name, own in table.groupby("entry", sort=False):
+        cells = own.set_index("class").reindex(support.index)
+        for metric in ("recall", "f1"):
+            result[f"{readable(str(name))}, {metric}"] = [
+                _with_interval(row, metric) for row in cells.to_dict("records")
+            ]
+    return result
+
+
+def runs(comparison: Comparison) -> pd.DataFrame:
+    """Every job and what became of it, as text."""
+    rows = []
+    for row in comparison.runs.to_dict("records"):
+        scores = {metric: _percent(row[metric]) for metric in SUMMARY}
+        best = "–" if pd.isna(row["best_epoch"]) else f"{row['best_epoch'] + 1:.0f} of {row['epochs']:.0f}"
+        status = row["status"] + (f": {row['error']}" if row["error"] else "")
+        rows.append(
+            {"run": row["job"], "model": readable(row["entry"]), "seed": row["seed"]}
+            | scores
+            | {"best epoch": best, "status": status}
+        )
+    return pd.DataFrame(rows)
+
+
+def _attention(comparison: Comparison, folder: Path) -> Iterator[str]:
+    if not len(comparison.attention):
+        return
+    yield "## What attention changes"
+    for number, ((name, other), own) in enumerate(comparison.attention.groupby(["entry", "other"], sort=False)):
+        title = f"{readable(str(name))} − {readable(str(other))}"
+        figure = figures.class_differences(own, title)
+        yield document.save_figure(figure, folder, f"attention{number or ''}", title)
+        clear = own[(own["recall_low"] > 0) | (own["recall_high"] < 0)]
+        named = ", ".join(f"{readable(r['class'])} ({_points(r['recall'])})" for r in clear.to_dict("records"))
+        found = f"for {named}" if named else "for no class"
+        yield document.cell(
+            f"{title}: the 95 % interval of the difference in recall leaves out 0 {found}. "
+            f"One class in twenty does so by chance; here are {len(own)}."
+        )
+
+
+def _with_interval(row: Any, metric: str) -> str:
+    value, low, high = row[metric], row[f"{metric}_low"], row[f"{metric}_high"]
+    if pd.isna(value):
+        return "–"
+    spread = row.get(f"{metric}_sd", row.get(f"{metric}_fold_sd", float("nan")))
+    if pd.isna(spread):
+        spread = row.get(f"{metric}_fold_sd", float("nan"))
+    deviation = "" if pd.isna(spread) else f" ± {_points(spread)}"
+    return f"{_points(value)}{deviation} [{_points(low)}–{_points(high)}]"
+
+
+def _trainings(entry: Any) -> str:
+    seeds, folds = int(entry["trainings"]), int(entry["folds"])
+    return f"{seeds} × {folds} folds" if folds > 1 else str(seeds)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or pd.isna(value) else f"{100 * value:.1f}"
+
+
+def _points(value: float) -> str:
+    return "–" if pd.isna(value) else f"{100 * value:.1f}".replace("-", "−")
+
+
+def _p(value: float, equals: str = "") -> str:
+    return "< 0.001" if value < 0.001 else f"{equals}{value:.3f}" if value < 0.1 else f"{equals}{value:.2f}"
+
+
+def _scaled(value: float, unit: float, name: str, digits: int = 2) -> str:
+    return "–" if pd.isna(value) else f"{value / unit:.{digits}f}{name}"
