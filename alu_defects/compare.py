@@ -25,11 +25,11 @@ def compare(folders: Sequence[Path], output: Path | None = None) -> "Comparison"
     Raises:
         UserError: a folder without runs.
     """
-    from alu_defects.reporting import comparison_report, report
+    from alu_defects.reporting import comparison_report
     from alu_defects.reporting.comparison import Comparison
 
     comparison = Comparison.of(folders)
-    report.print_comparison(comparison)
+    comparison_report.show(comparison)
     if output:
         print(f"report: {comparison_report.write(comparison, output)}")
     return comparison

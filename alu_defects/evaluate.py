@@ -1,4 +1,4 @@
-"""Evaluate a trained run: `python -m alu_defects.evaluate run=runs/<run> split=test`."""
+"""Judge a trained run: `python -m alu_defects.evaluate run=runs/<run> split=test`."""
 
 from pathlib import Path
 from typing import Any
@@ -10,46 +10,69 @@ from alu_defects.config import plain
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Recompute the metrics of a run's best checkpoint and write them with the predictions.
+    """Run a run's best checkpoint over val and the split that is asked for, and report everything about it.
+
+    What is chosen (temperature, threshold, whom to ask) is chosen on val, and the temperature is kept with the run.
 
     Args:
         config: conf/evaluate.yaml, composed.
 
     Returns:
         What metrics.json holds: under the name of the split loss, accuracy, macro precision, recall and F1, and
-        precision and recall of each class.
+        precision and recall of each class; `intervals`, `calibration`, and `operating` if there is a normal class.
 
     Raises:
-        UserError: no such run or split, no checkpoint, pictures that are missing or others than those of the run.
+        UserError: no such run, split or class, no checkpoint, an option out of range, pictures that are missing or
+            others than those of the run.
     """
     from alu_defects.data import catalog, splits
     from alu_defects.data.datamodule import DefectData
     from alu_defects.learning import checkpoint
-    from alu_defects.learning.run import Run
-    from alu_defects.reporting import evaluation, report
+    from alu_defects.learning.run import Run, write_json
+    from alu_defects.reporting import evaluation, evaluation_report, report
+    from alu_defects.reporting.evaluation_report import Judged, Judgement
 
     splits.check_held_out(config.split.name)
+    operating = plain(config.operating)
+    evaluation_report.check(operating)
     run = Run.existing(config.run)
     options = plain(run.config())
     here = {key: config.data[key] for key in ("cache", "cache_dir")}  # the run's may be of another machine
     data = DefectData(**{**options["data"], **here}, split=options["split"], seed=options["seed"])
     root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
     table = run.catalog()
-    table = table[splits.rows(table, config.split.name)]
+    table = table[splits.rows(table, "val") | splits.rows(table, config.split.name)]
     catalog.verify(root, table)
     data.use(root, table)
     checkpoint.check_classes(run.best, data.classes)
-    result = evaluation.evaluate(checkpoint.load(run.best), data, config.split.name, plain(config.trainer))
-    metrics = {config.split.name: result.metrics, "note": result.note}
+    normal = evaluation_report.normal_class(operating["normal"], data.classes)
+    classifier = checkpoint.load(run.best)
+    results = {
+        split: evaluation.evaluate(classifier, data, split, plain(config.trainer))
+        for split in dict.fromkeys(("val", config.split.name))
+    }
+    calibrated = evaluation_report.calibrate(results["val"])
+    write_json(run.folder / "calibration.json", calibrated.as_dict())
+    judged = {
+        split: Judged(result, data.scan()["session"].iloc[result.rows].tolist(), calibrated, normal)
+        for split, result in results.items()
+    }
+    judgement = Judgement(judged["val"], judged[config.split.name], calibrated, operating, normal)
+    result = results[config.split.name]
+    metrics = {config.split.name: result.metrics, "note": result.note, **judgement.as_dict()}
     output = Path(config.output)
     evaluation.write(result, output, metrics)
     report.print_run(output, metrics, result)
+    title = f"{options['model']['name']} on {config.split.name}: {run.folder.resolve().name}"
+    for text in evaluation_report.sentences(judgement):
+        print(text)
+    print(f"report: {evaluation_report.write(judgement, data, output, title)}")
     return metrics
 
 
 @verb("evaluate", shorthands={"split": "split.name={}"})
 def main(config: DictConfig) -> None:
-    """Evaluate the run that the command line names."""
+    """Judge the run that the command line names."""
     evaluate(config)
 
 

@@ -316,20 +316,15 @@ def _of_the_paper(entry: Entry) -> dict[str, float]:
 
 
 def _class_rows(entry: Entry) -> list[dict[str, Any]]:
-    support = entry.pictures["label"].value_counts()
-    guessed = pd.concat([t.predictions["prediction"] for t in entry.trainings]).value_counts() / len(entry.trainings)
-    rows = []
-    for k, name in enumerate(entry.classes):
-        row: dict[str, Any] = {"entry": entry.name, "class": name, "support": int(support.get(name, 0))}
-        for metric in PER_CLASS:
-            measured, drawn = getattr(entry.measured, metric)[:, k], getattr(entry.resampled, metric)[:, :, k]
-            low, high = statistics.wider(
-                statistics.interval(drawn.mean(axis=0)),
-                statistics.of_class(metric, _mean(measured), row["support"], guessed.get(name, 0)),
-            )
-            row |= {metric: _mean(measured), f"{metric}_low": low, f"{metric}_high": high}
-        rows.append(row)
-    return rows
+    guessed = pd.concat([training.predictions["prediction"] for training in entry.trainings])
+    rows = statistics.per_class(
+        entry.classes,
+        entry.pictures["label"].value_counts(),
+        guessed.value_counts() / len(entry.trainings),
+        entry.measured,
+        entry.resampled,
+    )
+    return [{"entry": entry.name, **row} for row in rows]
 
 
 def _difference(a: Entry, b: Entry) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from alu_defects.data.splits import SELECTED_ON_TEST
 from alu_defects.learning.metrics import SUMMARY
@@ -15,6 +18,7 @@ from alu_defects.reporting import comparison_figures as figures
 from alu_defects.reporting import document, statistics
 from alu_defects.reporting.comparison import Comparison
 from alu_defects.reporting.drawing import readable
+from alu_defects.reporting.report import numbers_to_the_right
 
 METRICS = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
 METHOD = f"""
@@ -52,6 +56,22 @@ def write(comparison: Comparison, folder: Path) -> Path:
         if len(table.columns):
             table.to_csv(folder / f"{name}.csv", **options)
     return document.write(folder, "Comparison of models", list(_parts(comparison, folder)))
+
+
+def show(comparison: Comparison) -> None:
+    """Print the models side by side, the most accurate first, and what the differences are worth."""
+    console, names = Console(), [name for name in SUMMARY if name != "accuracy"]
+    title = "test pictures: mean ± standard deviation (95 % interval), in per cent"
+    table = Table("model", "seeds", "accuracy", *names, title=title, caption="precision, recall, f1: macro averages")
+    for row in comparison.table.to_dict("records"):
+        macro = [_with_interval(row, name).split(" (")[0] for name in names]
+        table.add_row(escape(readable(row["entry"])), _trainings(row), _with_interval(row, "accuracy"), *macro)
+    if comparison.entries:
+        console.print(numbers_to_the_right(table))
+    for text in warnings(comparison):
+        console.print(escape(text), style="yellow", highlight=False)
+    for text in findings(comparison):
+        console.print(escape(text), highlight=False)
 
 
 def _parts(comparison: Comparison, folder: Path) -> Iterator[str]:
@@ -186,23 +206,14 @@ def table2(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def overview(comparison: Comparison) -> list[list[str]]:
-    """Table 2 for a narrow screen: model, trainings, accuracy with its interval, the macro averages without."""
-    return [
-        [readable(row["entry"]), _trainings(row), _with_interval(row, "accuracy")]
-        + [_with_interval(row, metric).split(" [")[0] for metric in SUMMARY[1:]]
-        for row in comparison.table.to_dict("records")
-    ]
-
-
 def differences(comparison: Comparison) -> pd.DataFrame:
     """Paired differences as text, in points."""
     return pd.DataFrame(
         {
             "models": f"{readable(row['entry'])} − {readable(row['other'])}",
-            "accuracy (points)": f"{_points(row['accuracy'])} [{_points(row['accuracy_low'])}, "
-            f"{_points(row['accuracy_high'])}]",
-            "macro F1 (points)": f"{_points(row['f1'])} [{_points(row['f1_low'])}, {_points(row['f1_high'])}]",
+            "accuracy (points)": f"{_points(row['accuracy'])} ({_points(row['accuracy_low'])} to "
+            f"{_points(row['accuracy_high'])})",
+            "macro F1 (points)": f"{_points(row['f1'])} ({_points(row['f1_low'])} to {_points(row['f1_high'])})",
             "right alone": f"{row['only_right']} : {row['other_only_right']}",
             "McNemar p of each training": " ".join(_p(p) for p in row["p_of_each"]),
             "p, Holm": _p(row["p_holm"]),
@@ -266,7 +277,7 @@ def _with_interval(row: Any, metric: str) -> str:
     if pd.isna(spread):
         spread = row.get(f"{metric}_fold_sd", float("nan"))
     deviation = "" if pd.isna(spread) else f" ± {_points(spread)}"
-    return f"{_points(value)}{deviation} [{_points(low)}–{_points(high)}]"
+    return f"{_points(value)}{deviation} ({_points(low)}–{_points(high)})"
 
 
 def _trainings(entry: Any) -> str:

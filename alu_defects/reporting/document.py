@@ -46,10 +46,11 @@ def cell(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", printable(text).replace("\n", " "))
 
 
-def save_figure(figure: Figure, folder: Path, name: str, alt: str) -> str:
-    """Write a figure as PNG and SVG; returns the Markdown that shows it."""
+def save_figure(figure: Figure, folder: Path, name: str, alt: str, svg: bool = True) -> str:
+    """Write a figure as PNG and, unless it is of photographs, as SVG; returns the Markdown that shows it."""
     figure.savefig(folder / f"{name}.png", dpi=130)
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    if svg:
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     return f"![{cell(alt)}]({name}.png)"
 
 

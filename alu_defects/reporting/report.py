@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,8 +13,6 @@ from alu_defects.data.datamodule import DefectData
 from alu_defects.data.leakage import Leakage
 from alu_defects.data.splits import SELECTED_ON_TEST, SPLITS, rows, selected_on_test
 from alu_defects.learning.metrics import SUMMARY
-from alu_defects.reporting import comparison_report
-from alu_defects.reporting.comparison import Comparison
 from alu_defects.reporting.evaluation import Evaluation
 
 
@@ -29,7 +26,7 @@ def print_data(data: DefectData) -> None:
         classes.add_row(escape(name), *counts, str(own["session"].nunique()), end_section=name == data.classes[-1])
     if selected_on_test(table):
         classes.caption = f"val and test are the same pictures: {SELECTED_ON_TEST}"
-    console.print(_numbers_to_the_right(classes))
+    console.print(numbers_to_the_right(classes))
     if data.found is None:
         return
     archives = summary(data.found)
@@ -37,7 +34,7 @@ def print_data(data: DefectData) -> None:
         sources = Table("class", *(escape(str(name)) for name in archives.columns), title="archives")
         for row in archives.itertuples():
             sources.add_row(*(escape(str(value)) for value in row))
-        console.print(_numbers_to_the_right(sources))
+        console.print(numbers_to_the_right(sources))
     if len(data.unused):
         several = int((data.unused["labels"] != "").sum())
         print(f"not used: {several} pictures of several classes, {len(data.unused) - several} without a class")
@@ -61,7 +58,7 @@ def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) 
         if split in results:
             values = results[split]
             overall.add_row(split, f"{values['loss']:.4f}", *(_percent(values[name]) for name in SUMMARY))
-    console.print(_numbers_to_the_right(overall))
+    console.print(numbers_to_the_right(overall))
     classes = Table(
         "class", "pictures", "precision", "recall", "mostly taken for", title=f"classes ({evaluation.split})"
     )
@@ -78,25 +75,12 @@ def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) 
     print(f"folder: {folder}")  # not by rich, which would break a long path
 
 
-def print_comparison(comparison: Comparison) -> None:
-    """Print the models side by side, the most accurate first, and what the differences are worth."""
-    console = Console()
-    table = Table("model", "seeds", *SUMMARY, title="test pictures: mean ± standard deviation [95 % interval] (%)")
-    for name, *cells in comparison_report.overview(comparison):
-        table.add_row(escape(name), *cells)
-    if comparison.entries:
-        console.print(_numbers_to_the_right(table))
-    for text in comparison_report.warnings(comparison):
-        console.print(escape(text), style="yellow", highlight=False)
-    for text in comparison_report.findings(comparison):
-        console.print(escape(text), highlight=False)
-
-
-def _numbers_to_the_right(table: Table) -> Table:
+def numbers_to_the_right(table: Table) -> Table:
+    """Align all columns but the first."""
     for column in table.columns[1:]:
         column.justify = "right"
     return table
 
 
-def _percent(value: float | None, unit: str = " %") -> str:
-    return "–" if value is None or pd.isna(value) else f"{100 * value:.2f}{unit}"
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"

@@ -7,7 +7,7 @@ scipy and statsmodels; what is here says which of them, on what.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -56,9 +56,9 @@ def of_class(metric: str, value: float, support: float, guessed: float) -> Inter
     return Interval(2 * low / (1 + low), 2 * high / (1 + high))
 
 
-def wider(interval: Interval, other: Interval) -> Interval:
+def wider(first: Interval, second: Interval) -> Interval:
     """From the lower of the low ends to the higher of the high ones: resamples of 0 of 20 never hold a hit."""
-    return Interval(min(interval.low, other.low), max(interval.high, other.high))
+    return Interval(float(np.fmin(first.low, second.low)), float(np.fmax(first.high, second.high)))
 
 
 def upper_bound(events: int, total: int, confidence: float = LEVEL) -> float:
@@ -119,7 +119,8 @@ def scores(labels: NDArray[np.intp], predicted: NDArray[np.intp], classes: int, 
     one_hot = np.eye(classes)
     truth, guess = one_hot[labels], one_hot[predicted]
     support, guessed, hits = weights @ truth, weights @ guess, weights @ (truth * guess)
-    occurs = (support + guessed) > 0
+    # a class that a resample happens to lack is left out of it; one that nowhere has pictures counts if it is predicted
+    occurs = (support > 0) | (~truth.any(axis=0) & (guessed > 0))
     parts = {"precision": (hits, guessed), "recall": (hits, support), "f1": (2 * hits, support + guessed)}
     with np.errstate(invalid="ignore", divide="ignore"):
         values = {name: part / whole for name, (part, whole) in parts.items()}
@@ -142,6 +143,35 @@ def bootstrap(
     return Scores(
         summary, *(np.concatenate([getattr(p, name) for p in parts]) for name in ("precision", "recall", "f1"))
     )
+
+
+def per_class(
+    classes: Sequence[str],
+    support: "pd.Series[int]",
+    guessed: "pd.Series[Any]",
+    measured: Scores,
+    drawn: Scores,
+) -> list[dict[str, Any]]:
+    """One row a class: support, and precision, recall and F1 with intervals.
+
+    Args:
+        classes: names in the order of their ids.
+        support: class → pictures.
+        guessed: class → predictions; of several trainings their mean.
+        measured: of every training, (trainings, classes).
+        drawn: their resamples, (trainings, resamples, classes).
+    """
+    rows = []
+    for k, name in enumerate(classes):
+        row: dict[str, Any] = {"class": name, "support": int(support.get(name, 0))}
+        for metric in ("precision", "recall", "f1"):
+            values = getattr(measured, metric)[:, k]
+            value = float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
+            single = of_class(metric, value, row["support"], float(guessed.get(name, 0)))
+            low, high = wider(interval(getattr(drawn, metric)[:, :, k].mean(axis=0)), single)
+            row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
+        rows.append(row)
+    return rows
 
 
 def over_seeds(values: Floats, seed: int = 0) -> Floats:
