@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types format tensorboard clean
+.PHONY: help install demo table2 notebooks test test-slow lint types format tensorboard clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,12 @@ install: .venv/installed ## create .venv and install the project with its tools
 
 demo: install ## train on generated pictures and show the results (no GPU, no data set)
 	$(RUN) alu_defects.train experiment=quickstart
+
+table2: install ## train the paper's four networks from three seeds and compare them; ARGS="data=tianchi data.root=<dir>"
+	$(RUN) alu_defects.train -m sweep=table2 $(ARGS)
+
+notebooks: install ## execute the notebooks
+	$(RUN) pytest --nbmake notebooks
 
 test: install ## run the fast tests
 	$(RUN) pytest --numprocesses 2 --dist worksteal

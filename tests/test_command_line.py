@@ -152,30 +152,55 @@ def test_a_run_folder_holds_everything(finished_run):
     assert history.notna().all(axis=None)
 
 
-def test_a_sweep_ends_with_one_table(sweep):
-    table = pd.read_csv(sweep / "comparison.csv")
-    assert set(table["difference"]) == {"model.width=0.5", "model.width=1.0"}
-    assert set(table["status"]) == {"finished"}
-    for row in table.to_dict("records"):
-        metrics = json.loads((sweep / row["run"] / "metrics.json").read_text())
-        assert row["accuracy"] == pytest.approx(metrics["test"]["accuracy"])
-        assert row["recall/along"] == pytest.approx(metrics["test"]["per_class"]["along"]["recall"])
+def test_a_sweep_ends_with_a_report(sweep):
+    folder = sweep / "comparison"
+    runs = pd.read_csv(folder / "runs.csv")
+    assert set(runs["entry"]) == {"shufflenet model.width=0.5", "shufflenet model.width=1.0"}
+    assert set(runs["status"]) == {"finished"}
+    table = pd.read_csv(folder / "table2.csv").set_index("entry")
+    for row in runs.to_dict("records"):
+        metrics = json.loads((sweep / row["job"] / "metrics.json").read_text())
+        for name in ("accuracy", "precision", "recall", "f1"):
+            assert row[name] == pytest.approx(metrics["test"][name])
+            assert table.loc[row["entry"], name] == pytest.approx(metrics["test"][name], abs=1e-6)
+        assert table.loc[row["entry"], "multiply_adds"] == metrics["multiply_adds"] > 1e5
+    assert (folder / "report.html").stat().st_size > (folder / "report.md").stat().st_size > 1000
+    for name in ("loss", "epochs", "classes", "accuracy"):
+        assert {(folder / f"{name}.{kind}").is_file() for kind in ("png", "svg")} == {True}
 
 
-def test_a_failed_job_does_not_stop_the_others(command, small, tmp_path):
-    words = [f"paths.runs={tmp_path}", "trainer.max_epochs=1", "loss.name=focall,cross_entropy"]
-    done = command("train", "-m", *small, *words)
+def test_a_sweep_that_is_started_again_runs_what_is_missing(command, small, sweep, tmp_path):
+    """One job has finished in another sweep, one is new, one is wrong."""
+    finished = sweep / "0_shufflenet_seed0"
+    runs = tmp_path / "runs"
+    shutil.copytree(finished, runs / "before" / finished.name)
+    done = command("train", "-m", *small, "model.width=0.5,wide,1.0", f"paths.runs={runs}")
     assert done.returncode == 1
     assert "failed jobs" in done.stderr
-    assert "focal" in done.stderr
-    (sweep,) = tmp_path.iterdir()
-    table = pd.read_csv(sweep / "comparison.csv")
-    assert table["status"].tolist() == ["finished", "failed"]
+    assert "model.width=wide is not a number" in done.stderr
+    assert done.stdout.count("finished before, not run again") == 1
+    (again,) = set(runs.iterdir()) - {runs / "before"}
+    table = pd.read_csv(again / "comparison" / "runs.csv").set_index("entry")
+    assert table["status"].to_dict() == {
+        "shufflenet model.width=0.5": "finished",
+        "shufflenet model.width=wide": "failed",
+        "shufflenet model.width=1.0": "finished",
+    }
+    assert "is not a number" in table.loc["shufflenet model.width=wide", "error"]
+    before, after = (pd.read_csv(folder / "comparison" / "table2.csv") for folder in (sweep, again))
+    measured = ["accuracy", "precision_low", "f1_high", "accuracy_session_low", "pictures", "trainings"]
+    by_name = before.set_index("entry")[measured].sort_index()
+    pd.testing.assert_frame_equal(by_name, after.set_index("entry")[measured].sort_index())
 
 
 def test_evaluate_recomputes_what_training_wrote(command, finished_run, tmp_path):
     done = command("evaluate", f"run={finished_run}", f"output={tmp_path}", "trainer=cpu", "split=test")
     assert done.returncode == 0, done.stderr
+    assert "No class is called normal" in done.stdout
+    assert json.loads((finished_run / "calibration.json").read_text())["temperature"] > 0
+    assert {"intervals", "calibration"} <= set(json.loads((tmp_path / "metrics.json").read_text()))
+    for name in ("report.html", "report.md", "classes.csv", "roc.png", "confusions.png", "reject.svg"):
+        assert (tmp_path / name).is_file(), name
     again = json.loads((tmp_path / "metrics.json").read_text())["test"]
     before = json.loads((finished_run / "metrics.json").read_text())["test"]
     for name in ("loss", "accuracy", "precision", "recall", "f1"):
@@ -189,6 +214,8 @@ def test_evaluate_recomputes_what_training_wrote(command, finished_run, tmp_path
     [
         (["run=/no/such/run"], "not a run folder"),
         (["split=train"], "split=train"),
+        (["operating.normal=alogn"], "operating.normal=alogn is not a class; did you mean along?"),
+        (["operating.max_escape=1"], "operating.max_escape=1 must be above 0 and below 1"),
         (["data.root=/no/such/folder"], "/no/such/folder"),
         ([], "run is not given"),
     ],

@@ -18,16 +18,21 @@ DATA_ELSEWHERE = ("root", "cache", "cache_dir", "num_workers", "progress")  # th
 PACKAGES = ("data", "models", "learning")  # the code of ours that decides what a training comes to
 
 
+def settings(config: DictConfig) -> dict[str, Any]:
+    """The settings that decide what a training comes to."""
+    found: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    found = {key: value for key, value in found.items() if key not in ELSEWHERE}
+    found["data"] = {key: value for key, value in found.get("data", {}).items() if key not in DATA_ELSEWHERE}
+    found["trainer"] = {key: value for key, value in found.get("trainer", {}).items() if key != "enable_progress_bar"}
+    return found
+
+
 def fingerprint(config: DictConfig) -> str:
     """A digest of the settings that decide what a training comes to, and of the code that reads them.
 
     Reports and documents may change between two jobs of a sweep; what trains and measures may not.
     """
-    settings: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
-    settings = {key: value for key, value in settings.items() if key not in ELSEWHERE}
-    settings["data"] = {key: value for key, value in settings.get("data", {}).items() if key not in DATA_ELSEWHERE}
-    settings["trainer"] = {k: v for k, v in settings.get("trainer", {}).items() if k != "enable_progress_bar"}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(settings(config), sort_keys=True).encode())
     package = Path(__file__).parents[1]
     for file in sorted(file for name in PACKAGES for file in (package / name).rglob("*.py")):
         digest.update(file.read_bytes())

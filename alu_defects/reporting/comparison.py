@@ -1,6 +1,7 @@
 """Several runs → what they show: scores with their intervals, which differences are real, and where they lie."""
 
 import itertools
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alu_defects.data.splits import SELECTED_ON_TEST
 from alu_defects.learning.history import History
 from alu_defects.learning.metrics import SUMMARY
-from alu_defects.reporting import jobs, statistics
+from alu_defects.reporting import jobs, operating, statistics
 from alu_defects.reporting.evaluation import PROBABILITY
 from alu_defects.reporting.jobs import Job
 from alu_defects.reporting.statistics import Scores
@@ -28,8 +28,6 @@ PAPER = {
 }
 ATTENTION = re.compile(r"_(scse|cse|sse)\b| model\.attention\w*=\S+")  # in the name of an entry
 PER_CLASS = ("precision", "recall", "f1")
-# what tells trainings of one entry apart, or is said elsewhere in its name
-_NOT_IN_NAME = ("model=", "model.name=", "seed=", "split.fold=", "sweep=", "sweep.force=", "experiment=paper")
 SIGNIFICANT = 0.05
 
 
@@ -154,8 +152,8 @@ class Comparison:
     @cached_property
     def runs(self) -> pd.DataFrame:
         """One row a job: settings, status, and the test metrics of its run."""
-        names = _names(self.jobs)
-        return pd.DataFrame([_run_row(job, name) for job, name in zip(self.jobs, names, strict=True)])
+        names = {id(job): name for name, own in _grouped(self.jobs).items() for job in own}
+        return pd.DataFrame([_run_row(job, names[id(job)]) for job in self.jobs])
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -201,6 +199,16 @@ class Comparison:
         alike = [(a, b) for a, b in known if a.pictures.index.equals(b.pictures.index) and a.classes == b.classes]
         return pd.DataFrame([row for plain, attentive in alike for row in _attention_rows(plain, attentive)])
 
+    def operating(self, normal: str, max_escape: float) -> pd.DataFrame:
+        """One row an entry with such a class: escape and overkill on test at thresholds that each run's val chooses.
+
+        Args:
+            normal: the class of good pieces.
+            max_escape: the share of defective pieces that may pass.
+        """
+        able = [entry for entry in self.entries if normal in entry.classes]
+        return pd.DataFrame([row for entry in able if (row := _operating_row(entry, normal, max_escape))])
+
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """Every prediction of every complete training, the folds of a cross-validation joined."""
@@ -216,39 +224,37 @@ class Comparison:
         return table[[*first, *(name for name in table if str(name).startswith(PROBABILITY))]]
 
 
-def _names(found: Sequence[Job]) -> list[str]:
-    """What tells the entries apart: the network, and what the command line gave for some jobs and not for all."""
-    shared = set(found[0].overrides).intersection(*(job.overrides for job in found))
-    return [
-        " ".join([job.model, *(w for w in job.overrides if w not in shared and not w.startswith(_NOT_IN_NAME))])
-        for job in found
-    ]
+def _grouped(found: Sequence[Job]) -> dict[str, list[Job]]:
+    """Name → jobs that differ in nothing but seed and fold.
+
+    The name is the network's with what the command line gave for some jobs and not for all; where that does not tell
+    two groups apart, such as those started from Python, with the settings that do.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in found:
+        groups.setdefault(json.dumps([job.model, job.settings], sort_keys=True, default=str), []).append(job)
+    shared = set(found[0].words).intersection(*(job.words for job in found))
+    parts = list(groups.values())
+    names = [" ".join([own[0].model, *(word for word in own[0].words if word not in shared)]) for own in parts]
+    return {_told_apart(name, k, names, parts): own for k, (name, own) in enumerate(zip(names, parts, strict=True))}
+
+
+def _told_apart(name: str, k: int, names: list[str], parts: list[list[Job]]) -> str:
+    alike = [own[0].settings for other, own in zip(names, parts, strict=True) if other == name]
+    mine = parts[k][0].settings
+    telling = [key for key in mine if any(other.get(key) != mine[key] for other in alike)]
+    return " ".join([name, *(f"{key}={mine[key]}" for key in telling)])
 
 
 def _entries(found: Sequence[Job]) -> list[Entry]:
-    groups: dict[tuple[str, str], list[Job]] = {}
-    for job, name in zip(found, _names(found), strict=True):
-        groups.setdefault((name, _pictures(job)), []).append(job)
-    names = [name for name, _ in groups]
     entries = []
-    for (name, pictures), own in groups.items():
-        unique = name if names.count(name) == 1 or not pictures else f"{name} (pictures {pictures[:6]})"
+    for name, own in _grouped(found).items():
         done = [job for job in own if job.status == "finished"]
         seeds = {job.seed: [j for j in done if j.seed == job.seed] for job in done}
         trainings = [made for seed in sorted(seeds) if (made := _training(seed, seeds[seed])) is not None]
         classes = list(done[0].run.metrics()["test"]["per_class"]) if done else []
-        entries.append(Entry(unique, own[0].model, own, trainings, classes))
+        entries.append(Entry(name, own[0].model, own, trainings, classes))
     return entries
-
-
-def _pictures(job: Job) -> str:
-    """What stands for the pictures and how they are divided, whichever fold is the test part."""
-    if not job.run.config_file.exists():
-        return ""
-    split = job.run.config().split
-    if split.name != "kfold":
-        return str(job.run.status().get("data_hash", ""))
-    return f"{split.k} folds, {split.by}, {split.seed}"
 
 
 def _training(seed: int, found: Sequence[Job]) -> Training | None:
@@ -327,6 +333,36 @@ def _class_rows(entry: Entry) -> list[dict[str, Any]]:
     return [{"entry": entry.name, **row} for row in rows]
 
 
+def _operating_row(entry: Entry, normal: str, max_escape: float) -> dict[str, Any] | None:
+    outcomes = []
+    for training in entry.trainings:
+        for job in training.jobs:
+            val, test = job.predictions("val"), job.predictions()
+            if val is None or test is None:  # a run of before, which kept no predictions on val
+                return None
+            on_val, on_test = _line(val, normal), _line(test, normal)
+            threshold = operating.choose(*on_val, max_escape)
+            outcomes.append((threshold, operating.outcome(*on_test, threshold.score)))
+    escapes, overkills = ([getattr(found, name) for _, found in outcomes] for name in ("escape", "overkill"))
+    return {
+        "entry": entry.name,
+        "runs": len(outcomes),
+        "promised": sum(threshold.promised for threshold, _ in outcomes),
+        "bound": max(threshold.bound for threshold, _ in outcomes),
+        "defective": outcomes[0][1].defective,
+        "normal": outcomes[0][1].normal,
+        "escape": _mean(escapes),
+        "escape_sd": _deviation(escapes),
+        "overkill": _mean(overkills),
+        "overkill_sd": _deviation(overkills),
+    }
+
+
+def _line(predictions: pd.DataFrame, normal: str) -> tuple[Any, Any]:
+    """Scores of being defective, and whether each picture is."""
+    return 1 - predictions[PROBABILITY + normal].to_numpy(float), (predictions["label"] != normal).to_numpy()
+
+
 def _difference(a: Entry, b: Entry) -> dict[str, Any]:
     trainings = list(zip(a.trainings, b.trainings, strict=False))
     right = [(a.right(mine), b.right(other)) for mine, other in trainings]
@@ -371,8 +407,3 @@ def _mean(values: Any) -> float:
 def _deviation(values: Any) -> float:
     """Standard deviation of the population that the values are drawn from; NaN for one."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-
-
-def selected(entries: Sequence[Entry]) -> bool:
-    """Whether some entry was selected on the pictures that judge it."""
-    return any(entry.note == SELECTED_ON_TEST for entry in entries)

@@ -20,6 +20,7 @@ from alu_defects.reporting.comparison import Comparison
 from alu_defects.reporting.drawing import readable
 from alu_defects.reporting.report import numbers_to_the_right
 
+NORMAL, MAX_ESCAPE = "normal", 0.01  # what conf/evaluate.yaml has, where they can be chosen
 METRICS = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
 METHOD = f"""
 * Each number is the mean over the trainings of a row, ± their standard deviation. In brackets the 95 % interval for
@@ -50,6 +51,7 @@ def write(comparison: Comparison, folder: Path) -> Path:
         "differences": comparison.differences,
         "classes": comparison.classes,
         "attention": comparison.attention,
+        "operating": comparison.operating(NORMAL, MAX_ESCAPE),
         "predictions": comparison.predictions,
     }
     for name, table in tables.items():
@@ -88,6 +90,15 @@ def _parts(comparison: Comparison, folder: Path) -> Iterator[str]:
     if len(comparison.differences):
         yield "## Differences"
         yield document.table(differences(comparison))
+    line = comparison.operating(NORMAL, MAX_ESCAPE)
+    if len(line):
+        yield "## At the line"
+        yield document.table(_operating(line))
+        yield document.cell(
+            f"{NORMAL} or defective: each run's val chose the highest threshold at which, with 95 % confidence, no "
+            f"more than {100 * MAX_ESCAPE:g} % of the defective pieces pass; where it has too few pictures to promise "
+            "that, the highest at which no more of them did. alu-evaluate shows one run's curve."
+        )
     if comparison.entries:
         yield "## Training"
         histories = {entry.name: entry.histories() for entry in comparison.entries}
@@ -152,6 +163,12 @@ def warnings(comparison: Comparison) -> list[str]:
     unfinished = [f"{job.name} {job.status}" for job in comparison.jobs if job.status != "finished"]
     if unfinished:
         texts.append(f"Not finished, and not in the numbers: {', '.join(unfinished)}.")
+    incomplete = {row["entry"] for row in comparison.runs.to_dict("records") if row["status"] == "finished"}
+    incomplete -= {entry.name for entry in comparison.entries}
+    if incomplete:
+        texts.append(
+            f"{', '.join(sorted(incomplete))}: some folds are missing, and what there is, is not in the numbers."
+        )
     if any(not entry.pictures["session"].duplicated().any() for entry in comparison.entries):
         texts.append("The pictures have no sessions: the intervals take each for independent of the others.")
     return texts
@@ -237,6 +254,18 @@ def classes(comparison: Comparison) -> pd.DataFrame:
     return result
 
 
+def _operating(line: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "model": readable(row["entry"]),
+            "promised by val": f"escape ≤ {_points(row['bound'])} %",
+            f"escape (% of {row['defective']} defective)": _spread(row, "escape"),
+            f"overkill (% of {row['normal']} good)": _spread(row, "overkill"),
+        }
+        for row in line.to_dict("records")
+    )
+
+
 def runs(comparison: Comparison) -> pd.DataFrame:
     """Every job and what became of it, as text."""
     rows = []
@@ -269,15 +298,17 @@ def _attention(comparison: Comparison, folder: Path) -> Iterator[str]:
         )
 
 
+def _spread(row: Any, metric: str) -> str:
+    """A value ± its standard deviation over seeds, or over folds where there is one seed."""
+    known = [row[name] for name in (f"{metric}_sd", f"{metric}_fold_sd") if name in row and not pd.isna(row[name])]
+    return _points(row[metric]) + (f" ± {_points(known[0])}" if known else "")
+
+
 def _with_interval(row: Any, metric: str) -> str:
-    value, low, high = row[metric], row[f"{metric}_low"], row[f"{metric}_high"]
-    if pd.isna(value):
+    if pd.isna(row[metric]):
         return "–"
-    spread = row.get(f"{metric}_sd", row.get(f"{metric}_fold_sd", float("nan")))
-    if pd.isna(spread):
-        spread = row.get(f"{metric}_fold_sd", float("nan"))
-    deviation = "" if pd.isna(spread) else f" ± {_points(spread)}"
-    return f"{_points(value)}{deviation} ({_points(low)}–{_points(high)})"
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    return f"{_spread(row, metric)} ({_points(low)}–{_points(high)})"
 
 
 def _trainings(entry: Any) -> str:

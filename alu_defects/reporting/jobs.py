@@ -3,12 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from omegaconf import OmegaConf
 
+from alu_defects.config import flat
 from alu_defects.errors import UserError
+from alu_defects.learning import sweeps
 from alu_defects.learning.run import Run
 from alu_defects.reporting.evaluation import read_predictions
+
+# in overrides: what tells trainings of one model apart, or is said elsewhere
+_NOT_IN_NAME = ("model=", "model.name=", "seed=", "split.fold=", "sweep=", "sweep.force=")
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,31 @@ class Job:
             return int(self.run.config().seed)
         given = [int(word.removeprefix("seed=")) for word in self.overrides if word.startswith("seed=")]
         return given[-1] if given else 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting that decides its outcome but seed and fold, as `optimizer.lr`, and which pictures there were.
+
+        Of a job that failed before it became a run, what the command line gave.
+        """
+        if not self.run.config_file.exists():
+            return {word.split("=", 1)[0]: word.split("=", 1)[1] for word in self.words}
+        config = self.run.config()
+        found = sweeps.settings(config)
+        found["callbacks"] = {
+            name: {key: value for key, value in (options or {}).items() if key != "dirpath"}
+            for name, options in found.get("callbacks", {}).items()
+        }
+        found = flat(OmegaConf.create(found))
+        found = {key: value for key, value in found.items() if not isinstance(value, dict)}
+        if config.split.name != "kfold":  # there the fold is in it
+            found["pictures"] = str(self.run.status().get("data_hash", ""))[:8]
+        return {key: value for key, value in found.items() if key not in ("seed", "split.fold")}
+
+    @property
+    def words(self) -> list[str]:
+        """What the command line gave, without what tells trainings of one model apart."""
+        return [word for word in self.overrides if not word.startswith(_NOT_IN_NAME)]
 
     def predictions(self, split: str = "test") -> pd.DataFrame | None:
         """One row a picture, by its content hash: path, session, label, prediction and probabilities.

@@ -1,0 +1,103 @@
+"""Which jobs of a sweep need not be run again."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from alu_defects.config import compose, plain
+from alu_defects.data.catalog import data_hash
+from alu_defects.data.datamodule import DefectData
+from alu_defects.learning import sweeps
+from alu_defects.learning.run import Run
+
+
+@pytest.fixture
+def words(photographs: Path, tmp_path: Path) -> list[str]:
+    return ["data=folder", f"data.root={photographs}", f"paths.runs={tmp_path}", "data.image_size=32"]
+
+
+def data_of(config: DictConfig) -> DefectData:
+    options = plain(config)
+    return DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=options["seed"])
+
+
+def finish(config: DictConfig, folder: Path, **status: object) -> Run:
+    run = Run.create(folder, config, [])
+    digest = data_hash(data_of(config).scan())
+    run.update(**{"status": "finished", "ended": "2026", "data_hash": digest} | status)
+    run.update(fingerprint=sweeps.fingerprint(config))
+    run.checkpoints.mkdir()
+    run.best.touch()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("paths.runs=elsewhere", True),
+        ("paths.cache=elsewhere", True),
+        ("data.root=elsewhere", True),
+        ("data.cache=memory", True),
+        ("trainer.enable_progress_bar=false", True),
+        ("sweep.force=true", True),
+        ("sweep=table2", True),
+        ("seed=1", False),
+        ("optimizer.lr=0.01", False),
+        ("split.seed=1", False),
+        ("data.image_size=48", False),
+        ("data.resize=letterbox", False),
+        ("callbacks=[default,ema]", False),
+    ],
+)
+def test_what_decides_the_outcome_is_in_the_fingerprint(words, override, same):
+    assert (
+        sweeps.fingerprint(compose("train", words)) == sweeps.fingerprint(compose("train", [*words, override]))
+    ) is same
+
+
+def test_code_that_trains_is_in_the_fingerprint(words, monkeypatch, tmp_path):
+    config = compose("train", words)
+    package = tmp_path / "alu_defects"
+    for name in ("data", "models", "learning", "reporting"):
+        (package / name).mkdir(parents=True)
+        (package / name / "code.py").write_text("1")
+    monkeypatch.setattr(sweeps, "__file__", str(package / "learning" / "sweeps.py"))
+    before = sweeps.fingerprint(config)
+    (package / "reporting" / "code.py").write_text("2")
+    assert sweeps.fingerprint(config) == before
+    (package / "models" / "code.py").write_text("2")
+    assert sweeps.fingerprint(config) != before
+
+
+def test_a_job_finished_in_another_sweep_is_found_and_stands_in(words, tmp_path):
+    config = compose("train", words)
+    assert sweeps.finished(config, data_of(config)) is None
+    run = finish(config, tmp_path / "first" / "0_shufflenet")
+    found = sweeps.finished(config, data_of(config))
+    assert found is not None
+    assert found.folder == run.folder
+    sweeps.reuse(tmp_path / "second" / "0_shufflenet", found, ["seed=0"])
+    moved = tmp_path.rename(tmp_path.with_name("moved"))  # the pointer is relative
+    stands_in = Run.existing(moved / "second" / "0_shufflenet")
+    assert stands_in.config() == OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    assert stands_in.status()["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "status",
+    [{"status": "running"}, {"status": "failed"}, {"status": "interrupted"}, {"data_hash": "of other pictures"}],
+)
+def test_what_has_not_finished_or_had_other_pictures_is_run_again(words, tmp_path, status):
+    config = compose("train", words)
+    finish(config, tmp_path / "run", **status)
+    assert sweeps.finished(config, data_of(config)) is None
+
+
+def test_the_newest_of_several_stands_in(words, tmp_path):
+    config = compose("train", words)
+    for name, ended in (("a", "2026-11-23T10"), ("b", "2026-11-23T12"), ("c", "2026-11-23T11")):
+        finish(config, tmp_path / name, ended=ended)
+    found = sweeps.finished(config, data_of(config))
+    assert found is not None
+    assert found.folder.name == "b"

@@ -1,0 +1,261 @@
+"""What several runs show: rows, intervals, verdicts, folds and the report, on runs whose outcome is made up."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from sklearn.metrics import f1_score, precision_score
+
+from alu_defects.data import catalog
+from alu_defects.errors import UserError
+from alu_defects.learning.run import Run, write_json
+from alu_defects.reporting import comparison_report
+from alu_defects.reporting.comparison import Comparison
+from alu_defects.reporting.evaluation import PROBABILITY
+
+CLASSES = ["normal", "pit", "a|b *c* <script>alert(1)</script>"]
+number = itertools.count()
+
+
+def pictures(count: int, sessions: int = 40) -> pd.DataFrame:
+    rows = np.arange(count)
+    return pd.DataFrame(
+        {
+            "path": [f"p {k}.jpg" for k in rows],
+            "label": [CLASSES[k % 3] for k in rows],
+            "sha256": [f"{k:04d}" for k in rows],
+            "session": [f"{CLASSES[k % 3]} {k // 3 % (sessions // 3)}" for k in rows],
+            "split": "test",
+        }
+    )
+
+
+def fabricate(
+    sweep: Path,
+    model: str,
+    seed: int,
+    wrong: Sequence[int],
+    *,
+    overrides: Sequence[str] = (),
+    table: pd.DataFrame | None = None,
+    split: dict[str, object] | None = None,
+    data: dict[str, object] | None = None,
+) -> Run:
+    """A finished run that takes the given test pictures for the next class."""
+    table = pictures(120) if table is None else table
+    config = OmegaConf.create(
+        {
+            "seed": seed,
+            "model": {"name": model},
+            "split": split or {"name": "session"},
+            "data": data or {"source": "folder"},
+        }
+    )
+    run = Run.create(sweep / f"{next(number)}_{model}", config, [f"model={model}", f"seed={seed}", *overrides])
+    catalog.save(table.astype(str), run.catalog_file)
+    labels = table["label"].map(CLASSES.index).to_numpy()
+    predicted = labels.copy()
+    predicted[list(wrong)] = (predicted[list(wrong)] + 1) % 3
+    predictions = pd.DataFrame(
+        {"path": table["path"], "label": table["label"], "prediction": [CLASSES[k] for k in predicted]}
+    )
+    for k, name in enumerate(CLASSES):
+        predictions[PROBABILITY + name] = np.where(predicted == k, 0.8, 0.1)
+    predictions.to_csv(run.folder / "predictions.csv", index=False)
+    run.evaluation("val").mkdir(parents=True)
+    predictions.to_csv(run.evaluation("val") / "predictions.csv", index=False)
+    test = {name: float((labels == predicted).mean()) for name in ("accuracy", "precision", "recall", "f1")}
+    per_class = {name: {"precision": 0.5, "recall": 0.5} for name in CLASSES}
+    metrics = {"best_epoch": 1, "epochs": 2, "parameters": 5_000_000, "multiply_adds": 2_000_000_000, "seconds": 90.0}
+    write_json(run.metrics_file, {**metrics, "note": "", "test": {**test, "per_class": per_class}})
+    epochs = {
+        "epoch": [0, 1],
+        "val/loss": [1.0, 0.5],
+        "val/accuracy": [0.5, 0.8],
+        "train/images_per_second": [9.0, 11.0],
+    }
+    pd.DataFrame(epochs).to_csv(run.history_file, index=False)
+    run.update(status="finished", data_hash=str(len(table)), leakage={"accuracy": 0.9})
+    return run
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A good network, one nearly as good, and a bad one, three seeds each, and a job that failed."""
+    for seed in (0, 1, 2):
+        fabricate(tmp_path, "inceptionv4", seed, range(seed, 9 + seed))
+        fabricate(tmp_path, "inceptionv4_scse", seed, range(seed, 7 + seed))
+        fabricate(tmp_path, "xception", seed, range(40 + seed, 110))
+    Run.failed(tmp_path / "9_shufflenet", ["model=shufflenet", "seed=0"], ValueError("no such width"))
+    return tmp_path
+
+
+def test_one_row_a_model_with_the_mean_over_seeds(sweep):
+    comparison = Comparison.of([sweep])
+    table = comparison.table.set_index("entry")
+    assert list(table.index) == ["inceptionv4_scse", "inceptionv4", "xception"]  # the most accurate first
+    assert table.loc["inceptionv4", "accuracy"] == pytest.approx(1 - 9 / 120)
+    assert table.loc["inceptionv4", "accuracy_sd"] == pytest.approx(0)
+    wrong = [70, 69, 68]
+    assert table.loc["xception", "accuracy"] == pytest.approx(1 - np.mean(wrong) / 120)
+    assert table.loc["xception", "accuracy_sd"] == pytest.approx(1 / 120)
+    labels, predicted = (comparison.entries[2].trainings[0].predictions[name] for name in ("label", "prediction"))
+    own = comparison.entries[2].measured.summary
+    assert own["f1"][0] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert own["precision"][0] == pytest.approx(precision_score(labels, predicted, average="macro"))
+    for name in ("accuracy", "accuracy_session", "f1", "recall"):
+        low, high = table.loc["xception", f"{name}_low"], table.loc["xception", f"{name}_high"]
+        assert low < table.loc["xception", name.removesuffix("_session")] < high
+    assert table.loc["xception", ["trainings", "pictures", "sessions"]].tolist() == [3, 120, 39]
+    assert table.loc["xception", ["parameters", "multiply_adds", "seconds", "images_per_second"]].tolist() == [
+        5e6,
+        2e9,
+        90,
+        10,
+    ]
+
+
+def test_which_differences_are_real(sweep):
+    table = Comparison.of([sweep]).differences.set_index(["entry", "other"])
+    assert table["real"].to_dict() == {
+        ("inceptionv4_scse", "inceptionv4"): False,
+        ("inceptionv4_scse", "xception"): True,
+        ("inceptionv4", "xception"): True,
+    }
+    close = table.loc[("inceptionv4_scse", "inceptionv4")]
+    assert close["accuracy"] == pytest.approx(2 / 120)
+    assert close["p"] == pytest.approx(0.5)  # two pictures to none: 2 × (1/2)²
+    assert close["p_holm"] == pytest.approx(0.5)
+    assert (close["only_right"], close["other_only_right"]) == (6, 0)
+
+
+def test_one_training_is_no_evidence_about_a_model(tmp_path):
+    fabricate(tmp_path, "inceptionv4", 0, range(9))
+    fabricate(tmp_path, "xception", 0, range(40, 110))
+    comparison = Comparison.of([tmp_path])
+    (row,) = comparison.differences.to_dict("records")
+    assert row["clear"]
+    assert not row["real"]
+    said = " ".join(comparison_report.findings(comparison))
+    assert "This training of inceptionv4 is better than that of xception" in said
+    assert "One training says nothing about its model" in said
+
+
+def test_trainings_that_disagree_show_nothing(tmp_path):
+    for seed, (a, b) in enumerate([(5, 60), (60, 5), (5, 60)]):
+        fabricate(tmp_path, "inceptionv4", seed, range(a))
+        fabricate(tmp_path, "xception", seed, range(b))
+    (row,) = Comparison.of([tmp_path]).differences.to_dict("records")
+    assert row["p"] == 1
+    assert not row["clear"]
+
+
+def test_only_the_same_pictures_are_compared(tmp_path):
+    for seed in (0, 1):
+        fabricate(tmp_path, "inceptionv4", seed, range(9), overrides=["split=session"])
+        fabricate(tmp_path, "inceptionv4", seed, range(9), overrides=["split=random"], table=pictures(90))
+    comparison = Comparison.of([tmp_path])
+    assert set(comparison.table["entry"]) == {"inceptionv4 split=session", "inceptionv4 split=random"}
+    assert comparison.table.set_index("entry")["pictures"].to_dict() == {
+        "inceptionv4 split=session": 120,
+        "inceptionv4 split=random": 90,
+    }
+    assert len(comparison.differences) == 0
+    assert "2 different sets of pictures" in " ".join(comparison_report.warnings(comparison))
+
+
+def test_runs_started_from_python_are_told_apart_by_their_settings(tmp_path):
+    for size in (64, 96):
+        for seed in (0, 1):
+            run = fabricate(tmp_path, "xception", seed, range(9), data={"source": "folder", "image_size": size})
+            run.update(overrides=[])
+    table = Comparison.of([tmp_path]).table
+    assert set(table["entry"]) == {"xception data.image_size=64", "xception data.image_size=96"}
+    assert table["trainings"].tolist() == [2, 2]
+
+
+def test_folds_are_joined(tmp_path):
+    table, words = pictures(120), ["split.k=3"]
+    for fold in (0, 1, 2):
+        own = table.iloc[fold::3].reset_index(drop=True)
+        split = {"name": "kfold", "k": 3, "by": "session", "seed": 0, "fold": fold}
+        fabricate(
+            tmp_path, "xception", 0, range(fold), overrides=[*words, f"split.fold={fold}"], table=own, split=split
+        )
+        if fold < 2:  # one is missing
+            fabricate(
+                tmp_path, "shufflenet", 0, range(fold), overrides=[*words, f"split.fold={fold}"], table=own, split=split
+            )
+    comparison = Comparison.of([tmp_path])
+    (row,) = comparison.table.to_dict("records")
+    assert (row["entry"], row["folds"], row["pictures"]) == ("xception", 3, 120)
+    assert row["accuracy"] == pytest.approx(1 - 3 / 120)
+    assert row["accuracy_fold_sd"] == pytest.approx(np.std([1, 39 / 40, 38 / 40], ddof=1))
+    joined = comparison.predictions
+    assert sorted(joined["path"]) == sorted(table["path"])
+    assert joined["fold"].value_counts().to_dict() == {0: 40, 1: 40, 2: 40}
+    assert "shufflenet: some folds are missing" in " ".join(comparison_report.warnings(comparison))
+
+
+def test_what_attention_changes_class_by_class(sweep):
+    table = Comparison.of([sweep]).attention.set_index("class")
+    assert set(table["entry"]) == {"inceptionv4_scse"}
+    assert set(table["other"]) == {"inceptionv4"}
+    assert table["support"].tolist() == [40, 40, 40]
+    assert 0.5 > table["recall"].max() > 0
+    assert (table["recall_low"] <= table["recall"]).all()
+
+
+def test_the_papers_numbers_stand_beside_its_experiment_alone(tmp_path):
+    data = {"source": "tianchi", "round": 1, "include_other": False, "image_size": 400}
+    fabricate(tmp_path / "a", "inceptionv4_scse", 0, range(9), data=data, split={"name": "paper"})
+    fabricate(
+        tmp_path / "b", "inceptionv4_scse", 0, range(9), data={**data, "image_size": 128}, split={"name": "paper"}
+    )
+    assert Comparison.of([tmp_path / "a"]).table["paper_accuracy"].tolist() == [0.98]
+    assert "98.00 / 97.80 / 96.00" in comparison_report.table2(Comparison.of([tmp_path / "a"])).to_string()
+    assert "paper_accuracy" not in Comparison.of([tmp_path / "b"]).table
+
+
+def test_the_report_says_what_failed_and_holds_its_pictures(sweep, tmp_path):
+    page = comparison_report.write(Comparison.of([sweep]), tmp_path / "out")
+    text = page.read_text(encoding="utf-8")
+    assert "9_shufflenet failed" in text
+    assert "ValueError: no such width" in text
+    assert "The clock alone" in text
+    assert "90.0 %" in text
+    assert "<script>" not in text
+    assert "src=&quot;http" not in text
+    assert 'src="http' not in text
+    assert text.count('src="data:image/png;base64,') == 5
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "xception" in markdown
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {
+        "table2.csv",
+        "differences.csv",
+        "classes.csv",
+        "runs.csv",
+        "predictions.csv",
+        "loss.svg",
+        "operating.csv",
+    }
+
+
+def test_nothing_finished_is_a_report_too(tmp_path):
+    Run.failed(tmp_path / "0_shufflenet", ["model=shufflenet"], ValueError("no such width"))
+    comparison = Comparison.of([tmp_path])
+    comparison_report.show(comparison)
+    text = comparison_report.write(comparison, tmp_path / "out").read_text()
+    assert "0 of 1 runs finished" in text
+    assert "no such width" in text
+
+
+def test_a_run_that_is_gone_is_named(tmp_path):
+    write_json(tmp_path / "run.json", {"status": "reused", "run": "../gone", "overrides": []})
+    with pytest.raises(UserError, match=r"stands for the run .*gone, which is gone"):
+        Comparison.of([tmp_path])
