@@ -24,7 +24,7 @@ from alu_defects.errors import UserError, did_you_mean
 def verb(
     config_name: str,
     after_sweep: Callable[[Path], None] | None = None,
-    failed: Callable[[Path, list[str], Exception], None] | None = None,
+    failed: Callable[[Path, DictConfig, Exception], None] | None = None,
     shorthands: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a command-line program of a function that takes the configuration `conf/<config_name>.yaml`.
@@ -35,7 +35,7 @@ def verb(
     Args:
         config_name: the primary configuration.
         after_sweep: called with the sweep's folder when all jobs of a multirun have ended.
-        failed: called with the folder, the overrides and the error of a job of a multirun that failed.
+        failed: called with the folder, the configuration and the error of a job of a multirun that failed.
         shorthands: what the user types, such as split → the override that it means, such as `split.name={}`; for names
             that Hydra would take for a group of conf/, and for lists, which it would take for a sweep.
     """
@@ -63,10 +63,9 @@ def verb(
                     check(config, config_name)
                     return task(config)
                 except Exception as error:  # recorded, shown, and in the exit code: the other jobs go on
-                    overrides = list(HydraConfig.get().overrides.task)
-                    failures.append(" ".join(overrides))
+                    failures.append(" ".join(HydraConfig.get().overrides.task))
                     if failed:
-                        failed(made[-1], overrides, error)
+                        failed(made[-1], config, error)
                     show(error, verbose or not isinstance(error, UserError))
                     return None
 

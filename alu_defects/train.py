@@ -160,10 +160,10 @@ def _finished_before(config: DictConfig) -> bool:
     return run is not None
 
 
-def _failed(folder: Path, overrides: list[str], error: Exception) -> None:
+def _failed(folder: Path, config: DictConfig, error: Exception) -> None:
     from alu_defects.learning.run import Run
 
-    Run.failed(folder, overrides, error)
+    Run.failed(folder, config, list(HydraConfig.get().overrides.task), error)
 
 
 def _after_sweep(folder: Path) -> None:

@@ -157,12 +157,13 @@ class Run:
         self.update(status="finished", ended=_now())
 
     @classmethod
-    def failed(cls, folder: Path, overrides: list[str], error: BaseException) -> None:
-        """Note why a job failed that may not even have become a run."""
+    def failed(cls, folder: Path, config: DictConfig, overrides: list[str], error: BaseException) -> None:
+        """Note why a job failed that may not even have become a run, whose configuration would say what it was."""
         run = cls(folder)
         if not run.status_file.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            run.update(status="failed", overrides=overrides, error=f"{type(error).__name__}: {error}")
+            what = {"model": OmegaConf.select(config, "model.name"), "seed": OmegaConf.select(config, "seed")}
+            run.update(status="failed", overrides=overrides, error=f"{type(error).__name__}: {error}", **what)
 
     def status(self) -> dict[str, Any]:
         """What run.json says."""

@@ -5,17 +5,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.tensorboard import SummaryWriter
 
+from alu_defects.data.augment import as_float
 from alu_defects.data.datamodule import DefectData
+from alu_defects.learning import checkpoint
 from alu_defects.learning.metrics import PER_CLASS, SUMMARY
 from alu_defects.learning.module import Classifier
 from alu_defects.reporting import drawing, evaluation, figures
-from alu_defects.reporting.evaluation import Evaluation
+from alu_defects.reporting.evaluation import PROBABILITY, Evaluation
+
+MOST_EMBEDDINGS = 500  # pictures: a cloud that turns smoothly in the browser, and 5 MB in the run folder
+THUMBNAIL = 48  # pixels
 
 # What the HPARAMS tab shows: it sorts the names and opens with the first five.
 SETTINGS = {

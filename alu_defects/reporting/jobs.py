@@ -39,18 +39,17 @@ class Job:
     @property
     def model(self) -> str:
         """The network's name."""
-        if self.run.config_file.exists():
-            return str(self.run.config().model.name)
-        given = [word.split("=", 1)[1] for word in self.overrides if word.startswith(("model=", "model.name="))]
-        return given[-1] if given else "?"  # it failed before it became a run
+        return str(self._what("model.name", "model"))
 
     @property
     def seed(self) -> int:
         """The training's."""
-        if self.run.config_file.exists():
-            return int(self.run.config().seed)
-        given = [int(word.removeprefix("seed=")) for word in self.overrides if word.startswith("seed=")]
-        return given[-1] if given else 0
+        return int(self._what("seed", "seed"))
+
+    def _what(self, key: str, noted: str) -> Any:
+        """A setting, or what was noted of a job that failed before it became a run."""
+        known = self.run.config_file.exists()
+        return OmegaConf.select(self.run.config(), key) if known else self.run.status()[noted]
 
     @property
     def settings(self) -> dict[str, Any]:

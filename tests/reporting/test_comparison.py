@@ -83,6 +83,11 @@ def fabricate(
     return run
 
 
+def fail(folder: Path) -> None:
+    config = OmegaConf.create({"model": {"name": "shufflenet"}, "seed": 0})
+    Run.failed(folder, config, ["model=shufflenet", "seed=0"], ValueError("no such width"))
+
+
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """A good network, one nearly as good, and a bad one, three seeds each, and a job that failed."""
@@ -90,7 +95,7 @@ def sweep(tmp_path: Path) -> Path:
         fabricate(tmp_path, "inceptionv4", seed, range(seed, 9 + seed))
         fabricate(tmp_path, "inceptionv4_scse", seed, range(seed, 7 + seed))
         fabricate(tmp_path, "xception", seed, range(40 + seed, 110))
-    Run.failed(tmp_path / "9_shufflenet", ["model=shufflenet", "seed=0"], ValueError("no such width"))
+    fail(tmp_path / "9_shufflenet")
     return tmp_path
 
 
@@ -247,7 +252,7 @@ def test_the_report_says_what_failed_and_holds_its_pictures(sweep, tmp_path):
 
 
 def test_nothing_finished_is_a_report_too(tmp_path):
-    Run.failed(tmp_path / "0_shufflenet", ["model=shufflenet"], ValueError("no such width"))
+    fail(tmp_path / "0_shufflenet")
     comparison = Comparison.of([tmp_path])
     comparison_report.show(comparison)
     text = comparison_report.write(comparison, tmp_path / "out").read_text()
