@@ -29,12 +29,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from alu_defects.data.datamodule import DefectData
     from alu_defects.learning import checkpoint
     from alu_defects.learning.run import Run, write_json
-    from alu_defects.reporting import evaluation, evaluation_report, report
-    from alu_defects.reporting.evaluation_report import Judged, Judgement
+    from alu_defects.reporting import evaluation, evaluation_report, judgement, report
+    from alu_defects.reporting.judgement import Judged, Judgement
 
     splits.check_held_out(config.split.name)
     operating = plain(config.operating)
-    evaluation_report.check(operating)
+    judgement.check(operating)
     run = Run.existing(config.run)
     options = plain(run.config())
     here = {key: config.data[key] for key in ("cache", "cache_dir")}  # the run's may be of another machine
@@ -45,28 +45,28 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     catalog.verify(root, table)
     data.use(root, table)
     checkpoint.check_classes(run.best, data.classes)
-    normal = evaluation_report.normal_class(operating["normal"], data.classes)
+    normal = judgement.normal_class(operating["normal"], data.classes)
     classifier = checkpoint.load(run.best)
     results = {
         split: evaluation.evaluate(classifier, data, split, plain(config.trainer))
         for split in dict.fromkeys(("val", config.split.name))
     }
-    calibrated = evaluation_report.calibrate(results["val"])
+    calibrated = judgement.calibrate(results["val"])
     write_json(run.folder / "calibration.json", calibrated.as_dict())
     judged = {
         split: Judged(result, data.scan()["session"].iloc[result.rows].tolist(), calibrated, normal)
         for split, result in results.items()
     }
-    judgement = Judgement(judged["val"], judged[config.split.name], calibrated, operating, normal)
+    outcome = Judgement(judged["val"], judged[config.split.name], calibrated, operating, normal)
     result = results[config.split.name]
-    metrics = {config.split.name: result.metrics, "note": result.note, **judgement.as_dict()}
+    metrics = {config.split.name: result.metrics, "note": result.note, **outcome.as_dict()}
     output = Path(config.output)
     evaluation.write(result, output, metrics)
     report.print_run(output, metrics, result)
     title = f"{options['model']['name']} on {config.split.name}: {run.folder.resolve().name}"
-    for text in evaluation_report.sentences(judgement):
+    for text in judgement.sentences(outcome):
         print(text)
-    print(f"report: {evaluation_report.write(judgement, data, output, title)}")
+    print(f"report: {evaluation_report.write(outcome, data, output, title)}")
     return metrics
 
 

@@ -1,7 +1,6 @@
 """Several runs → what they show: scores with their intervals, which differences are real, and where they lie."""
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alu_defects.learning.history import History
 from alu_defects.learning.metrics import SUMMARY
-from alu_defects.reporting import jobs, operating, statistics
+from alu_defects.reporting import entries, jobs, operating, statistics
+from alu_defects.reporting.entries import Entry
 from alu_defects.reporting.evaluation import PROBABILITY
 from alu_defects.reporting.jobs import Job
-from alu_defects.reporting.statistics import Scores
 
 # Zhang, Sun, Yang 2022, Table 2: accuracy, precision, recall in per cent
 PAPER = {
@@ -27,103 +25,7 @@ PAPER = {
     "inceptionv4_scse": (98.00, 97.8, 96.0),
 }
 ATTENTION = re.compile(r"_(scse|cse|sse)\b| model\.attention\w*=\S+")  # in the name of an entry
-PER_CLASS = ("precision", "recall", "f1")
 SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class Training:
-    """One network trained once, or once a fold with the folds joined: every test picture is in it once.
-
-    Attributes:
-        seed: of the training.
-        jobs: one, or one a fold.
-        predictions: one row a test picture, in the order of their content hashes: as `Job.predictions`, with `fold`.
-    """
-
-    seed: int
-    jobs: list[Job]
-    predictions: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of Table 2: the trainings that differ in nothing but their seed.
-
-    Attributes:
-        name: the network, and what else the command line gave for it and not for all.
-        model: the network's name.
-        jobs: all, also those that failed.
-        trainings: the complete ones.
-        classes: their names in the order of their ids.
-    """
-
-    name: str
-    model: str
-    jobs: list[Job]
-    trainings: list[Training]
-    classes: list[str]
-
-    @property
-    def pictures(self) -> pd.DataFrame:
-        """The test pictures."""
-        return self.trainings[0].predictions
-
-    @property
-    def config(self) -> Any:
-        """The settings of the first run."""
-        return self.trainings[0].jobs[0].run.config()
-
-    def results(self, name: str) -> list[float]:
-        """An entry of metrics.json of each run that has it."""
-        values = [job.run.metrics().get(name) for training in self.trainings for job in training.jobs]
-        return [float(value) for value in values if value is not None]
-
-    @property
-    def note(self) -> str:
-        """What a reader of the numbers must know."""
-        return next((str(job.run.metrics().get("note", "")) for t in self.trainings for job in t.jobs), "")
-
-    def ids(self, training: Training, column: str) -> Any:
-        """Labels or predictions as class ids (pictures,)."""
-        return pd.Categorical(training.predictions[column], categories=self.classes).codes.astype(np.intp)
-
-    @cached_property
-    def measured(self) -> Scores:
-        """The metrics, one row a training."""
-        every = np.ones((1, len(self.pictures)))
-        return _stacked([statistics.scores(*self._outcome(t), weights=every) for t in self.trainings], axis=0)
-
-    @cached_property
-    def resampled(self) -> Scores:
-        """The metrics of resamples of the test pictures (trainings, resamples, …), whole sessions drawn."""
-        groups = self.pictures["session"].tolist()
-        return _stacked([statistics.bootstrap(*self._outcome(t), groups=groups) for t in self.trainings], axis=None)
-
-    def _outcome(self, training: Training) -> tuple[Any, Any, int]:
-        return self.ids(training, "label"), self.ids(training, "prediction"), len(self.classes)
-
-    def right(self, training: Training) -> Any:
-        """Whether each picture is classified right (pictures,)."""
-        return (training.predictions["label"] == training.predictions["prediction"]).to_numpy()
-
-    def folds(self) -> dict[str, list[float]]:
-        """Metric → its value in every fold of every training; empty where nothing was folded."""
-        runs = [job.run for training in self.trainings for job in training.jobs if len(training.jobs) > 1]
-        return {name: [run.metrics()["test"][name] for run in runs] for name in SUMMARY} if runs else {}
-
-    def histories(self) -> list[pd.DataFrame]:
-        """metrics.csv of every run that has one."""
-        files = [job.run.history_file for training in self.trainings for job in training.jobs]
-        return [History(file).table() for file in files if file.is_file()]
-
-
-def _stacked(parts: Sequence[Scores], axis: int | None) -> Scores:
-    def join(values: list[Any]) -> Any:
-        return np.stack(values) if axis is None else np.concatenate(values, axis)
-
-    summary = {name: join([part.summary[name] for part in parts]) for name in SUMMARY}
-    return Scores(summary, *(join([getattr(part, name) for part in parts]) for name in PER_CLASS))
 
 
 @dataclass(frozen=True)
@@ -146,13 +48,13 @@ class Comparison:
             UserError: a folder without runs.
         """
         found = jobs.find(folders)
-        entries = [entry for entry in _entries(found) if entry.trainings]
-        return cls(found, sorted(entries, key=lambda entry: -float(entry.measured.summary["accuracy"].mean())))
+        complete = [entry for entry in entries.of(found) if entry.trainings]
+        return cls(found, sorted(complete, key=lambda entry: -float(entry.measured.summary["accuracy"].mean())))
 
     @cached_property
     def runs(self) -> pd.DataFrame:
         """One row a job: settings, status, and the test metrics of its run."""
-        names = {id(job): name for name, own in _grouped(self.jobs).items() for job in own}
+        names = {id(job): name for name, own in entries.grouped(self.jobs).items() for job in own}
         return pd.DataFrame([_run_row(job, names[id(job)]) for job in self.jobs])
 
     @cached_property
@@ -222,52 +124,6 @@ class Comparison:
         table = pd.concat(parts, ignore_index=True)
         first = ["entry", "seed", "fold", "path", "session", "label", "prediction"]
         return table[[*first, *(name for name in table if str(name).startswith(PROBABILITY))]]
-
-
-def _grouped(found: Sequence[Job]) -> dict[str, list[Job]]:
-    """Name → jobs that differ in nothing but seed and fold.
-
-    The name is the network's with what the command line gave for some jobs and not for all; where that does not tell
-    two groups apart, such as those started from Python, with the settings that do.
-    """
-    groups: dict[str, list[Job]] = {}
-    for job in found:
-        groups.setdefault(json.dumps([job.model, job.settings], sort_keys=True, default=str), []).append(job)
-    shared = set(found[0].words).intersection(*(job.words for job in found))
-    parts = list(groups.values())
-    names = [" ".join([own[0].model, *(word for word in own[0].words if word not in shared)]) for own in parts]
-    return {_told_apart(name, k, names, parts): own for k, (name, own) in enumerate(zip(names, parts, strict=True))}
-
-
-def _told_apart(name: str, k: int, names: list[str], parts: list[list[Job]]) -> str:
-    alike = [own[0].settings for other, own in zip(names, parts, strict=True) if other == name]
-    mine = parts[k][0].settings
-    telling = [key for key in mine if any(other.get(key) != mine[key] for other in alike)]
-    return " ".join([name, *(f"{key}={mine[key]}" for key in telling)])
-
-
-def _entries(found: Sequence[Job]) -> list[Entry]:
-    entries = []
-    for name, own in _grouped(found).items():
-        done = [job for job in own if job.status == "finished"]
-        seeds = {job.seed: [j for j in done if j.seed == job.seed] for job in done}
-        trainings = [made for seed in sorted(seeds) if (made := _training(seed, seeds[seed])) is not None]
-        classes = list(done[0].run.metrics()["test"]["per_class"]) if done else []
-        entries.append(Entry(name, own[0].model, own, trainings, classes))
-    return entries
-
-
-def _training(seed: int, found: Sequence[Job]) -> Training | None:
-    """Join the folds; None where some are missing. Of jobs that are alike the last counts."""
-    last = {job.run.config().split.get("fold", 0): job for job in found}
-    split = found[0].run.config().split
-    if split.name == "kfold" and len(last) < split.k:
-        return None
-    parts = {fold: job.predictions() for fold, job in sorted(last.items())}
-    known = [part.assign(fold=fold) for fold, part in parts.items() if part is not None]
-    if len(known) < len(parts):
-        return None
-    return Training(seed, [last[fold] for fold in sorted(last)], pd.concat(known).sort_index())
 
 
 def _run_row(job: Job, name: str) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from alu_defects.data.splits import SELECTED_ON_TEST
 from alu_defects.learning.metrics import SUMMARY
 from alu_defects.reporting import comparison_figures as figures
 from alu_defects.reporting import document, statistics
 from alu_defects.reporting.comparison import Comparison
 from alu_defects.reporting.drawing import readable
 from alu_defects.reporting.report import numbers_to_the_right
+from alu_defects.reporting.text import p_value, points
+from alu_defects.reporting.verdict import clock, findings, warnings
 
 NORMAL, MAX_ESCAPE = "normal", 0.01  # what conf/evaluate.yaml has, where they can be chosen
 METRICS = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
@@ -129,78 +130,6 @@ def _origin(comparison: Comparison) -> str:
     return document.cell(text)
 
 
-def clock(comparison: Comparison) -> float | None:
-    """Accuracy of a predictor that sees only capture times, where all entries were tested on the same pictures."""
-    found = {entry.trainings[0].jobs[0].run.status().get("leakage", {}).get("accuracy") for entry in comparison.entries}
-    return found.pop() if len(found) == 1 else None
-
-
-def warnings(comparison: Comparison) -> list[str]:
-    """What must be known before a number is read."""
-    texts = []
-    if any(entry.note == SELECTED_ON_TEST for entry in comparison.entries):
-        texts.append(
-            "Each run chose its best epoch on the very pictures that judge it: all scores are too good. "
-            "split.val_fraction=0.1 or split=session mends that."
-        )
-    beaten = clock(comparison)
-    if beaten is not None:
-        better = [e.name for e in comparison.entries if e.measured.summary["accuracy"].mean() > beaten]
-        verdict = "no model here is better" if not better else f"better are only {', '.join(better)}"
-        if len(better) == len(comparison.entries):
-            verdict = "all models here are better"
-        texts.append(
-            f"The clock alone, a predictor that sees when a picture was taken and no pixels, has {beaten:.1%} "
-            "accuracy on these test pictures; ".replace("%", " %")
-            + verdict
-            + "."
-        )
-    groups = {tuple(entry.pictures.index) for entry in comparison.entries}
-    if len(groups) > 1:
-        texts.append(
-            f"The rows were tested on {len(groups)} different sets of pictures; only rows of the same set are compared."
-        )
-    unfinished = [f"{job.name} {job.status}" for job in comparison.jobs if job.status != "finished"]
-    if unfinished:
-        texts.append(f"Not finished, and not in the numbers: {', '.join(unfinished)}.")
-    incomplete = {row["entry"] for row in comparison.runs.to_dict("records") if row["status"] == "finished"}
-    incomplete -= {entry.name for entry in comparison.entries}
-    if incomplete:
-        texts.append(
-            f"{', '.join(sorted(incomplete))}: some folds are missing, and what there is, is not in the numbers."
-        )
-    if any(not entry.pictures["session"].duplicated().any() for entry in comparison.entries):
-        texts.append("The pictures have no sessions: the intervals take each for independent of the others.")
-    return texts
-
-
-def findings(comparison: Comparison) -> list[str]:
-    """Plain sentences: who is best, and which differences are real."""
-    table = comparison.differences
-    if not len(table):
-        return [] if len(comparison.entries) > 1 else ["One model: nothing to compare with."]
-    real = table[table["real"]]
-    head = f"{len(real)} of {len(table)} differences between models {'is' if len(real) == 1 else 'are'} real by this "
-    texts = [head + "evidence; the others may be chance."]
-    for row in table.to_dict("records"):
-        trainings = int(row["trainings"])
-        span = f"{_points(row['accuracy_low'])} to {_points(row['accuracy_high'])}"
-        tested = f"p {_p(row['p_holm'], '= ')} after Holm's correction"
-        tested += f", in the weakest of {trainings} trainings" if trainings > 1 else ", one training each"
-        body = f"{_points(abs(row['accuracy']))} points of accuracy (95 % interval {span}; {tested})"
-        if row["real"]:
-            texts.append(f"{row['entry']} is better than {row['other']} by {body}.")
-        elif row["clear"]:
-            texts.append(f"This training of {row['entry']} is better than that of {row['other']} by {body}.")
-        else:
-            texts.append(f"{row['entry']} and {row['other']}: {body}; no difference is shown.")
-    if (table["trainings"] == 1).any():
-        texts.append(
-            "One training says nothing about its model: another seed may turn it round. Train from several, seed=0,1,2."
-        )
-    return texts
-
-
 def table2(comparison: Comparison) -> pd.DataFrame:
     """The paper's Table 2 with what it lacks, as text in per cent."""
     rows = []
@@ -210,7 +139,7 @@ def table2(comparison: Comparison) -> pd.DataFrame:
             row[f"{title} (%)"] = _with_interval(entry, metric)
             if metric == "accuracy":
                 low, high = entry["accuracy_session_low"], entry["accuracy_session_high"]
-                row["by session"] = f"{_points(low)}–{_points(high)}"
+                row["by session"] = f"{points(low)}–{points(high)}"
         paper = [entry.get(f"paper_{metric}") for metric in SUMMARY[:3]]
         if "paper_accuracy" in comparison.table:
             known = [value for value in paper if value is not None and not np.isnan(value)]
@@ -228,12 +157,12 @@ def differences(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "models": f"{readable(row['entry'])} − {readable(row['other'])}",
-            "accuracy (points)": f"{_points(row['accuracy'])} ({_points(row['accuracy_low'])} to "
-            f"{_points(row['accuracy_high'])})",
-            "macro F1 (points)": f"{_points(row['f1'])} ({_points(row['f1_low'])} to {_points(row['f1_high'])})",
+            "accuracy (points)": f"{points(row['accuracy'])} ({points(row['accuracy_low'])} to "
+            f"{points(row['accuracy_high'])})",
+            "macro F1 (points)": f"{points(row['f1'])} ({points(row['f1_low'])} to {points(row['f1_high'])})",
             "right alone": f"{row['only_right']} : {row['other_only_right']}",
-            "McNemar p of each training": " ".join(_p(p) for p in row["p_of_each"]),
-            "p, Holm": _p(row["p_holm"]),
+            "McNemar p of each training": " ".join(p_value(p) for p in row["p_of_each"]),
+            "p, Holm": p_value(row["p_holm"]),
             "real": "yes" if row["real"] else "of these trainings" if row["clear"] else "not shown",
         }
         for row in comparison.differences.to_dict("records")
@@ -258,7 +187,7 @@ def _operating(line: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "model": readable(row["entry"]),
-            "promised by val": f"escape ≤ {_points(row['bound'])} %",
+            "promised by val": f"escape ≤ {points(row['bound'])} %",
             f"escape (% of {row['defective']} defective)": _spread(row, "escape"),
             f"overkill (% of {row['normal']} good)": _spread(row, "overkill"),
         }
@@ -290,7 +219,7 @@ def _attention(comparison: Comparison, folder: Path) -> Iterator[str]:
         figure = figures.class_differences(own, title)
         yield document.save_figure(figure, folder, f"attention{number or ''}", title)
         clear = own[(own["recall_low"] > 0) | (own["recall_high"] < 0)]
-        named = ", ".join(f"{readable(r['class'])} ({_points(r['recall'])})" for r in clear.to_dict("records"))
+        named = ", ".join(f"{readable(r['class'])} ({points(r['recall'])})" for r in clear.to_dict("records"))
         found = f"for {named}" if named else "for no class"
         yield document.cell(
             f"{title}: the 95 % interval of the difference in recall leaves out 0 {found}. "
@@ -301,14 +230,14 @@ def _attention(comparison: Comparison, folder: Path) -> Iterator[str]:
 def _spread(row: Any, metric: str) -> str:
     """A value ± its standard deviation over seeds, or over folds where there is one seed."""
     known = [row[name] for name in (f"{metric}_sd", f"{metric}_fold_sd") if name in row and not pd.isna(row[name])]
-    return _points(row[metric]) + (f" ± {_points(known[0])}" if known else "")
+    return points(row[metric]) + (f" ± {points(known[0])}" if known else "")
 
 
 def _with_interval(row: Any, metric: str) -> str:
     if pd.isna(row[metric]):
         return "–"
     low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-    return f"{_spread(row, metric)} ({_points(low)}–{_points(high)})"
+    return f"{_spread(row, metric)} ({points(low)}–{points(high)})"
 
 
 def _trainings(entry: Any) -> str:
@@ -318,14 +247,6 @@ def _trainings(entry: Any) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None or pd.isna(value) else f"{100 * value:.1f}"
-
-
-def _points(value: float) -> str:
-    return "–" if pd.isna(value) else f"{100 * value:.1f}".replace("-", "−")
-
-
-def _p(value: float, equals: str = "") -> str:
-    return "< 0.001" if value < 0.001 else f"{equals}{value:.3f}" if value < 0.1 else f"{equals}{value:.2f}"
 
 
 def _scaled(value: float, unit: float, name: str, digits: int = 2) -> str:

@@ -2,204 +2,22 @@
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from alu_defects.data.datamodule import DefectData
-from alu_defects.errors import UserError, did_you_mean
-from alu_defects.learning.metrics import SUMMARY
-from alu_defects.reporting import calibration, document, evaluation_figures, operating, statistics
-from alu_defects.reporting.calibration import Calibration
+from alu_defects.reporting import calibration, document, evaluation_figures
 from alu_defects.reporting.dashboard import mistakes_figure
 from alu_defects.reporting.drawing import readable
-from alu_defects.reporting.evaluation import PROBABILITY, Evaluation
-from alu_defects.reporting.operating import Outcome, Threshold
+from alu_defects.reporting.evaluation import Evaluation
+from alu_defects.reporting.judgement import Judgement, sentences
+from alu_defects.reporting.text import percent, span
 
-SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)  # of pictures sent to a person, in the table
 MOST_CONFUSIONS, THUMBNAILS = 6, 6
-
-
-class Judged:
-    """An evaluation with calibrated probabilities, as arrays.
-
-    Args:
-        evaluation: of val or test.
-        sessions: of its pictures; of one session they go right or wrong together.
-        calibrated: gives the probabilities.
-        normal: the class of good pieces, or None where there is none.
-    """
-
-    def __init__(
-        self, evaluation: Evaluation, sessions: list[str], calibrated: Calibration, normal: str | None
-    ) -> None:
-        self.evaluation, self.sessions = evaluation, sessions
-        self.classes = list(evaluation.confusion.columns)
-        table = evaluation.predictions
-        self.labels = ids(table["label"], self.classes)
-        self.predicted = ids(table["prediction"], self.classes)
-        self.right = self.labels == self.predicted
-        self.raw = table[[PROBABILITY + name for name in self.classes]].to_numpy(float)
-        self.probabilities = calibrated.apply(self.raw)
-        self.certainty = self.probabilities[np.arange(len(table)), self.predicted]
-        if normal is not None:
-            self.defective = (table["label"] != normal).to_numpy()
-            self.scores = 1 - self.probabilities[:, self.classes.index(normal)]
-
-
-def ids(names: "pd.Series[str]", classes: list[str]) -> NDArray[np.intp]:
-    """Class names as their ids."""
-    return pd.Categorical(names, categories=classes).codes.astype(np.intp)
-
-
-def calibrate(val: Evaluation) -> Calibration:
-    """Fit the temperature on val."""
-    classes = list(val.confusion.columns)
-    raw = val.predictions[[PROBABILITY + name for name in classes]].to_numpy(float)
-    return Calibration.fit(raw, ids(val.predictions["label"], classes))
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What val chooses and what it comes to.
-
-    Attributes:
-        val: chooses temperature, thresholds and certainties.
-        judged: val or test, which shows what they are worth.
-        calibrated: the temperature.
-        options: of the operating point: normal, max_escape, confidence, reject, target_accuracy.
-        normal: the class of good pieces, or None where there is none.
-    """
-
-    val: Judged
-    judged: Judged
-    calibrated: Calibration
-    options: Mapping[str, Any]
-    normal: str | None
-
-    @cached_property
-    def threshold(self) -> Threshold | None:
-        """Chosen on val; None without good pieces."""
-        if self.normal is None:
-            return None
-        wanted, sure = self.options["max_escape"], self.options["confidence"]
-        return operating.choose(self.val.scores, self.val.defective, wanted, sure)
-
-    def outcome(self, judged: Judged) -> Outcome | None:
-        """What the threshold does."""
-        if self.threshold is None:
-            return None
-        return operating.outcome(judged.scores, judged.defective, self.threshold.score)
-
-    @cached_property
-    def classes(self) -> pd.DataFrame:
-        """One row a class: support, precision, recall and F1 with intervals, average precision, area below the ROC."""
-        it = self.judged
-        number, every = len(it.classes), np.ones((1, len(it.labels)))
-        measured = statistics.scores(it.labels, it.predicted, number, every)
-        drawn = statistics.bootstrap(it.labels, it.predicted, number, it.sessions)
-        table = it.evaluation.predictions
-        rows = statistics.per_class(
-            it.classes,
-            table["label"].value_counts(),
-            table["prediction"].value_counts(),
-            measured,
-            statistics.Scores({}, drawn.precision[None], drawn.recall[None], drawn.f1[None]),
-        )
-        for k, row in enumerate(rows):
-            own = it.labels == k
-            known = 0 < own.sum() < len(own)
-            row["average_precision"] = average_precision_score(own, it.probabilities[:, k]) if known else math.nan
-            row["roc_auc"] = roc_auc_score(own, it.probabilities[:, k]) if known else math.nan
-        return pd.DataFrame(rows)
-
-    @cached_property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """95 % intervals of the summary: Wilson's for accuracy, the bootstrap of sessions for all."""
-        it = self.judged
-        drawn = statistics.bootstrap(it.labels, it.predicted, len(it.classes), it.sessions).summary
-        found: dict[str, tuple[float, float]] = {name: statistics.interval(drawn[name]) for name in SUMMARY}
-        return found | {"accuracy_wilson": statistics.wilson(int(it.right.sum()), len(it.right))}
-
-    def reject(self) -> pd.DataFrame:
-        """What sending the least certain to a person brings: one row a rule, chosen on val, with what it does here."""
-        shares = sorted({*SHARES, float(self.options["reject"])})
-        rules = [(f"{share:.0%} on val", operating.certainty_for_share(self.val.certainty, share)) for share in shares]
-        wanted = float(self.options["target_accuracy"])
-        least = operating.certainty_for_accuracy(self.val.certainty, self.val.right, wanted)
-        rows = []
-        for rule, certainty in [("nobody", -math.inf), *rules, (f"until {wanted:.1%} are right on val", least)]:
-            number, right = operating.decided(self.judged.certainty, self.judged.right, certainty)
-            low, high = statistics.wilson(right, number)
-            rows.append(
-                {
-                    "rule": rule,
-                    "certainty": certainty,
-                    "rejected": 1 - number / len(self.judged.right),
-                    "decided": number,
-                    "accuracy": right / number if number else math.nan,
-                    "low": low,
-                    "high": high,
-                }
-            )
-        return pd.DataFrame(rows)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The numbers for metrics.json."""
-        it = self.judged
-        numbers: dict[str, Any] = {
-            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
-            "calibration": {
-                "temperature": self.calibrated.temperature,
-                "ece_before": calibration.expected_error(it.raw, it.labels),
-                "ece": calibration.expected_error(it.probabilities, it.labels),
-            },
-        }
-        if self.threshold is not None:
-            here, on_val = self.outcome(it), self.outcome(self.val)
-            assert here is not None
-            assert on_val is not None
-            numbers["operating"] = asdict(self.threshold) | {
-                "promised": self.threshold.promised,
-                "val": asdict(on_val) | {"escape": on_val.escape, "overkill": on_val.overkill},
-                it.evaluation.split: asdict(here) | {"escape": here.escape, "overkill": here.overkill},
-            }
-        return numbers
-
-
-def check(options: Mapping[str, Any]) -> None:
-    """Refuse an operating point that cannot be.
-
-    Raises:
-        UserError: a rate or a confidence that is not between 0 and 1.
-    """
-    for name in ("max_escape", "confidence", "target_accuracy"):
-        if not 0 < options[name] < 1:
-            raise UserError(f"operating.{name}={options[name]} must be above 0 and below 1")
-    if not 0 <= options["reject"] < 1:
-        raise UserError(f"operating.reject={options['reject']} must be 0 or more and below 1")
-
-
-def normal_class(name: str, classes: list[str]) -> str | None:
-    """The class of good pieces, None if there is none of the usual name.
-
-    Raises:
-        UserError: another name that is none of the classes.
-    """
-    if name in classes:
-        return name
-    if name == "normal":
-        return None
-    raise UserError(
-        f"operating.normal={name} is not a class{did_you_mean(name, classes)} There are: {', '.join(classes)}"
-    )
 
 
 def write(judgement: Judgement, data: DefectData, folder: Path, title: str) -> Path:
@@ -259,55 +77,14 @@ def _parts(judgement: Judgement, data: DefectData, folder: Path) -> Iterator[str
     yield document.save_figure(figure, folder, "calibration", "Certainty against the share that is right")
 
 
-def sentences(judgement: Judgement) -> list[str]:
-    """What the operating point promises, and what became of it, in plain words."""
-    chosen, here = judgement.threshold, judgement.outcome(judgement.judged)
-    on_val = judgement.outcome(judgement.val)
-    if chosen is None or here is None or on_val is None:
-        return ["No class is called normal, so nothing escapes and nothing is overkill; operating.normal=… names it."]
-    split, sure = judgement.judged.evaluation.split, f"{chosen.confidence:.0%}".replace("%", " %")
-    score = f"A piece is defective from a score of {chosen.score:.4g} on (1 − probability of {judgement.normal})."
-    if chosen.promised:
-        promise = (
-            f"{score} On val {chosen.escapes} of {chosen.defective} defective pictures pass there: with {sure} "
-            f"confidence at most {_percent(chosen.bound)} do, and {_percent(chosen.max_escape)} was asked for."
-        )
-    else:
-        promise = (
-            f"{score} The {chosen.defective} defective pictures of val are too few to promise an escape rate of "
-            f"{_percent(chosen.max_escape)}: {chosen.escapes} pass there, which with {sure} confidence promises no "
-            f"more than {_percent(chosen.bound)}. {chosen.needed} defective pictures without an escape would be needed."
-        )
-    texts = [
-        promise,
-        f"On val, {on_val.overkills} of {on_val.normal} good pictures are scrapped ({_percent(on_val.overkill)}).",
-    ]
-    if split != "val":
-        chance = here.breaks(chosen.bound)
-        verdict = (
-            "the promise is kept"
-            if here.escape <= chosen.bound
-            else f"more than promised, which chance alone does with p = {chance:.2g}"
-        )
-        texts.append(
-            f"On {split}, {here.escapes} of {here.defective} defective pictures pass ({_percent(here.escape)}; "
-            f"{_span(here.escape_interval)}): {verdict}. {here.overkills} of {here.normal} good ones are scrapped "
-            f"({_percent(here.overkill)}; {_span(here.overkill_interval)})."
-        )
-    texts.append(
-        "The bound takes pictures for independent, and the share of each defect at the line for that of these pictures."
-    )
-    return texts
-
-
 def _summary(judgement: Judgement) -> pd.DataFrame:
     metrics, ends = judgement.judged.evaluation.metrics, judgement.intervals
     titles = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
     rows = [
-        {"metric": title, "%": _percent(metrics[name], ""), "95 %, sessions drawn": _span(ends[name], "")}
+        {"metric": title, "%": percent(metrics[name], ""), "95 %, sessions drawn": span(ends[name], "")}
         for name, title in titles.items()
     ]
-    rows[0]["95 %, pictures independent (Wilson)"] = _span(ends["accuracy_wilson"], "")
+    rows[0]["95 %, pictures independent (Wilson)"] = span(ends["accuracy_wilson"], "")
     return pd.DataFrame(rows).fillna("")
 
 
@@ -321,10 +98,10 @@ def _operating(judgement: Judgement) -> pd.DataFrame:
                 "pictures": judged.evaluation.split,
                 "defective": found.defective,
                 "pass": found.escapes,
-                "escape": f"{_percent(found.escape)} ({_span(found.escape_interval)})",
+                "escape": f"{percent(found.escape)} ({span(found.escape_interval)})",
                 "good": found.normal,
                 "scrapped": found.overkills,
-                "overkill": f"{_percent(found.overkill)} ({_span(found.overkill_interval)})",
+                "overkill": f"{percent(found.overkill)} ({span(found.overkill_interval)})",
             }
         )
     return pd.DataFrame(rows)
@@ -336,9 +113,9 @@ def _reject(judgement: Judgement) -> pd.DataFrame:
         {
             "sent to a person": row["rule"],
             "certainty below": "–" if math.isinf(row["certainty"]) else f"{row['certainty']:.3f}",
-            "sent here": _percent(row["rejected"]),
+            "sent here": percent(row["rejected"]),
             "decided": row["decided"],
-            "of them right": f"{_percent(row['accuracy'])} ({_span((row['low'], row['high']))})",
+            "of them right": f"{percent(row['accuracy'])} ({span((row['low'], row['high']))})",
         }
         for row in rows
     )
@@ -351,7 +128,7 @@ def _classes(judgement: Judgement) -> pd.DataFrame:
         wrong = confusion.loc[row["class"]].drop(row["class"])
         taken = f"{readable(str(wrong.idxmax()))} ({wrong.max()})" if len(wrong) and wrong.max() else ""
         cells = {
-            title: f"{_percent(row[name], '')} ({_span((row[f'{name}_low'], row[f'{name}_high']), '')})"
+            title: f"{percent(row[name], '')} ({span((row[f'{name}_low'], row[f'{name}_high']), '')})"
             for name, title in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
         }
         rest = {"AP": f"{row['average_precision']:.2f}", "AUC": f"{row['roc_auc']:.3f}", "mostly taken for": taken}
@@ -368,11 +145,3 @@ def _confusions(result: Evaluation, data: DefectData) -> Any:
         title = f"{readable(label)} → {readable(prediction)}: {len(own)} of {total}"
         pairs.append((title, data.pictures(own["row"].head(THUMBNAILS).to_numpy(dtype=np.int64))))
     return evaluation_figures.confusions(pairs, THUMBNAILS)
-
-
-def _percent(value: float, unit: str = " %") -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.1f}{unit}"
-
-
-def _span(ends: tuple[float, float], unit: str = " %") -> str:
-    return f"{_percent(ends[0], '')}–{_percent(ends[1], unit)}"

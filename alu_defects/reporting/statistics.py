@@ -22,6 +22,7 @@ from alu_defects.learning.metrics import SUMMARY
 LEVEL = 0.95  # of every interval
 RESAMPLES = 2000  # the ends of a 95 % interval then move by 3 % of its width from seed to seed
 _CHUNK = 100  # resamples at once: 16 MB for 20,000 pictures
+PER_CLASS = ("precision", "recall", "f1")
 Floats = NDArray[np.float64]
 
 
@@ -140,9 +141,7 @@ def bootstrap(
     """The metrics of resamples that are drawn group by group, from class ids (pictures,) and a group for each."""
     parts = [scores(labels, predicted, classes, weights) for weights in draws(groups, resamples)]
     summary = {name: np.concatenate([part.summary[name] for part in parts]) for name in SUMMARY}
-    return Scores(
-        summary, *(np.concatenate([getattr(p, name) for p in parts]) for name in ("precision", "recall", "f1"))
-    )
+    return Scores(summary, *(np.concatenate([getattr(p, name) for p in parts]) for name in PER_CLASS))
 
 
 def per_class(
@@ -164,7 +163,7 @@ def per_class(
     rows = []
     for k, name in enumerate(classes):
         row: dict[str, Any] = {"class": name, "support": int(support.get(name, 0))}
-        for metric in ("precision", "recall", "f1"):
+        for metric in PER_CLASS:
             values = getattr(measured, metric)[:, k]
             value = float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
             single = of_class(metric, value, row["support"], float(guessed.get(name, 0)))

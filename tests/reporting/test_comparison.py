@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score, precision_score
 from alu_defects.data import catalog
 from alu_defects.errors import UserError
 from alu_defects.learning.run import Run, write_json
-from alu_defects.reporting import comparison_report
+from alu_defects.reporting import comparison_report, verdict
 from alu_defects.reporting.comparison import Comparison
 from alu_defects.reporting.evaluation import PROBABILITY
 
@@ -145,7 +145,7 @@ def test_one_training_is_no_evidence_about_a_model(tmp_path):
     (row,) = comparison.differences.to_dict("records")
     assert row["clear"]
     assert not row["real"]
-    said = " ".join(comparison_report.findings(comparison))
+    said = " ".join(verdict.findings(comparison))
     assert "This training of inceptionv4 is better than that of xception" in said
     assert "One training says nothing about its model" in said
 
@@ -170,7 +170,7 @@ def test_only_the_same_pictures_are_compared(tmp_path):
         "inceptionv4 split=random": 90,
     }
     assert len(comparison.differences) == 0
-    assert "2 different sets of pictures" in " ".join(comparison_report.warnings(comparison))
+    assert "2 different sets of pictures" in " ".join(verdict.warnings(comparison))
 
 
 def test_runs_started_from_python_are_told_apart_by_their_settings(tmp_path):
@@ -203,7 +203,7 @@ def test_folds_are_joined(tmp_path):
     joined = comparison.predictions
     assert sorted(joined["path"]) == sorted(table["path"])
     assert joined["fold"].value_counts().to_dict() == {0: 40, 1: 40, 2: 40}
-    assert "shufflenet: some folds are missing" in " ".join(comparison_report.warnings(comparison))
+    assert "shufflenet: some folds are missing" in " ".join(verdict.warnings(comparison))
 
 
 def test_what_attention_changes_class_by_class(sweep):

@@ -1,0 +1,165 @@
+"""Jobs → entries of a comparison: the trainings that differ in nothing but their seed, their folds joined."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from alu_defects.errors import UserError
+from alu_defects.learning.history import History
+from alu_defects.learning.metrics import SUMMARY
+from alu_defects.reporting import statistics
+from alu_defects.reporting.jobs import Job
+from alu_defects.reporting.statistics import PER_CLASS, Scores
+
+
+@dataclass(frozen=True)
+class Training:
+    """One network trained once, or once a fold with the folds joined: every test picture is in it once.
+
+    Attributes:
+        seed: of the training.
+        jobs: one, or one a fold.
+        predictions: one row a test picture, in the order of their content hashes: as `Job.predictions`, with `fold`.
+    """
+
+    seed: int
+    jobs: list[Job]
+    predictions: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of Table 2: the trainings that differ in nothing but their seed.
+
+    Attributes:
+        name: the network, and what else the command line gave for it and not for all.
+        model: the network's name.
+        jobs: all, also those that failed.
+        trainings: the complete ones.
+        classes: their names in the order of their ids.
+    """
+
+    name: str
+    model: str
+    jobs: list[Job]
+    trainings: list[Training]
+    classes: list[str]
+
+    @property
+    def pictures(self) -> pd.DataFrame:
+        """The test pictures."""
+        return self.trainings[0].predictions
+
+    @property
+    def config(self) -> Any:
+        """The settings of the first run."""
+        return self.trainings[0].jobs[0].run.config()
+
+    def results(self, name: str) -> list[float]:
+        """An entry of metrics.json of each run that has it."""
+        values = [job.run.metrics().get(name) for training in self.trainings for job in training.jobs]
+        return [float(value) for value in values if value is not None]
+
+    @property
+    def note(self) -> str:
+        """What a reader of the numbers must know."""
+        return next((str(job.run.metrics().get("note", "")) for t in self.trainings for job in t.jobs), "")
+
+    def ids(self, training: Training, column: str) -> Any:
+        """Labels or predictions as class ids (pictures,)."""
+        return pd.Categorical(training.predictions[column], categories=self.classes).codes.astype(np.intp)
+
+    @cached_property
+    def measured(self) -> Scores:
+        """The metrics, one row a training."""
+        every = np.ones((1, len(self.pictures)))
+        return _stacked([statistics.scores(*self._outcome(t), weights=every) for t in self.trainings], axis=0)
+
+    @cached_property
+    def resampled(self) -> Scores:
+        """The metrics of resamples of the test pictures (trainings, resamples, …), whole sessions drawn."""
+        groups = self.pictures["session"].tolist()
+        return _stacked([statistics.bootstrap(*self._outcome(t), groups=groups) for t in self.trainings], axis=None)
+
+    def _outcome(self, training: Training) -> tuple[Any, Any, int]:
+        return self.ids(training, "label"), self.ids(training, "prediction"), len(self.classes)
+
+    def right(self, training: Training) -> Any:
+        """Whether each picture is classified right (pictures,)."""
+        return (training.predictions["label"] == training.predictions["prediction"]).to_numpy()
+
+    def folds(self) -> dict[str, list[float]]:
+        """Metric → its value in every fold of every training; empty where nothing was folded."""
+        runs = [job.run for training in self.trainings for job in training.jobs if len(training.jobs) > 1]
+        return {name: [run.metrics()["test"][name] for run in runs] for name in SUMMARY} if runs else {}
+
+    def histories(self) -> list[pd.DataFrame]:
+        """metrics.csv of every run that has one."""
+        files = [job.run.history_file for training in self.trainings for job in training.jobs]
+        return [History(file).table() for file in files if file.is_file()]
+
+
+def _stacked(parts: Sequence[Scores], axis: int | None) -> Scores:
+    def join(values: list[Any]) -> Any:
+        return np.stack(values) if axis is None else np.concatenate(values, axis)
+
+    summary = {name: join([part.summary[name] for part in parts]) for name in SUMMARY}
+    return Scores(summary, *(join([getattr(part, name) for part in parts]) for name in PER_CLASS))
+
+
+def grouped(found: Sequence[Job]) -> dict[str, list[Job]]:
+    """Name → jobs that differ in nothing but seed and fold.
+
+    The name is the network's with what the command line gave for some jobs and not for all; where that does not tell
+    two groups apart, such as those started from Python, with the settings that do.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in found:
+        groups.setdefault(json.dumps([job.model, job.settings], sort_keys=True, default=str), []).append(job)
+    shared = set(found[0].words).intersection(*(job.words for job in found))
+    parts = list(groups.values())
+    names = [" ".join([own[0].model, *(word for word in own[0].words if word not in shared)]) for own in parts]
+    return {_told_apart(name, k, names, parts): own for k, (name, own) in enumerate(zip(names, parts, strict=True))}
+
+
+def _told_apart(name: str, k: int, names: list[str], parts: list[list[Job]]) -> str:
+    alike = [own[0].settings for other, own in zip(names, parts, strict=True) if other == name]
+    mine = parts[k][0].settings
+    telling = [key for key in mine if any(other.get(key) != mine[key] for other in alike)]
+    return " ".join([name, *(f"{key}={mine[key]}" for key in telling)])
+
+
+def of(found: Sequence[Job]) -> list[Entry]:
+    """The entries that jobs make, also those without a complete training."""
+    entries = []
+    for name, own in grouped(found).items():
+        done = [job for job in own if job.status == "finished"]
+        seeds = {job.seed: [j for j in done if j.seed == job.seed] for job in done}
+        trainings = [made for seed in sorted(seeds) if (made := _training(seed, seeds[seed])) is not None]
+        classes = list(done[0].run.metrics()["test"]["per_class"]) if done else []
+        entries.append(Entry(name, own[0].model, own, trainings, classes))
+    return entries
+
+
+def _training(seed: int, found: Sequence[Job]) -> Training | None:
+    """Join the folds; None where some are missing. Of jobs that are alike the last counts."""
+    last = {job.run.config().split.get("fold", 0): job for job in found}
+    split = found[0].run.config().split
+    if split.name == "kfold" and len(last) < split.k:
+        return None
+    parts = {fold: job.predictions() for fold, job in sorted(last.items())}
+    known = [part.assign(fold=fold) for fold, part in parts.items() if part is not None]
+    if len(known) < len(parts):
+        return None
+    joined = pd.concat(known).sort_index()
+    if joined.index.has_duplicates:
+        raise UserError(
+            f"{found[0].run.folder} and the other folds tested {joined.index.duplicated().sum()} pictures twice: "
+            "their data or split.seed differ; compare the folds of one sweep"
+        )
+    return Training(seed, [last[fold] for fold in sorted(last)], joined)
