@@ -5,6 +5,7 @@ import os
 # one thread a process: workers of pytest-xdist would otherwise fight for the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,6 +53,27 @@ def command() -> Command:
         words = [sys.executable, "-m", f"alu_defects.{verb}", *map(str, overrides)]
         environment = {**os.environ, "COLUMNS": "140", "HYDRA_FULL_ERROR": "0"}
         return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+    return run
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """As `command`, in this process: for what ends before anything is trained, in a tenth of the time."""
+
+    def run(verb: str, *overrides: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        words = [f"alu-{verb}", *map(str, overrides)]
+        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        if cwd:
+            monkeypatch.chdir(cwd)
+        capsys.readouterr()
+        try:
+            importlib.import_module(f"alu_defects.{verb}").main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
 
     return run
 

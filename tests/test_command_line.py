@@ -47,8 +47,8 @@ def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
         (["callbacks=[]"], "callbacks", "callbacks=[default]"),
     ],
 )
-def test_a_wrong_word_on_the_command_line_is_named_with_its_mend(command, tmp_path, overrides, wrong, mend):
-    done = command("train", f"paths.runs={tmp_path / 'runs'}", *overrides, cwd=tmp_path)
+def test_a_wrong_word_on_the_command_line_is_named_with_its_mend(typed, tmp_path, overrides, wrong, mend):
+    done = typed("train", f"paths.runs={tmp_path / 'runs'}", *overrides, cwd=tmp_path)
     assert done.returncode == 2
     if "callbacks=[]" not in overrides:  # found after the run was started, which is recorded
         assert not [path for path in tmp_path.rglob("*") if path.name != "runs"]  # nothing is left behind
@@ -220,9 +220,9 @@ def test_evaluate_recomputes_what_training_wrote(command, finished_run, tmp_path
         ([], "run is not given"),
     ],
 )
-def test_evaluate_says_what_is_wrong(command, finished_run, overrides, message):
+def test_evaluate_says_what_is_wrong(typed, finished_run, overrides, message):
     words = [*([f"run={finished_run}"] if overrides and not overrides[0].startswith("run=") else []), *overrides]
-    done = command("evaluate", *words)
+    done = typed("evaluate", *words)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
