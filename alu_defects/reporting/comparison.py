@@ -197,6 +197,8 @@ def _operating_row(entry: Entry, normal: str, max_escape: float) -> dict[str, An
             if val is None or test is None:  # a run of before, which kept no predictions on val
                 return None
             on_val, on_test = _line(val, normal), _line(test, normal)
+            if not (operating.both_kinds(on_val[1]) and operating.both_kinds(on_test[1])):
+                return None
             threshold = operating.choose(*on_val, max_escape)
             outcomes.append((threshold, operating.outcome(*on_test, threshold.score)))
     escapes, overkills = ([getattr(found, name) for _, found in outcomes] for name in ("escape", "overkill"))

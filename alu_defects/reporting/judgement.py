@@ -81,8 +81,8 @@ class Judgement:
 
     @cached_property
     def threshold(self) -> Threshold | None:
-        """Chosen on val; None without good pieces."""
-        if self.normal is None:
+        """Chosen on val; None where good or defective pieces are missing."""
+        if self.normal is None or not all(operating.both_kinds(it.defective) for it in (self.val, self.judged)):
             return None
         wanted, sure = self.options["max_escape"], self.options["confidence"]
         return operating.choose(self.val.scores, self.val.defective, wanted, sure)
@@ -202,7 +202,11 @@ def sentences(judgement: Judgement) -> list[str]:
     chosen, here = judgement.threshold, judgement.outcome(judgement.judged)
     on_val = judgement.outcome(judgement.val)
     if chosen is None or here is None or on_val is None:
-        return ["No class is called normal, so nothing escapes and nothing is overkill; operating.normal=… names it."]
+        if judgement.normal is None:
+            return [
+                "No class is called normal, so nothing escapes and nothing is overkill; operating.normal=… names it."
+            ]
+        return ["Good and defective pictures are not both in val and in what is judged: no threshold can be chosen."]
     split, sure = judgement.judged.evaluation.split, f"{chosen.confidence:.0%}".replace("%", " %")
     score = f"A piece is defective from a score of {chosen.score:.4g} on (1 − probability of {judgement.normal})."
     if chosen.promised:

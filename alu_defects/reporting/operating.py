@@ -90,6 +90,11 @@ def _exact(events: int, total: int) -> Interval:
     return Interval(float(low), float(high))
 
 
+def both_kinds(defective: Bools) -> bool:
+    """Whether there are good and defective pictures; without, nothing can be chosen or judged."""
+    return bool(defective.any() and not defective.all())
+
+
 def choose(scores: Floats, defective: Bools, max_escape: float, confidence: float = 0.95) -> Threshold:
     """The highest threshold whose escape rate is bounded by `max_escape` with this confidence.
 
