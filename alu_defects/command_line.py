@@ -71,6 +71,8 @@ def verb(
 
             try:
                 hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
+                if failures:
+                    print("failed jobs:", *failures, sep="\n  ", file=sys.stderr)
                 for folder in sweep_dirs if after_sweep else ():
                     after_sweep(folder)  # type: ignore[misc]
             except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -81,7 +83,6 @@ def verb(
                     with contextlib.suppress(OSError):  # it holds something: a run
                         folder.rmdir()
             if failures:
-                print("failed jobs:", *failures, sep="\n  ", file=sys.stderr)
                 sys.exit(1)
 
         return main

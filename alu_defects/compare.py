@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, ListConfig
 
 from alu_defects.command_line import verb
+from alu_defects.config import plain
 
 if TYPE_CHECKING:  # takes a while to import: --help and --cfg must not wait for it
     from alu_defects.reporting.comparison import Comparison
 
 
-def compare(folders: Sequence[Path], output: Path | None = None) -> "Comparison":
+def compare(
+    folders: Sequence[Path], output: Path | None = None, normal: str = "normal", max_escape: float = 0.01
+) -> "Comparison":
     """Print what the runs in the folders show, and write it as report.html, report.md, CSV tables and figures.
 
     Args:
         folders: run folders, or folders of run folders.
         output: the folder of the report; None: nowhere.
+        normal: the class of good pieces, for escape and overkill.
+        max_escape: the share of defective pieces that may pass.
 
     Returns:
         The tables: runs, Table 2 with intervals, differences with tests, classes, attention.
@@ -31,7 +36,7 @@ def compare(folders: Sequence[Path], output: Path | None = None) -> "Comparison"
     comparison = Comparison.of(folders)
     comparison_report.show(comparison)
     if output:
-        print(f"report: {comparison_report.write(comparison, output)}")
+        print(f"report: {comparison_report.write(comparison, output, normal, max_escape)}")
     return comparison
 
 
@@ -40,9 +45,8 @@ def main(config: DictConfig) -> None:
     """Compare the runs that the command line names."""
     many = isinstance(config.runs, ListConfig)
     folders = [Path(folder) for folder in (config.runs if many else [config.runs])]
-    compare(
-        folders, Path(config.output) if config.output else Path("comparison" if many else folders[0] / "comparison")
-    )
+    output = Path(config.output) if config.output else Path() if many else folders[0]
+    compare(folders, output if config.output else output / "comparison", **plain(config.operating))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     if config.resume:
         run, config = Run.resume(config.resume, overrides)
+        run.update(fingerprint=None)  # perhaps with other settings of the trainer, or other code, than it began with
     else:
         run = Run.create(Path(config.run_dir), config, overrides)
         run.update(fingerprint=sweeps.fingerprint(config))

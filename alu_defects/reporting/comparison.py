@@ -13,6 +13,7 @@ import pandas as pd
 
 from alu_defects.learning.metrics import SUMMARY
 from alu_defects.reporting import entries, jobs, operating, statistics
+from alu_defects.reporting.calibration import Calibration
 from alu_defects.reporting.entries import Entry
 from alu_defects.reporting.evaluation import PROBABILITY
 from alu_defects.reporting.jobs import Job
@@ -26,6 +27,7 @@ PAPER = {
 }
 ATTENTION = re.compile(r"_(scse|cse|sse)\b| model\.attention\w*=\S+")  # in the name of an entry
 SIGNIFICANT = 0.05
+FEWEST_SESSIONS = 6
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Comparison:
     @cached_property
     def runs(self) -> pd.DataFrame:
         """One row a job: settings, status, and the test metrics of its run."""
-        names = {id(job): name for name, own in entries.grouped(self.jobs).items() for job in own}
+        names = {id(job): name for name, own in entries.grouped(self.jobs) for job in own}
         return pd.DataFrame([_run_row(job, names[id(job)]) for job in self.jobs])
 
     @cached_property
@@ -74,34 +76,35 @@ class Comparison:
     @cached_property
     def pairs(self) -> list[tuple[Entry, Entry]]:
         """Entries that were tested on the same pictures, the more accurate first."""
-        return [(a, b) for a, b in itertools.combinations(self.entries, 2) if a.pictures.index.equals(b.pictures.index)]
+        return [(a, b) for a, b in itertools.combinations(self.entries, 2) if alike(a, b)]
 
     @cached_property
     def differences(self) -> pd.DataFrame:
         """One row a pair on the same pictures: difference in accuracy and macro F1 with intervals, tests, verdict.
 
-        `p` is the exact McNemar test in the training where it is weakest, 1 where trainings disagree about who is
-        better; `p_holm` is corrected for the number of pairs; `clear` says that this is below 0.05 and the interval,
-        over sessions and seeds, is all on one side of 0; `real` that several trainings say so.
+        `p` is the larger of two: of the t test over sessions and trainings, and of the exact McNemar test in the
+        training where that is weakest, 1 where trainings disagree about who is better. `p_holm` is corrected for the
+        number of pairs; `clear` says that it is below 0.05, `real` that several trainings say so.
         """
         rows = [_difference(a, b) for a, b in self.pairs]
         corrected = statistics.holm([row["p"] for row in rows])
         for row, p in zip(rows, corrected, strict=True):
-            beside = row["accuracy_low"] > 0 or row["accuracy_high"] < 0
-            clear = bool(p < SIGNIFICANT and beside)
-            row |= {"p_holm": p, "clear": clear, "real": clear and row["trainings"] > 1}
+            row |= {"p_holm": p, "clear": p < SIGNIFICANT, "real": p < SIGNIFICANT and row["trainings"] > 1}
         return pd.DataFrame(rows)
 
     @cached_property
     def attention(self) -> pd.DataFrame:
-        """One row a class for each network with attention and the same without: the difference in recall and F1."""
+        """One row a class for each network with attention and the same without: the difference in recall and F1.
+
+        `clear`: the difference in recall is below 0.05 after Holm's correction for the number of classes, in a class of
+        `FEWEST_SESSIONS` test sessions or more; of fewer, a bootstrap of sessions says too little.
+        """
         names = {entry.name: entry for entry in self.entries}
         pairs = [(names.get(ATTENTION.sub("", name)), entry) for name, entry in names.items() if ATTENTION.search(name)]
         known = [(plain, attentive) for plain, attentive in pairs if plain is not None]
-        alike = [(a, b) for a, b in known if a.pictures.index.equals(b.pictures.index) and a.classes == b.classes]
-        return pd.DataFrame([row for plain, attentive in alike for row in _attention_rows(plain, attentive)])
+        return pd.DataFrame([row for a, b in known if alike(a, b) for row in _attention_rows(a, b)])
 
-    def operating(self, normal: str, max_escape: float) -> pd.DataFrame:
+    def at_the_line(self, normal: str, max_escape: float) -> pd.DataFrame:
         """One row an entry with such a class: escape and overkill on test at thresholds that each run's val chooses.
 
         Args:
@@ -158,6 +161,7 @@ def _table_row(entry: Entry) -> dict[str, Any]:
         if metric == "accuracy":
             low, high = statistics.wilson(values.mean() * len(entry.pictures), len(entry.pictures))
             row |= {"accuracy_low": low, "accuracy_high": high}
+            drawn = statistics.wider(drawn, statistics.Interval(low, high))
             row |= {"accuracy_session_low": drawn.low, "accuracy_session_high": drawn.high}
         else:
             row |= {f"{metric}_low": drawn.low, f"{metric}_high": drawn.high}
@@ -196,7 +200,12 @@ def _operating_row(entry: Entry, normal: str, max_escape: float) -> dict[str, An
             val, test = job.predictions("val"), job.predictions()
             if val is None or test is None:  # a run of before, which kept no predictions on val
                 return None
-            on_val, on_test = _line(val, normal), _line(test, normal)
+            columns = [PROBABILITY + name for name in entry.classes]
+            if val[columns].isna().any(axis=None) or test[columns].isna().any(axis=None):  # it diverged
+                return None
+            truth = pd.Categorical(val["label"], categories=entry.classes).codes.astype(np.intp)
+            calibrated = Calibration.fit(val[columns].to_numpy(float), truth)
+            on_val, on_test = (_line(table, entry.classes, normal, calibrated) for table in (val, test))
             if not (operating.both_kinds(on_val[1]) and operating.both_kinds(on_test[1])):
                 return None
             threshold = operating.choose(*on_val, max_escape)
@@ -216,9 +225,16 @@ def _operating_row(entry: Entry, normal: str, max_escape: float) -> dict[str, An
     }
 
 
-def _line(predictions: pd.DataFrame, normal: str) -> tuple[Any, Any]:
+def _line(table: pd.DataFrame, classes: list[str], normal: str, calibrated: Calibration) -> tuple[Any, Any]:
     """Scores of being defective, and whether each picture is."""
-    return 1 - predictions[PROBABILITY + normal].to_numpy(float), (predictions["label"] != normal).to_numpy()
+    probabilities = calibrated.apply(table[[PROBABILITY + name for name in classes]].to_numpy(float))
+    return 1 - probabilities[:, classes.index(normal)], (table["label"] != normal).to_numpy()
+
+
+def alike(a: Entry, b: Entry) -> bool:
+    """Whether two entries were tested on the same pictures, with the same labels, classes and sessions."""
+    columns = ["label", "session"]
+    return a.classes == b.classes and a.pictures[columns].equals(b.pictures[columns])
 
 
 def _difference(a: Entry, b: Entry) -> dict[str, Any]:
@@ -229,31 +245,33 @@ def _difference(a: Entry, b: Entry) -> dict[str, Any]:
     row: dict[str, Any] = {
         "entry": a.name,
         "other": b.name,
-        "trainings": min(len(a.trainings), len(b.trainings)),
+        "trainings": len(trainings),
         "only_right": sum(int((mine & ~other).sum()) for mine, other in right),
         "other_only_right": sum(int((other & ~mine).sum()) for mine, other in right),
     }
-    for metric in ("accuracy", "f1"):
-        drawn = statistics.over_seeds(a.resampled.summary[metric]) - statistics.over_seeds(
-            b.resampled.summary[metric], seed=1
-        )
-        low, high = statistics.interval(drawn)
-        mean = a.measured.summary[metric].mean() - b.measured.summary[metric].mean()
-        row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
-    return row | {"p": max(tests) if len(signs) == 1 else 1.0, "p_of_each": tests}
+    for metric in ("f1", "accuracy"):
+        drawn = a.resampled.summary[metric].mean(axis=0) - b.resampled.summary[metric].mean(axis=0)
+        found = statistics.difference(a.measured.summary[metric], b.measured.summary[metric], drawn)
+        row |= {metric: found.mean, f"{metric}_low": found.low, f"{metric}_high": found.high}
+    weakest = max(tests) if len(signs) == 1 else 1.0
+    return row | {"p": max(weakest, found.p), "p_of_each": tests}
 
 
 def _attention_rows(plain: Entry, attentive: Entry) -> list[dict[str, Any]]:
     rows = []
-    support = plain.pictures["label"].value_counts()
+    groups = plain.pictures.groupby("label")["session"]
+    support, sessions = groups.size(), groups.nunique()
     for k, name in enumerate(plain.classes):
-        row: dict[str, Any] = {"entry": attentive.name, "other": plain.name, "class": name, "support": support[name]}
-        for metric in ("recall", "f1"):
-            mean = _mean(getattr(attentive.measured, metric)[:, k]) - _mean(getattr(plain.measured, metric)[:, k])
-            with_it, without = (getattr(entry.resampled, metric)[:, :, k] for entry in (attentive, plain))
-            low, high = statistics.interval(statistics.over_seeds(with_it) - statistics.over_seeds(without, seed=1))
-            row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
-        rows.append(row)
+        row: dict[str, Any] = {"entry": attentive.name, "other": plain.name, "class": name}
+        row |= {"support": int(support.get(name, 0)), "sessions": int(sessions.get(name, 0))}
+        for metric in ("f1", "recall"):
+            values, other = (getattr(entry.measured, metric)[:, k] for entry in (attentive, plain))
+            drawn, without = (getattr(entry.resampled, metric)[:, :, k].mean(axis=0) for entry in (attentive, plain))
+            found = statistics.difference(values, other, drawn - without)
+            row |= {metric: found.mean, f"{metric}_low": found.low, f"{metric}_high": found.high}
+        rows.append(row | {"p": found.p})
+    for row, p in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
+        row |= {"p_holm": p, "clear": p < SIGNIFICANT and row["sessions"] >= FEWEST_SESSIONS}
     return rows
 
 

@@ -133,7 +133,7 @@ def class_differences(table: pd.DataFrame, title: str) -> Figure:
     for ax, metric in zip(fig.subplots(1, 2, sharey=True), ("recall", "f1"), strict=True):
         low, high = table[f"{metric}_low"].to_numpy(float), table[f"{metric}_high"].to_numpy(float)
         rows = np.arange(len(table))
-        clear: NDArray[np.bool_] = (low > 0) | (high < 0)
+        clear: NDArray[np.bool_] = (metric == "recall") & table["clear"].to_numpy(bool)
         colours: list[Any] = [ORANGE if c else BLUE for c in clear]
         ax.axvline(0, color=GREY, linewidth=1)
         ax.hlines(rows, low, high, colors=colours, linewidth=2)
@@ -143,8 +143,15 @@ def class_differences(table: pd.DataFrame, title: str) -> Figure:
         ax.grid(axis="x", alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
     first = fig.axes[0]
-    label_ticks(first, "y", [f"{readable(r['class'])} ({r['support']})" for r in table.to_dict("records")])
+    label_ticks(
+        first, "y", [f"{readable(r['class'])} ({r['support']} in {r['sessions']})" for r in table.to_dict("records")]
+    )
     first.set_ylim(len(table) - 0.5, -0.5)
-    first.set_ylabel("class (test pictures)")
-    fig.suptitle(f"{title}\norange: the interval leaves out 0", parse_math=False, fontfamily=fonts()[0], fontsize=11)
+    first.set_ylabel("class (test pictures in sessions)")
+    fig.suptitle(
+        f"{title}\n95 % intervals; orange: shown after Holm's correction",
+        parse_math=False,
+        fontfamily=fonts()[0],
+        fontsize=11,
+    )
     return fig

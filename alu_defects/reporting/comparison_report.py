@@ -15,25 +15,24 @@ from rich.table import Table
 from alu_defects.learning.metrics import SUMMARY
 from alu_defects.reporting import comparison_figures as figures
 from alu_defects.reporting import document, statistics
-from alu_defects.reporting.comparison import Comparison
+from alu_defects.reporting.comparison import FEWEST_SESSIONS, Comparison
 from alu_defects.reporting.drawing import readable
 from alu_defects.reporting.report import numbers_to_the_right
 from alu_defects.reporting.text import p_value, points
 from alu_defects.reporting.verdict import clock, findings, warnings
 
-NORMAL, MAX_ESCAPE = "normal", 0.01  # what conf/evaluate.yaml has, where they can be chosen
 METRICS = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
 METHOD = f"""
 * Each number is the mean over the trainings of a row, ± their standard deviation. In brackets the 95 % interval for
   other test pictures of the same kind: of accuracy Wilson's, which takes the pictures for independent; of the macro
   averages a bootstrap of {statistics.RESAMPLES} resamples that draws whole sessions, since the pictures of one session
   go right or wrong together. The same bootstrap for accuracy stands beside it.
-* Differences: two rows are compared training by training with the exact McNemar test on the same pictures; the p-value
-  is that of the training where the test is weakest, and 1 where the trainings disagree about who is better. Holm's
-  correction makes it hold for all pairs of the table together. The interval draws sessions and trainings. A difference
-  is called real if the corrected p-value is below 0.05 and the interval is on one side of 0: the first takes pictures
-  for independent, the second knows of sessions and seeds, and neither is enough alone. One training of
-  each can show that two trained networks differ, not that two models do.
+* Differences: Welch's t interval over the trainings, with the variance between resamples of the test sessions added.
+  The p-value is the larger of its and of the exact McNemar test's on the same pictures, taken from the training where
+  that is weakest, and 1 where the trainings disagree about who is better. Holm's correction makes it hold for all pairs
+  of the table together; a difference is called real if it is then below 0.05. One training of each can show that two
+  trained networks differ, not that two models do.
+* At the line: probabilities are calibrated on the val pictures, which have also chosen the epoch.
 * Precision, recall and F1 of a class: the wider of the bootstrap's and Wilson's interval, since a bootstrap of 0 of 20
   knows nothing but 0.
 * Macro averages are over the classes that occur. F1 of a class is 2 · hits / (its pictures + its predictions).
@@ -42,9 +41,17 @@ METHOD = f"""
 """
 
 
-def write(comparison: Comparison, folder: Path) -> Path:
-    """Write the report into a folder; returns report.html."""
+def write(comparison: Comparison, folder: Path, normal: str = "normal", max_escape: float = 0.01) -> Path:
+    """Write the report into a folder; returns report.html.
+
+    Args:
+        comparison: of what.
+        folder: is made.
+        normal: the class of good pieces, for escape and overkill.
+        max_escape: the share of defective pieces that may pass.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    line = comparison.at_the_line(normal, max_escape)
     options: dict[str, Any] = {"index": False, "errors": "surrogateescape", "quoting": csv.QUOTE_NONNUMERIC}
     tables = {
         "runs": comparison.runs,
@@ -52,13 +59,13 @@ def write(comparison: Comparison, folder: Path) -> Path:
         "differences": comparison.differences,
         "classes": comparison.classes,
         "attention": comparison.attention,
-        "operating": comparison.operating(NORMAL, MAX_ESCAPE),
+        "operating": line,
         "predictions": comparison.predictions,
     }
     for name, table in tables.items():
         if len(table.columns):
             table.to_csv(folder / f"{name}.csv", **options)
-    return document.write(folder, "Comparison of models", list(_parts(comparison, folder)))
+    return document.write(folder, "Comparison of models", [*_parts(comparison, line, folder)])
 
 
 def show(comparison: Comparison) -> None:
@@ -68,7 +75,7 @@ def show(comparison: Comparison) -> None:
     table = Table("model", "seeds", "accuracy", *names, title=title, caption="precision, recall, f1: macro averages")
     for row in comparison.table.to_dict("records"):
         macro = [_with_interval(row, name).split(" (")[0] for name in names]
-        table.add_row(escape(readable(row["entry"])), _trainings(row), _with_interval(row, "accuracy"), *macro)
+        table.add_row(escape(row["entry"]), _trainings(row), _with_interval(row, "accuracy"), *macro)
     if comparison.entries:
         console.print(numbers_to_the_right(table))
     for text in warnings(comparison):
@@ -77,7 +84,7 @@ def show(comparison: Comparison) -> None:
         console.print(escape(text), highlight=False)
 
 
-def _parts(comparison: Comparison, folder: Path) -> Iterator[str]:
+def _parts(comparison: Comparison, line: pd.DataFrame, folder: Path) -> Iterator[str]:
     yield _origin(comparison)
     yield from (f"> {document.cell(text)}" for text in warnings(comparison))
     if comparison.entries:
@@ -91,14 +98,13 @@ def _parts(comparison: Comparison, folder: Path) -> Iterator[str]:
     if len(comparison.differences):
         yield "## Differences"
         yield document.table(differences(comparison))
-    line = comparison.operating(NORMAL, MAX_ESCAPE)
     if len(line):
         yield "## At the line"
         yield document.table(_operating(line))
-        yield document.cell(
-            f"{NORMAL} or defective: each run's val chose the highest threshold at which, with 95 % confidence, no "
-            f"more than {100 * MAX_ESCAPE:g} % of the defective pieces pass; where it has too few pictures to promise "
-            "that, the highest at which no more of them did. alu-evaluate shows one run's curve."
+        yield (
+            "Each run's val chose the highest threshold at which, with 95 % confidence, no more defective pieces pass "
+            "than may; where it has too few pictures to promise that, the highest at which no more of them did. With "
+            "split=paper val and test are the same pictures: then it proves nothing. alu-evaluate shows a run's curve."
         )
     if comparison.entries:
         yield "## Training"
@@ -134,7 +140,7 @@ def table2(comparison: Comparison) -> pd.DataFrame:
     """The paper's Table 2 with what it lacks, as text in per cent."""
     rows = []
     for entry in comparison.table.to_dict("records"):
-        row = {"model": readable(entry["entry"]), "seeds": _trainings(entry)}
+        row = {"model": entry["entry"], "seeds": _trainings(entry)}
         for metric, title in METRICS.items():
             row[f"{title} (%)"] = _with_interval(entry, metric)
             if metric == "accuracy":
@@ -156,7 +162,7 @@ def differences(comparison: Comparison) -> pd.DataFrame:
     """Paired differences as text, in points."""
     return pd.DataFrame(
         {
-            "models": f"{readable(row['entry'])} − {readable(row['other'])}",
+            "models": f"{row['entry']} − {row['other']}",
             "accuracy (points)": f"{points(row['accuracy'])} ({points(row['accuracy_low'])} to "
             f"{points(row['accuracy_high'])})",
             "macro F1 (points)": f"{points(row['f1'])} ({points(row['f1_low'])} to {points(row['f1_high'])})",
@@ -186,7 +192,7 @@ def classes(comparison: Comparison) -> pd.DataFrame:
 def _operating(line: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "model": readable(row["entry"]),
+            "model": row["entry"],
             "promised by val": f"escape ≤ {points(row['bound'])} %",
             f"escape (% of {row['defective']} defective)": _spread(row, "escape"),
             f"overkill (% of {row['normal']} good)": _spread(row, "overkill"),
@@ -203,7 +209,7 @@ def runs(comparison: Comparison) -> pd.DataFrame:
         best = "–" if pd.isna(row["best_epoch"]) else f"{row['best_epoch'] + 1:.0f} of {row['epochs']:.0f}"
         status = row["status"] + (f": {row['error']}" if row["error"] else "")
         rows.append(
-            {"run": row["job"], "model": readable(row["entry"]), "seed": row["seed"]}
+            {"run": row["job"], "model": row["entry"], "seed": row["seed"]}
             | scores
             | {"best epoch": best, "status": status}
         )
@@ -218,13 +224,13 @@ def _attention(comparison: Comparison, folder: Path) -> Iterator[str]:
         title = f"{readable(str(name))} − {readable(str(other))}"
         figure = figures.class_differences(own, title)
         yield document.save_figure(figure, folder, f"attention{number or ''}", title)
-        clear = own[(own["recall_low"] > 0) | (own["recall_high"] < 0)]
+        clear = own[own["clear"]]
         named = ", ".join(f"{readable(r['class'])} ({points(r['recall'])})" for r in clear.to_dict("records"))
-        found = f"for {named}" if named else "for no class"
-        yield document.cell(
-            f"{title}: the 95 % interval of the difference in recall leaves out 0 {found}. "
-            f"One class in twenty does so by chance; here are {len(own)}."
-        )
+        few = int((own["sessions"] < FEWEST_SESSIONS).sum())
+        text = f"{title}: a difference in recall is shown for {named or 'no class'} (Holm over {len(own)} classes)."
+        if few:
+            text += f" {few} classes have fewer than {FEWEST_SESSIONS} test sessions, too few to show any."
+        yield document.cell(text)
 
 
 def _spread(row: Any, metric: str) -> str:

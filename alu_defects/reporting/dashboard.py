@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.tensorboard import SummaryWriter
 
@@ -19,31 +20,33 @@ from alu_defects.data.datamodule import DefectData
 from alu_defects.learning import checkpoint
 from alu_defects.learning.metrics import PER_CLASS, SUMMARY
 from alu_defects.learning.module import Classifier
-from alu_defects.reporting import drawing, evaluation, figures
+from alu_defects.reporting import drawing, evaluation, figures, mistakes
 from alu_defects.reporting.evaluation import PROBABILITY, Evaluation
 
+METRICS = ("f1", "accuracy", "recall", "precision", "loss")  # the first columns are seen without scrolling
 MOST_EMBEDDINGS = 500  # pictures: a cloud that turns smoothly in the browser, and 5 MB in the run folder
 THUMBNAIL = 48  # pixels
 
-# What the HPARAMS tab shows: it sorts the names and opens with the first five.
+# What the HPARAMS tab shows: it sorts the names and opens with the first five, so they are those that sweeps vary most.
 SETTINGS = {
-    "attention": "model.attention",
-    "batch_size": "data.batch_size",
     "image_size": "data.image_size",
     "lr": "optimizer.lr",
     "model": "model.name",
-    "optimizer": "optimizer._target_",
-    "pretrained": "model.pretrained",
-    "reduction": "model.attention_reduction",
-    "scheduler": "scheduler.name",
+    "model_width": "model.width",
     "seed": "seed",
     "source": "data.source",
     "split": "split.name",
+    "split_fold": "split.fold",
     "split_seed": "split.seed",
+    "train_batch_size": "data.batch_size",
     "train_epochs": "trainer.max_epochs",
     "train_loss": "loss.name",
-    "weight_decay": "optimizer.weight_decay",
-    "width": "model.width",
+    "train_optimizer": "optimizer._target_",
+    "train_scheduler": "scheduler.name",
+    "train_weight_decay": "optimizer.weight_decay",
+    "with_attention": "model.attention",
+    "with_pretrained": "model.pretrained",
+    "with_reduction": "model.attention_reduction",
 }
 
 
@@ -52,10 +55,11 @@ class Dashboard(Callback):
 
     Args:
         every_n_epochs: how often the pictures are drawn; 0 for never.
+        embeddings: put validation pictures into the projector, as the network of the best epoch sees them.
     """
 
-    def __init__(self, every_n_epochs: int = 5) -> None:
-        self.every_n_epochs = every_n_epochs
+    def __init__(self, every_n_epochs: int = 5, embeddings: bool = False) -> None:
+        self.every_n_epochs, self.embeddings = every_n_epochs, embeddings
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Arrange the charts."""
@@ -74,6 +78,17 @@ class Dashboard(Callback):
         for writer in writers:
             add_pictures(writer, result, data, step=epoch, tag="val")
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the embeddings."""
+        writers = _writers(trainer)
+        if not (writers and self.embeddings):
+            return
+        assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)  # the first, which keeps the best epoch
+        best = Path(trainer.checkpoint_callback.best_model_path)
+        classifier, epoch = checkpoint.load(best).to(pl_module.device), int(checkpoint.read(best)["epoch"])
+        for writer in writers:
+            add_embeddings(writer, classifier, trainer.datamodule, step=epoch)  # type: ignore[attr-defined]
+
 
 def _writers(trainer: Trainer) -> list[SummaryWriter]:
     if not trainer.is_global_zero:
@@ -86,6 +101,8 @@ def _layout(classes: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
     layout: dict[str, dict[str, list[Any]]] = {
         "overview": {
             "loss (train and val)": ["Multiline", ["^train/loss$", "^val/loss$"]],
+            "accuracy (val)": ["Multiline", ["^val/accuracy$"]],
+            "f1 (val)": ["Multiline", ["^val/f1$"]],
             "accuracy, precision, recall, f1 (val)": ["Multiline", [f"^val/{name}$" for name in SUMMARY]],
         }
     }
@@ -99,55 +116,83 @@ def _layout(classes: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
 
 
 def add_pictures(writer: SummaryWriter, result: Evaluation, data: DefectData, *, step: int, tag: str) -> None:
-    """Add the confusion matrix, precision and recall of each class, and the mistakes of an evaluation as pictures."""
-    names = list(result.confusion.columns)
-    counts = result.confusion.to_numpy()
-    hits = counts.diagonal()
-    drawn = {
-        "confusion": figures.confusion_matrix(counts, names, result.note),
-        "classes": figures.per_class(
-            hits / counts.sum(axis=0).clip(1), hits / counts.sum(axis=1).clip(1), counts.sum(axis=1), names
-        ),
-        "mistakes": mistakes_figure(result, data),
-    }
-    for name, figure in drawn.items():
-        writer.add_image(f"{tag}/{name}", drawing.to_image(figure), step, dataformats="HWC")
-
-
-def mistakes_figure(result: Evaluation, data: DefectData) -> Figure:
-    """The page of the pictures that were misclassified, the most certain first."""
-    wrong = result.mistakes.head(figures.MOST_MISTAKES)
-    title = f"{len(result.mistakes)} of {len(result.predictions)} {result.split} pictures misclassified"
-    return figures.mistakes(
-        data.pictures(wrong["row"].to_numpy(dtype=np.int64)),
-        wrong["label"].to_list(),
-        wrong["prediction"].to_list(),
-        wrong["certainty"].to_list(),
-        wrong["path"].to_list(),
-        title=title,
-    )
+    """Add the confusion matrix and the mistakes of an evaluation as pictures."""
+    confusion = figures.confusion_matrix(result.confusion.to_numpy(), list(result.confusion.columns), result.note)
+    writer.add_image(f"{tag}/confusion", drawing.to_image(confusion), step, dataformats="HWC")
+    writer.add_image(f"{tag}/mistakes", mistakes.sheet(result, data), step, dataformats="HWC")
 
 
 def add_outcome(
     logger: TensorBoardLogger, config: DictConfig, evaluations: Sequence[Evaluation], data: DefectData, step: int
 ) -> None:
-    """Add what a finished run came to: the HPARAMS entry, a summary text and the pictures of the best checkpoint."""
+    """Add what a finished run came to: the HPARAMS entry, a summary text, and pictures and curves of the best epoch."""
     found = {name: OmegaConf.select(config, key) for name, key in SETTINGS.items()}
     settings = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in found.items() if v is not None}
-    metrics = {f"test/{name}": e.metrics[name] for e in evaluations if e.split == "test" for name in ("loss", *SUMMARY)}
+    metrics = {f"test/{name}": e.metrics[name] for e in evaluations if e.split == "test" for name in METRICS}
     logger.log_hyperparams(settings, metrics=metrics)
     writer = logger.experiment
     for result in evaluations:
-        add_pictures(writer, result, data, step=step, tag=f"best_{result.split}")
+        tag = f"best_{result.split}"
+        add_pictures(writer, result, data, step=step, tag=tag)
+        add_classes(writer, result, step=step, tag=tag)
     writer.add_text("summary", _markdown(settings, evaluations), step)
     logger.finalize("success")
 
 
+def add_classes(writer: SummaryWriter, result: Evaluation, *, step: int, tag: str) -> None:
+    """Add precision and recall of each class as a picture, and the curve of the two of each that has pictures."""
+    counts = result.confusion.to_numpy()
+    hits, predicted, support = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
+    names = list(result.confusion.columns)
+    figure = figures.per_class(hits / predicted.clip(1), hits / support.clip(1), support, names)
+    writer.add_image(f"{tag}/classes", drawing.to_image(figure), step, dataformats="HWC")
+    for name in result.confusion.index[support > 0]:
+        is_one = (result.predictions["label"] == name).to_numpy()
+        _add_curve(writer, f"{tag}/pr/{name}", is_one, result.predictions[PROBABILITY + name].to_numpy(), step)
+
+
+def _add_curve(writer: SummaryWriter, tag: str, truth: NDArray[np.bool_], scores: NDArray[Any], step: int) -> None:
+    """Add a precision-recall curve; `add_pr_curve` itself says precision 0 where nothing is predicted, and dives."""
+    found = scores >= np.linspace(0, 1, 127)[:, None]  # as many thresholds as TensorBoard takes
+    tp, fp = (found & truth).sum(axis=1), (found & ~truth).sum(axis=1)
+    fn, tn = truth.sum() - tp, (~truth).sum() - fp
+    precision = np.where(tp + fp > 0, tp / (tp + fp).clip(1), 1.0)
+    writer.add_pr_curve_raw(tag, tp, fp, tn, fn, precision, tp / truth.sum(), step)
+
+
+@torch.inference_mode()
+def add_embeddings(writer: SummaryWriter, classifier: Classifier, data: DefectData, *, step: int) -> None:
+    """Add the pre-logits of validation pictures to the projector, with thumbnails, classes and predictions."""
+    rows = data.rows("val")
+    rows = rows[:: -(-len(rows) // MOST_EMBEDDINGS)]  # every n-th: the catalogue is sorted by class
+    backbone, features, thumbnails, predictions = classifier.backbone, [], [], []
+    for start in range(0, len(rows), data.batch_size):
+        pictures = torch.from_numpy(data.pictures(rows[start : start + data.batch_size]))
+        images = as_float(pictures.permute(0, 3, 1, 2).to(classifier.device))
+        maps = backbone.forward_features((images - classifier.mean) / classifier.std)
+        features.append(backbone.forward_head(maps, pre_logits=True).cpu())
+        thumbnails.append(interpolate(images, (THUMBNAIL, THUMBNAIL), mode="area").cpu())
+        predictions += [classifier.classes[k] for k in backbone.forward_head(maps).argmax(dim=1).tolist()]
+    table = data.scan().iloc[rows]
+    writer.add_embedding(
+        torch.cat(features).double().numpy().round(3),  # it is written as text
+        [[_cell(w) for w in words] for words in zip(table["label"], predictions, table["path"], strict=True)],
+        torch.cat(thumbnails),
+        step,
+        tag="val",
+        metadata_header=["class", "prediction", "picture"],
+    )
+
+
+def _cell(text: str) -> str:
+    """One cell of a table with tabs; file names may hold line ends, or be no UTF-8."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
+
+
 def _markdown(settings: Mapping[str, Any], evaluations: Sequence[Evaluation]) -> str:
-    metrics = ("loss", *SUMMARY)
-    lines = ["| split | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    lines += [f"| {e.split} | " + " | ".join(f"{e.metrics[m]:.4f}" for m in metrics) + " |" for e in evaluations]
-    lines += ["", "| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in settings.items())]
+    lines = ["| split | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
+    lines += [f"| {e.split} | " + " | ".join(f"{e.metrics[m]:.4f}" for m in METRICS) + " |" for e in evaluations]
     if evaluations[-1].note:
         lines += ["", f"**{evaluations[-1].note}**"]
+    lines += ["", "| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in settings.items())]
     return "\n".join(lines)

@@ -36,7 +36,7 @@ code { font-size: 13px; } a { color: inherit; }
 def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> str:
     """A Markdown table of what is text already: the first column to the left, the others to the right."""
     frame = pd.DataFrame(rows)
-    head, rule = [str(name) for name in frame], ["---", *["---:"] * (len(frame.columns) - 1)]
+    head, rule = [cell(str(name)) for name in frame], ["---", *["---:"] * (len(frame.columns) - 1)]
     cells = [[cell(text) for text in row] for row in frame.astype(str).to_numpy().tolist()]
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *cells])
 

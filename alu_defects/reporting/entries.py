@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alu_defects.errors import UserError
 from alu_defects.learning.history import History
 from alu_defects.learning.metrics import SUMMARY
 from alu_defects.reporting import statistics
@@ -112,33 +111,42 @@ def _stacked(parts: Sequence[Scores], axis: int | None) -> Scores:
     return Scores(summary, *(join([getattr(part, name) for part in parts]) for name in PER_CLASS))
 
 
-def grouped(found: Sequence[Job]) -> dict[str, list[Job]]:
-    """Name → jobs that differ in nothing but seed and fold.
+def grouped(found: Sequence[Job]) -> list[tuple[str, list[Job]]]:
+    """Name and jobs that differ in nothing but seed and fold.
 
     The name is the network's with what the command line gave for some jobs and not for all; where that does not tell
-    two groups apart, such as those started from Python, with the settings that do.
+    two groups apart, such as those started from Python, with the settings that do. A job that failed before it became
+    a run goes with those of the same words.
     """
     groups: dict[str, list[Job]] = {}
-    for job in found:
-        groups.setdefault(json.dumps([job.model, job.settings], sort_keys=True, default=str), []).append(job)
+    for job in sorted(found, key=lambda job: job.settings is None):
+        same = [key for key, own in groups.items() if (own[0].model, own[0].words) == (job.model, job.words)]
+        if job.settings is None:
+            key = same[0] if same else json.dumps([job.model, job.words])
+        else:
+            key = json.dumps([job.model, job.settings], sort_keys=True, default=str)
+        groups.setdefault(key, []).append(job)
     shared = set(found[0].words).intersection(*(job.words for job in found))
     parts = list(groups.values())
     names = [" ".join([own[0].model, *(word for word in own[0].words if word not in shared)]) for own in parts]
-    return {_told_apart(name, k, names, parts): own for k, (name, own) in enumerate(zip(names, parts, strict=True))}
+    names = [_told_apart(name, own[0], names, parts) for name, own in zip(names, parts, strict=True)]
+    numbers = [names[: k + 1].count(name) for k, name in enumerate(names)]
+    names = [name if number == 1 else f"{name} ({number})" for name, number in zip(names, numbers, strict=True)]
+    return list(zip(names, parts, strict=True))
 
 
-def _told_apart(name: str, k: int, names: list[str], parts: list[list[Job]]) -> str:
+def _told_apart(name: str, mine: Job, names: list[str], parts: list[list[Job]]) -> str:
     alike = [own[0].settings for other, own in zip(names, parts, strict=True) if other == name]
-    mine = parts[k][0].settings
-    telling = [key for key in mine if any(other.get(key) != mine[key] for other in alike)]
-    return " ".join([name, *(f"{key}={mine[key]}" for key in telling)])
+    settings = mine.settings or {}
+    telling = [key for key in settings if any(other and other.get(key) != settings[key] for other in alike)]
+    return " ".join([name, *(f"{key}={settings[key]}" for key in telling)])
 
 
 def of(found: Sequence[Job]) -> list[Entry]:
     """The entries that jobs make, also those without a complete training."""
     entries = []
-    for name, own in grouped(found).items():
-        done = [job for job in own if job.status == "finished"]
+    for name, own in grouped(found):
+        done = sorted((job for job in own if job.status == "finished"), key=lambda job: job.ended)
         seeds = {job.seed: [j for j in done if j.seed == job.seed] for job in done}
         trainings = [made for seed in sorted(seeds) if (made := _training(seed, seeds[seed])) is not None]
         classes = list(done[0].run.metrics()["test"]["per_class"]) if done else []
@@ -147,7 +155,7 @@ def of(found: Sequence[Job]) -> list[Entry]:
 
 
 def _training(seed: int, found: Sequence[Job]) -> Training | None:
-    """Join the folds; None where some are missing. Of jobs that are alike the last counts."""
+    """Join the folds; None where some are missing or do not fit together. Of jobs that are alike the last counts."""
     last = {job.run.config().split.get("fold", 0): job for job in found}
     split = found[0].run.config().split
     if split.name == "kfold" and len(last) < split.k:
@@ -157,9 +165,6 @@ def _training(seed: int, found: Sequence[Job]) -> Training | None:
     if len(known) < len(parts):
         return None
     joined = pd.concat(known).sort_index()
-    if joined.index.has_duplicates:
-        raise UserError(
-            f"{found[0].run.folder} and the other folds tested {joined.index.duplicated().sum()} pictures twice: "
-            "their data or split.seed differ; compare the folds of one sweep"
-        )
+    if joined.index.has_duplicates:  # folds of different data
+        return None
     return Training(seed, [last[fold] for fold in sorted(last)], joined)

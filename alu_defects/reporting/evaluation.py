@@ -96,7 +96,10 @@ def _nested(logged: Mapping[str, Any], split: str, names: list[str]) -> dict[str
 def read_predictions(folder: Path) -> pd.DataFrame:
     """The predictions in the folder of a run or of an evaluation."""
     text = dict.fromkeys(("path", "label", "prediction"), str)
-    return pd.read_csv(folder / PREDICTIONS, dtype=text, keep_default_na=False, encoding_errors="surrogateescape")
+    table = pd.read_csv(folder / PREDICTIONS, dtype=text, keep_default_na=False, encoding_errors="surrogateescape")
+    numbers = [str(name) for name in table if str(name).startswith(PROBABILITY)]
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")  # a network that diverged has none
+    return table
 
 
 def write(evaluation: Evaluation, folder: Path, metrics: Mapping[str, Any]) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from alu_defects.data.datamodule import DefectData
-from alu_defects.reporting import calibration, document, evaluation_figures
-from alu_defects.reporting.dashboard import mistakes_figure
+from alu_defects.reporting import calibration, document, evaluation_figures, mistakes
 from alu_defects.reporting.drawing import readable
 from alu_defects.reporting.evaluation import Evaluation
 from alu_defects.reporting.judgement import Judgement, sentences
@@ -66,12 +66,11 @@ def _parts(judgement: Judgement, data: DefectData, folder: Path) -> Iterator[str
     yield document.save_figure(
         _confusions(result, data), folder, "confusions", "The most frequent confusions", svg=False
     )
-    yield document.save_figure(
-        mistakes_figure(result, data), folder, "mistakes", "The most certain mistakes", svg=False
-    )
+    Image.fromarray(mistakes.sheet(result, data)).save(folder / "mistakes.png")
+    yield "![The most certain mistakes](mistakes.png)"
     yield "## How sure it is"
-    errors = (calibration.expected_error(it.raw, it.labels), calibration.expected_error(it.probabilities, it.labels))
     raw = it.raw / it.raw.sum(axis=1, keepdims=True)
+    errors = (calibration.expected_error(raw, it.labels), calibration.expected_error(it.probabilities, it.labels))
     before = raw[np.arange(len(raw)), it.predicted]
     figure = evaluation_figures.reliability(before, it.certainty, it.right, errors, judgement.calibrated.temperature)
     yield document.save_figure(figure, folder, "calibration", "Certainty against the share that is right")

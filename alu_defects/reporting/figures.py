@@ -1,7 +1,6 @@
 """The plots of one run, one function each; each returns a Figure of its own."""
 
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from alu_defects.reporting.drawing import BLUE, GREEN, GREY, ORANGE, fonts, label_ticks, readable, renderable, shorten
-
-MOST_MISTAKES = 24  # four rows of six: a page that can still be looked through
+from alu_defects.reporting.drawing import BLUE, GREEN, GREY, ORANGE, fonts, label_ticks, readable
 
 
 def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str], note: str = "") -> Figure:
@@ -129,40 +126,6 @@ def per_class(
     if not np.isnan(recall[weakest]):
         title = f"Weakest class: {names[weakest]}, {recall[weakest]:.1%} of {support[weakest]} pictures found"
     fig.suptitle(title, parse_math=False, fontfamily=fonts()[0])
-    return fig
-
-
-def mistakes(
-    images: NDArray[np.uint8],
-    true_names: Sequence[str],
-    predicted_names: Sequence[str],
-    probabilities: Sequence[float] | NDArray[np.floating[Any]],
-    paths: Sequence[str],
-    *,
-    title: str,
-) -> Figure:
-    """A page of misclassified pictures (N, H, W, 3), the most confident mistakes first, at most `MOST_MISTAKES`."""
-    order = np.argsort(-np.asarray(probabilities, float), kind="stable")[:MOST_MISTAKES]
-    columns = min(max(len(order), 3), 6)
-    rows = max(-(-len(order) // columns), 1)
-    fig = Figure((2.1 * columns, 2.5 * rows + 0.6), layout="constrained")
-    family = fonts()[0]
-    if len(order) < len(paths):
-        title = f"{title}: the {len(order)} most confident of {len(paths)}"
-    fig.suptitle(renderable(title), parse_math=False, fontfamily=family)
-    if not len(order):
-        fig.text(0.5, 0.45, "no mistakes", ha="center", va="center", fontsize=14, color=GREY)
-        return fig
-    axes = fig.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes:
-        ax.set_axis_off()
-    for ax, k in zip(axes, order, strict=False):
-        ax.imshow(images[k])
-        caption = f"{readable(true_names[k])}\n→ {readable(predicted_names[k])} {probabilities[k]:.0%}"
-        ax.set_title(caption, fontsize=8, parse_math=False, fontfamily=family)
-        file_name = shorten(renderable(PurePath(paths[k]).name, missing="…"), 34)
-        below = {"transform": ax.transAxes, "ha": "center", "va": "top", "fontsize": 6.5, "color": GREY}
-        ax.text(0.5, -0.03, file_name, parse_math=False, fontfamily=family, **below)
     return fig
 
 

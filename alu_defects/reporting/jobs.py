@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Job:
         name: its folder's.
         overrides: what the command line gave.
         run: with the results, perhaps in another sweep's folder.
-        status: finished, failed, running or interrupted.
+        status: finished, failed, running or interrupted; gone, if the run that it stood for was removed.
         error: why it failed.
     """
 
@@ -42,31 +43,36 @@ class Job:
         return str(self._what("model.name", "model"))
 
     @property
-    def seed(self) -> int:
-        """The training's."""
-        return int(self._what("seed", "seed"))
+    def seed(self) -> Any:
+        """The training's; of a job that failed before it became a run whatever was given."""
+        return self._what("seed", "seed")
+
+    @property
+    def ended(self) -> str:
+        """When, as ISO 8601."""
+        return str(self.run.status().get("ended", ""))
 
     def _what(self, key: str, noted: str) -> Any:
         """A setting, or what was noted of a job that failed before it became a run."""
         known = self.run.config_file.exists()
-        return OmegaConf.select(self.run.config(), key) if known else self.run.status()[noted]
+        return OmegaConf.select(self.run.config(), key) if known else self.run.status().get(noted, "?")
 
-    @property
-    def settings(self) -> dict[str, Any]:
+    @cached_property
+    def settings(self) -> dict[str, Any] | None:
         """Every setting that decides its outcome but seed and fold, as `optimizer.lr`, and which pictures there were.
 
-        Of a job that failed before it became a run, what the command line gave.
+        None for a job that failed before it became a run.
         """
         if not self.run.config_file.exists():
-            return {word.split("=", 1)[0]: word.split("=", 1)[1] for word in self.words}
+            return None
         config = self.run.config()
         found = sweeps.settings(config)
         found["callbacks"] = {
             name: {key: value for key, value in (options or {}).items() if key != "dirpath"}
-            for name, options in found.get("callbacks", {}).items()
+            for name, options in found["callbacks"].items()
         }
         found = flat(OmegaConf.create(found))
-        found = {key: value for key, value in found.items() if not isinstance(value, dict)}
+        found = {key: value for key, value in found.items() if value is not None and not isinstance(value, dict)}
         if config.split.name != "kfold":  # there the fold is in it
             found["pictures"] = str(self.run.status().get("data_hash", ""))[:8]
         return {key: value for key, value in found.items() if key not in ("seed", "split.fold")}
@@ -92,7 +98,7 @@ def find(folders: Sequence[Path]) -> list[Job]:
     """The jobs in the folders: each is a run folder, or holds run folders.
 
     Raises:
-        UserError: a folder without runs, or one that stands for a run that is gone.
+        UserError: a folder without runs.
     """
     files: list[Path] = []
     for folder in folders:
@@ -109,6 +115,7 @@ def _job(folder: Path) -> Job:
     given = Run(folder).status()
     run = Run(folder / given["run"]) if "run" in given else Run(folder)
     if not run.status_file.is_file():
-        raise UserError(f"{folder} stands for the run {run.folder}, which is gone; run the sweep again")
+        error = f"it stood for {run.folder}; run the sweep again"
+        return Job(folder.name, given["overrides"], Run(folder), "gone", error)
     status = run.status()
     return Job(folder.name, given.get("overrides", []), run, status["status"], status.get("error") or "")

@@ -217,8 +217,9 @@ def sentences(judgement: Judgement) -> list[str]:
     else:
         promise = (
             f"{score} The {chosen.defective} defective pictures of val are too few to promise an escape rate of "
-            f"{percent(chosen.max_escape)}: {chosen.escapes} pass there, which with {sure} confidence promises no "
-            f"more than {percent(chosen.bound)}. {chosen.needed} defective pictures without an escape would be needed."
+            f"{percent(chosen.max_escape)}: {chosen.escapes} pass there, which with {sure} confidence "
+            f"promises only that at most {percent(chosen.bound)} do. "
+            f"{chosen.needed} defective pictures without an escape would be needed."
         )
     texts = [
         promise,
@@ -226,8 +227,11 @@ def sentences(judgement: Judgement) -> list[str]:
     ]
     if split != "val":
         chance = here.breaks(chosen.bound)
+        same = judgement.judged.evaluation.rows == judgement.val.evaluation.rows
         verdict = (
-            "the promise is kept"
+            "the very pictures that chose the threshold, so this proves nothing"
+            if same
+            else "the promise is kept"
             if here.escape <= chosen.bound
             else f"more than promised, which chance alone does with p = {chance:.2g}"
         )
@@ -237,6 +241,7 @@ def sentences(judgement: Judgement) -> list[str]:
             f"({percent(here.overkill)}; {span(here.overkill_interval)})."
         )
     texts.append(
-        "The bound takes pictures for independent, and the share of each defect at the line for that of these pictures."
+        "The bound takes pictures for independent, and each defect's share at the line for that of these pictures. Val "
+        "has also chosen the epoch and the temperature, so it is a little too good."
     )
     return texts

@@ -27,9 +27,9 @@ class Threshold:
         confidence: of the bound.
         escapes: defective pictures below the threshold, where it was chosen.
         defective: defective pictures there.
-        bound: one-sided Clopper-Pearson upper bound of the escape rate. It holds although the same pictures chose the
-            threshold: this is the score of a defective picture whose rank was fixed before, and how many of all
-            defective pieces lie below such a one has this very distribution.
+        bound: one-sided Clopper-Pearson upper bound of the escape rate. For scores that do not depend on
+            these pictures it holds although they chose the threshold: this is the score of a defective picture whose
+            rank was fixed before, and how many of all defective pieces lie below it has this very distribution.
         needed: defective pictures without an escape that would do for the rate that was asked for.
     """
 

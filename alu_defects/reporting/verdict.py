@@ -4,6 +4,8 @@ from alu_defects.data.splits import SELECTED_ON_TEST
 from alu_defects.reporting.comparison import Comparison
 from alu_defects.reporting.text import p_value, points
 
+FEW_SESSIONS = 10
+
 
 def clock(comparison: Comparison) -> float | None:
     """Accuracy of a predictor that sees only capture times, where all entries were tested on the same pictures.
@@ -27,10 +29,13 @@ def warnings(comparison: Comparison) -> list[str]:
         )
     beaten = clock(comparison)
     if beaten is not None:
-        better = [e.name for e in comparison.entries if e.measured.summary["accuracy"].mean() > beaten]
-        verdict = "no model here is better" if not better else f"better are only {', '.join(better)}"
-        if len(better) == len(comparison.entries):
-            verdict = "all models here are better"
+        lowest = dict(zip(comparison.table["entry"], comparison.table["accuracy_session_low"], strict=True))
+        better = [name for name, low in lowest.items() if low > beaten]
+        verdict = (
+            f"shown to be better are only {', '.join(better)}" if better else "no model here is shown to be better"
+        )
+        if len(better) == len(lowest):
+            verdict = "all models here are shown to be better"
         texts.append(
             f"The clock alone, a predictor that sees when a picture was taken and no pixels, has {beaten:.1%} "
             "accuracy on these test pictures; ".replace("%", " %")
@@ -48,11 +53,16 @@ def warnings(comparison: Comparison) -> list[str]:
     incomplete = {row["entry"] for row in comparison.runs.to_dict("records") if row["status"] == "finished"}
     incomplete -= {entry.name for entry in comparison.entries}
     if incomplete:
-        texts.append(
-            f"{', '.join(sorted(incomplete))}: some folds are missing, and what there is, is not in the numbers."
-        )
+        reason = "some folds or their predictions are missing or do not fit together, so it is not in the numbers"
+        texts.append(f"{', '.join(sorted(incomplete))}: {reason}.")
+    for entry in comparison.entries:
+        runs = [job.run.status() for training in entry.trainings for job in training.jobs]
+        if len({run.get("git_commit") for run in runs}) > 1:
+            texts.append(f"The trainings of {entry.name} were made by different versions of the code.")
     if any(not entry.pictures["session"].duplicated().any() for entry in comparison.entries):
-        texts.append("The pictures have no sessions: the intervals take each for independent of the others.")
+        texts.append("No session has two test pictures: the intervals take each for independent of the others.")
+    if any(entry.pictures["session"].nunique() < FEW_SESSIONS for entry in comparison.entries):
+        texts.append(f"Fewer than {FEW_SESSIONS} test sessions: intervals that draw sessions are too narrow.")
     return texts
 
 
@@ -60,15 +70,18 @@ def findings(comparison: Comparison) -> list[str]:
     """Plain sentences: who is best, and which differences are real."""
     table = comparison.differences
     if not len(table):
-        return [] if len(comparison.entries) > 1 else ["One model: nothing to compare with."]
-    real = table[table["real"]]
-    head = f"{len(real)} of {len(table)} differences between models {'is' if len(real) == 1 else 'are'} real by this "
-    texts = [head + "evidence; the others may be chance."]
+        number = len(comparison.entries)
+        alone = ["No run has finished."] if number == 0 else ["One model: nothing to compare with."]
+        return alone if number < 2 else ["No two rows were tested on the same pictures."]
+    real = int(table["real"].sum())
+    texts = [f"{real} of {len(table)} differences between models are real by this evidence."]
+    if real < len(table):
+        texts[0] += f" {'The others' if real else 'They'} may be chance."
     for row in table.to_dict("records"):
         trainings = int(row["trainings"])
         span = f"{points(row['accuracy_low'])} to {points(row['accuracy_high'])}"
-        tested = f"p {p_value(row['p_holm'], '= ')} after Holm's correction"
-        tested += f", in the weakest of {trainings} trainings" if trainings > 1 else ", one training each"
+        tested = f"p {p_value(row['p_holm'], '= ')} after Holm's correction, "
+        tested += f"{trainings} trainings each" if trainings > 1 else "one training each"
         body = f"{points(abs(row['accuracy']))} points of accuracy (95 % interval {span}; {tested})"
         if row["real"]:
             texts.append(f"{row['entry']} is better than {row['other']} by {body}.")

@@ -42,6 +42,7 @@ def finish(config: DictConfig, folder: Path, **status: object) -> Run:
         ("trainer.enable_progress_bar=false", True),
         ("sweep.force=true", True),
         ("sweep=table2", True),
+        ("callbacks.dashboard.every_n_epochs=1", True),
         ("seed=1", False),
         ("optimizer.lr=0.01", False),
         ("split.seed=1", False),
@@ -62,12 +63,23 @@ def test_code_that_trains_is_in_the_fingerprint(words, monkeypatch, tmp_path):
     for name in ("data", "models", "learning", "reporting"):
         (package / name).mkdir(parents=True)
         (package / name / "code.py").write_text("1")
+    for name in sweeps.FILES:
+        (package / name).write_text("1")
     monkeypatch.setattr(sweeps, "__file__", str(package / "learning" / "sweeps.py"))
-    before = sweeps.fingerprint(config)
+
+    def of_a_new_process() -> str:
+        sweeps._code.cache_clear()
+        return sweeps.fingerprint(config)
+
+    before = of_a_new_process()
     (package / "reporting" / "code.py").write_text("2")
-    assert sweeps.fingerprint(config) == before
+    assert of_a_new_process() == before
     (package / "models" / "code.py").write_text("2")
-    assert sweeps.fingerprint(config) != before
+    assert sweeps.fingerprint(config) == before  # this process goes on with the code that it has
+    after = of_a_new_process()
+    (package / "train.py").write_text("2")
+    assert len({before, after, of_a_new_process()}) == 3
+    sweeps._code.cache_clear()
 
 
 def test_a_job_finished_in_another_sweep_is_found_and_stands_in(words, tmp_path):

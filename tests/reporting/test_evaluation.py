@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precisio
 
 from alu_defects.data.datamodule import DefectData
 from alu_defects.learning.module import Classifier
-from alu_defects.reporting import dashboard, evaluation
+from alu_defects.reporting import evaluation
 
 TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -91,4 +91,3 @@ def test_mistakes_are_the_wrong_predictions_the_most_certain_first(data, classif
     for row in wrong.to_dict("records"):
         assert row["certainty"] == row[f"probability_{row['prediction']}"]
         assert data.scan().loc[row["row"], "path"] == row["path"]
-    assert dashboard.mistakes_figure(result, data).get_suptitle().startswith(f"{len(wrong)} of ")
