@@ -21,11 +21,14 @@ class Calibration:
         temperature: above 1 where the network is too sure of itself.
         pictures: how many there were.
         split: their part of the data.
+        one_against_rest: the probabilities are of each class against the rest and need not sum to one, as with
+            loss=binary.
     """
 
     temperature: float
     pictures: int
     split: str = "val"
+    one_against_rest: bool = False
 
     @classmethod
     def fit(cls, probabilities: Floats, labels: NDArray[np.intp], split: str = "val") -> "Calibration":
@@ -33,19 +36,20 @@ class Calibration:
 
         1 where all are right: the least would then be without end.
         """
+        one_against_rest = not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
         if (probabilities.argmax(axis=1) == labels).all():
-            return cls(1.0, len(labels), split)
-        logits = _logits(probabilities)
+            return cls(1.0, len(labels), split, one_against_rest)
+        logits = _logits(probabilities, one_against_rest)
 
         def cross_entropy(log_temperature: float) -> float:
             return float(-log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(labels)), labels].mean())
 
         found = minimize_scalar(cross_entropy, bounds=(np.log(0.05), np.log(20)), method="bounded")
-        return cls(float(np.exp(found.x)), len(labels), split)
+        return cls(float(np.exp(found.x)), len(labels), split, one_against_rest)
 
     def apply(self, probabilities: Floats) -> Floats:
         """Calibrated probabilities (N, C), which sum to one; the order of the classes stays."""
-        scaled: Floats = softmax(_logits(probabilities) / self.temperature, axis=1)
+        scaled: Floats = softmax(_logits(probabilities, self.one_against_rest) / self.temperature, axis=1)
         return scaled
 
     def as_dict(self) -> dict[str, object]:
@@ -62,10 +66,10 @@ def expected_error(probabilities: Floats, labels: NDArray[np.intp]) -> float:
     return float(error)
 
 
-def _logits(probabilities: Floats) -> Floats:
-    """Logits up to a constant; of one-against-the-rest probabilities, which need not sum to one, the logits."""
+def _logits(probabilities: Floats, one_against_rest: bool) -> Floats:
+    """Logits, of a softmax up to a constant."""
     p = np.clip(probabilities, 1e-30, None)
-    if np.allclose(probabilities.sum(axis=1), 1, atol=1e-3):
+    if not one_against_rest:
         logits: Floats = np.log(p)
         return logits
     p = np.clip(p, None, 1 - 1e-7)  # float32 knows nothing nearer to 1

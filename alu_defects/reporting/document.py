@@ -37,13 +37,13 @@ def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> str:
     """A Markdown table of what is text already: the first column to the left, the others to the right."""
     frame = pd.DataFrame(rows)
     head, rule = [cell(str(name)) for name in frame], ["---", *["---:"] * (len(frame.columns) - 1)]
-    cells = [[cell(text) for text in row] for row in frame.astype(str).to_numpy().tolist()]
+    cells = [[cell(text) for text in row] for row in frame.fillna("–").astype(str).to_numpy().tolist()]
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *cells])
 
 
 def cell(text: str) -> str:
     """Text that Markdown must not take for more."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", printable(text).replace("\n", " "))
+    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", printable(text).replace("\n", " "))
 
 
 def save_figure(figure: Figure, folder: Path, name: str, alt: str, svg: bool = True) -> str:

@@ -134,7 +134,8 @@ def band(scores: Floats, defective: Bools, groups: Sequence[str]) -> tuple[Float
     rows = []
     for weights in statistics.draws(groups):
         for overkill, escape in zip(*_curves(scores, defective, weights), strict=True):
-            rows.append(np.interp(GRID, overkill, escape))
+            if not np.isnan([overkill[-1], escape[-1]]).any():  # a resample without good or without defective pieces
+                rows.append(np.interp(GRID, overkill, escape))
     return _ends(rows)
 
 
@@ -160,18 +161,20 @@ def _ends(rows: Sequence[Floats]) -> tuple[Floats, Floats]:
 def coverage(certainty: Floats, right: Bools) -> tuple[Floats, Floats]:
     """The share of pictures that is decided, and that of them which is right, as the least certain go to a person."""
     order = np.argsort(-certainty, kind="stable")
+    last = np.append(certainty[order][1:] != certainty[order][:-1], True)  # those of one certainty go together
     number = np.arange(1, len(order) + 1)
-    return number[::-1] / len(order), (np.cumsum(right[order]) / number)[::-1]
+    return number[last][::-1] / len(order), (np.cumsum(right[order]) / number)[last][::-1]
 
 
 def coverage_band(certainty: Floats, right: Bools, groups: Sequence[str]) -> tuple[Floats, Floats]:
     """95 % of the resamples' accuracies at each coverage of `GRID`."""
     order = np.argsort(-certainty, kind="stable")
     rows = []
+    last = np.append(certainty[order][1:] != certainty[order][:-1], True)
     for weights in statistics.draws(groups):
         taken = weights[:, order]
-        decided = np.cumsum(taken, axis=1)
-        hits = np.cumsum(taken * right[order], axis=1)
+        decided = np.cumsum(taken, axis=1)[:, last]
+        hits = np.cumsum(taken * right[order], axis=1)[:, last]
         for own, have in zip(decided, hits, strict=True):
             known = own > 0
             rows.append(np.interp(GRID, own[known] / own[-1], have[known] / own[known]))

@@ -33,7 +33,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(hits: float, total: int) -> Interval:
+def wilson(hits: float, total: float) -> Interval:
     """Wilson's score interval (1927) of a rate of independent pictures; the mean of several runs need not be whole."""
     if total == 0:
         return Interval(math.nan, math.nan)
@@ -49,10 +49,10 @@ def of_class(metric: str, value: float, support: float, guessed: float) -> Inter
     if math.isnan(value):
         return Interval(math.nan, math.nan)
     if metric != "f1":
-        total = round(support if metric == "recall" else guessed)
+        total = support if metric == "recall" else guessed
         return wilson(value * total, total)
     share = value / (2 - value)
-    union = round((support + guessed) / (1 + share))
+    union = (support + guessed) / (1 + share)
     low, high = wilson(share * union, union)
     return Interval(2 * low / (1 + low), 2 * high / (1 + high))
 
@@ -196,7 +196,7 @@ def difference(values: Floats, other: Floats, drawn: Floats) -> Difference:
     variance = float(np.nanvar(drawn)) + sum(part for part, _ in parts)
     if math.isnan(mean) or math.isnan(variance):
         return Difference(mean, math.nan, math.nan, 1.0)
-    if variance == 0:
+    if variance < 1e-18:  # of equal numbers it is not quite 0
         return Difference(mean, mean, mean, 1.0)  # nothing varies: nothing can be said
     unsure = sum(part**2 / freedom for part, freedom in parts)
     t = stats.t(variance**2 / unsure) if unsure else stats.norm

@@ -80,15 +80,19 @@ def test_float32_gives_the_temperature_of_float64(activation):
     assert found.temperature == pytest.approx(Calibration.fit(given, labels).temperature, rel=0.01)
 
 
-@pytest.mark.xfail(reason="whether probabilities are one-against-the-rest is asked of all pictures together")
 def test_a_picture_is_judged_alike_alone_and_among_others():
     given = np.array([[0.9995, 0.0002, 0.0002], [0.9, 0.8, 0.1]])  # one against the rest; the first sums to 0.9999
-    judge = Calibration(1.0, 2)
+    judge = Calibration(1.0, 2, one_against_rest=True)
     assert judge.apply(given[:1])[0] == pytest.approx(judge.apply(given)[0], abs=1e-6)
 
 
 def test_what_is_written():
-    assert Calibration(1.25, 40).as_dict() == {"temperature": 1.25, "pictures": 40, "split": "val"}
+    assert Calibration(1.25, 40).as_dict() == {
+        "temperature": 1.25,
+        "pictures": 40,
+        "split": "val",
+        "one_against_rest": False,
+    }
 
 
 def test_expected_error_by_hand():
