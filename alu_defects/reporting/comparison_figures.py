@@ -94,7 +94,7 @@ def accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], clock:
 
 
 def classes(table: pd.DataFrame) -> Figure:
-    """Precision, recall and F1 of each class and model as colours: a dark cell is where a model fails.
+    """Precision, recall and F1 of each class and model as colours: a red cell is where a model fails.
 
     Args:
         table: `Comparison.classes`.
