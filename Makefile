@@ -24,7 +24,7 @@ table2: install ## train the paper's four networks from three seeds and compare 
 	$(RUN) alu_defects.train -m sweep=table2 $(ARGS)
 
 notebooks: install ## execute the notebooks
-	$(RUN) pytest --nbmake notebooks
+	$(RUN) pytest --numprocesses 2 --nbmake notebooks
 
 test: install ## run the fast tests
 	$(RUN) pytest --numprocesses 2 --dist worksteal

@@ -50,6 +50,7 @@ def test_networks_are_given_as_names(models):
         benchmark(compose("benchmark", ["what=infer", f"models={models}", "output=none"]))
 
 
+@pytest.mark.slow
 def test_from_python_the_same_is_returned(tmp_path):
     words = ["what=scale", "rows=[100]", "repeats=1", "trainer.enable_progress_bar=false", f"output={tmp_path}"]
     found = benchmark(compose("benchmark", words))

@@ -170,6 +170,7 @@ def test_every_defect_class_has_its_painter() -> None:
     assert list(PAINTERS) == [c.name for c in DEFECTS]
 
 
+@pytest.mark.slow
 def test_thumbnails_do_not_give_the_class_away(tmp_path: Path) -> None:
     """A linear model on 16×16 pixels stays under 45 % macro recall; guessing has 9 %."""
     root = ensure(tmp_path, Options(images=1100, size=(160, 120)), progress=False)
