@@ -94,6 +94,7 @@ def test_the_sheet_shows_the_most_certain_mistakes_first(data):
     assert len(mistakes.sheet(result(data, [("across", "along", sure)] * 30), data)) == 30 + 4 * 210
 
 
+@pytest.mark.slow
 def test_embeddings_are_the_features_that_the_best_epoch_classifies_by(small, tmp_path):
     train(
         compose("train", [*small, "trainer.max_epochs=1", f"run_dir={tmp_path}", "callbacks.dashboard.embeddings=true"])
