@@ -69,9 +69,8 @@ def _parts(judgement: Judgement, data: DefectData, folder: Path) -> Iterator[str
     Image.fromarray(mistakes.sheet(result, data)).save(folder / "mistakes.png")
     yield "![The most certain mistakes](mistakes.png)"
     yield "## How sure it is"
-    raw = it.raw / it.raw.sum(axis=1, keepdims=True)
-    errors = (calibration.expected_error(raw, it.labels), calibration.expected_error(it.probabilities, it.labels))
-    before = raw[np.arange(len(raw)), it.predicted]
+    errors = (calibration.expected_error(it.raw, it.labels), calibration.expected_error(it.probabilities, it.labels))
+    before = it.raw[np.arange(total), it.predicted]
     figure = evaluation_figures.reliability(before, it.certainty, it.right, errors, judgement.calibrated.temperature)
     yield document.save_figure(figure, folder, "calibration", "Certainty against the share that is right")
 

@@ -41,8 +41,9 @@ class Judged:
         self.labels = ids(table["label"], self.classes)
         self.predicted = ids(table["prediction"], self.classes)
         self.right = self.labels == self.predicted
-        self.raw = table[[PROBABILITY + name for name in self.classes]].to_numpy(float)
-        self.probabilities = calibrated.apply(self.raw)
+        raw = table[[PROBABILITY + name for name in self.classes]].to_numpy(float)
+        self.probabilities = calibrated.apply(raw)
+        self.raw = raw / raw.sum(axis=1, keepdims=True)  # of each class against the rest they need not sum to one
         self.certainty = self.probabilities[np.arange(len(table)), self.predicted]
         if normal is not None:
             self.defective = (table["label"] != normal).to_numpy()
@@ -94,12 +95,17 @@ class Judgement:
         return operating.outcome(judged.scores, judged.defective, self.threshold.score)
 
     @cached_property
+    def _drawn(self) -> statistics.Scores:
+        it = self.judged
+        return statistics.bootstrap(it.labels, it.predicted, len(it.classes), it.sessions)
+
+    @cached_property
     def classes(self) -> pd.DataFrame:
         """One row a class: support, precision, recall and F1 with intervals, average precision, area below the ROC."""
         it = self.judged
         number, every = len(it.classes), np.ones((1, len(it.labels)))
         measured = statistics.scores(it.labels, it.predicted, number, every)
-        drawn = statistics.bootstrap(it.labels, it.predicted, number, it.sessions)
+        drawn = self._drawn
         table = it.evaluation.predictions
         rows = statistics.per_class(
             it.classes,
@@ -119,7 +125,7 @@ class Judgement:
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % intervals of the summary: Wilson's for accuracy, the bootstrap of sessions for all."""
         it = self.judged
-        drawn = statistics.bootstrap(it.labels, it.predicted, len(it.classes), it.sessions).summary
+        drawn = self._drawn.summary
         found: dict[str, tuple[float, float]] = {name: statistics.interval(drawn[name]) for name in SUMMARY}
         return found | {"accuracy_wilson": statistics.wilson(int(it.right.sum()), len(it.right))}
 
