@@ -9,6 +9,8 @@ import pandas as pd
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from alu_defects import atomic
+
 PREFIXES = ("train/", "val/")  # what others log, such as a LearningRateMonitor, is counted in batches
 
 
@@ -23,7 +25,8 @@ class History(Logger):
         self.path = path
         self.rows: dict[int, dict[str, float]] = {}
         if path.exists():
-            self.rows = {int(row["epoch"]): row for row in pd.read_csv(path).to_dict("records")}  # type: ignore[misc]
+            table = pd.read_csv(path)
+            self.rows = {int(row["epoch"]): row for row in table.to_dict("records")}  # type: ignore[misc]
 
     @property
     def name(self) -> str:
@@ -47,7 +50,8 @@ class History(Logger):
             return
         assert step is not None
         self.rows.setdefault(int(step), {"epoch": int(step)}).update(values)
-        self.table().to_csv(self.path, index=False)
+        with atomic.replacing(self.path) as file:
+            self.table().to_csv(file, index=False)
 
     def table(self) -> pd.DataFrame:
         """The rows in the order of their epochs."""
