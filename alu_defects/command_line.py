@@ -19,6 +19,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from alu_defects.config import compose, conf_dir, flat
 from alu_defects.errors import UserError, did_you_mean
+from alu_defects.signals import Interrupted, interrupting
 
 
 def verb(
@@ -30,11 +31,12 @@ def verb(
     """Make a command-line program of a function that takes the configuration `conf/<config_name>.yaml`.
 
     What the user can mend is printed in a line or two and ends the program with exit code 2. In a multirun a job that
-    fails does not stop the others; the exit code is then 1. HYDRA_FULL_ERROR=1 shows tracebacks.
+    fails does not stop the others; the exit code is then 1. SIGTERM and Ctrl-C end a multirun as a whole, after
+    `after_sweep`, with exit code 143 or 130. HYDRA_FULL_ERROR=1 shows tracebacks.
 
     Args:
         config_name: the primary configuration.
-        after_sweep: called with the sweep's folder when all jobs of a multirun have ended.
+        after_sweep: called with the sweep's folder when a multirun has ended.
         failed: called with the folder, the configuration and the error of a job of a multirun that failed.
         shorthands: what the user types, such as split → the override that it means, such as `split.name={}`; for names
             that Hydra would take for a group of conf/, and for lists, which it would take for a sweep.
@@ -42,12 +44,14 @@ def verb(
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(task)
+        @interrupting()
         def main() -> None:
             verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the mend can be added
             sweep_dirs: set[Path] = set()
             failures: list[str] = []
             made: list[Path] = []  # what Hydra made for a run that a wrong word may have prevented
+            interrupted: Interrupted | None = None
             for short, meant in (shorthands or {}).items():
                 typed = f"{short}="
                 sys.argv = [meant.format(w.removeprefix(typed)) if w.startswith(typed) else w for w in sys.argv]
@@ -70,18 +74,24 @@ def verb(
                     return None
 
             try:
-                hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
+                try:
+                    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
+                except Interrupted as signal:
+                    interrupted = signal
                 if failures:
                     print("failed jobs:", *failures, sep="\n  ", file=sys.stderr)
                 for folder in sweep_dirs if after_sweep else ():
                     after_sweep(folder)  # type: ignore[misc]
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 show(error, verbose, config_name)
-                sys.exit(2)
+                sys.exit(interrupted.code if interrupted else 2)
             finally:
                 for folder in set(made) - {Path.cwd()}:  # verbs without a folder of their own run where the user is
                     with contextlib.suppress(OSError):  # it holds something: a run
                         folder.rmdir()
+            if interrupted:
+                print(f"interrupted by {interrupted.name}", file=sys.stderr)
+                raise interrupted
             if failures:
                 sys.exit(1)
 

@@ -1,0 +1,45 @@
+"""SIGTERM and Ctrl-C end a program in order: what runs can note that it was interrupted, and the exit code tells."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+GRACE = 10.0  # seconds to end in
+
+
+class Interrupted(SystemExit):
+    """A signal asked the program to end. The exit code is 128 and its number, as shells have it: 143, 130."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Raise `Interrupted` in the main thread where SIGTERM or SIGINT arrive.
+
+    What ends because of the first one is not disturbed by another for `GRACE` seconds. Lightning alone would go on to
+    the end of a batch, and exit with code 0 or 1.
+    """
+    process, first = os.getpid(), -GRACE
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if os.getpid() != process:  # a worker process that was forked
+            raise Interrupted(number)
+        if time.monotonic() - first < GRACE:
+            os.write(2, b"ending, one moment\n")  # print may be what was interrupted
+            return
+        first = time.monotonic()
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

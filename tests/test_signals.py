@@ -1,0 +1,59 @@
+"""SIGTERM and Ctrl-C end a program in order."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from alu_defects import signals
+from alu_defects.signals import Interrupted, interrupting
+
+
+def get(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "SIGINT")])
+def test_a_signal_raises_and_the_code_is_that_of_shells(number: int, code: int, name: str) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught, interrupting():
+        get(number)
+    assert (caught.value.code, caught.value.name) == (code, name)
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_does_not_disturb_the_end(capfd: pytest.CaptureFixture[str]) -> None:
+    ended = False
+    with pytest.raises(Interrupted, match="143"), interrupting():
+        try:
+            get(signal.SIGTERM)
+        finally:
+            get(signal.SIGINT)
+            get(signal.SIGTERM)
+            ended = True
+    assert ended
+    assert capfd.readouterr().err.count("ending") == 2
+
+
+def test_an_end_that_takes_too_long_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "GRACE", 0.05)
+    with pytest.raises(Interrupted, match="130"), interrupting():
+        try:
+            get(signal.SIGTERM)
+        finally:
+            time.sleep(0.1)
+            get(signal.SIGINT)
+            pytest.fail("it went on")
+
+
+def test_a_process_that_was_forked_ends_quietly() -> None:
+    with interrupting():
+        if (child := os.fork()) == 0:
+            try:
+                get(signal.SIGTERM)
+            except Interrupted as end:
+                os._exit(end.code)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
