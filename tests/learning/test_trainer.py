@@ -1,5 +1,6 @@
 """The trainer that a configuration asks for, or why there is none."""
 
+import re
 from typing import Any
 
 import lightning.pytorch as pl
@@ -88,8 +89,14 @@ def test_options_that_lightning_does_not_take_are_named(options: dict[str, Any],
 def test_a_callback_with_a_wrong_option_or_from_elsewhere_is_refused() -> None:
     with pytest.raises(UserError, match=r"EarlyStopping cannot be made .*patienc\b"):
         create(CPU, {"stop": {**CALLBACKS["stop"], "patienc": 3}})  # type: ignore[dict-item]
-    with pytest.raises(UserError, match=r"_target_=os\.getcwd may not be instantiated"):
-        create(CPU, {"x": {"_target_": "os.getcwd"}})
+    for target in (
+        "os.getcwd",
+        "alu_defects.learning.run.os.getcwd",
+        "timm.models._hub.download_url_to_file",
+        "timmy.x",
+    ):
+        with pytest.raises(UserError, match=f"_target_={re.escape(target)} may not be instantiated"):
+            create(CPU, {"x": {"_target_": target}})
 
 
 def test_a_run_that_goes_on_keeps_its_precision_unless_another_is_asked_for() -> None:
