@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo table2 notebooks test test-slow lint types format tensorboard clean
+.PHONY: help install demo table2 notebooks test test-slow soak lint types format tensorboard clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: install ## run the fast tests
 
 test-slow: install ## run the tests that need minutes
 	$(RUN) pytest --numprocesses 2 -m slow
+
+soak: install ## kill trainings at random moments, and repeat others until leaks would show
+	$(RUN) pytest --numprocesses 2 -m soak
 
 lint: install ## check style
 	$(RUN) ruff check .

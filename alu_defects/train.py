@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.command_line import verb
 from alu_defects.config import backbone_options, plain
@@ -36,12 +36,19 @@ def train(config: DictConfig) -> dict[str, Any]:
     from alu_defects.learning.run import Run
 
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    identity = sweeps.identity(config)
+    if config.resume == "auto":
+        unfinished = sweeps.unfinished(config)
+        config.resume, overrides = (str(unfinished.folder), []) if unfinished else (None, overrides)
     if config.resume:
         run, config = Run.resume(config.resume, overrides)
-        run.update(fingerprint=None)  # perhaps with other settings of the trainer, or other code, than it began with
+        before = run.status()  # other code or other options of the trainer: no sweep may take it for one of its own
+        run.update(
+            settings=None if overrides[1:] else before.get("settings"),
+            code=identity["code"] if before.get("code") == identity["code"] else None,
+        )
     else:
-        run = Run.create(Path(config.run_dir), config, overrides)
-        run.update(fingerprint=sweeps.fingerprint(config))
+        run = Run.create(Path(config.run_dir), config, overrides, **identity)
     with run.recorded():
         return _train(config, run)
 
@@ -54,7 +61,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     from alu_defects.learning import checkpoint, trainer
-    from alu_defects.learning.callbacks import Startup
+    from alu_defects.learning.callbacks import Reseed, Startup
     from alu_defects.learning.history import History
     from alu_defects.learning.module import Classifier
     from alu_defects.models.backbone import multiply_adds
@@ -62,10 +69,10 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
 
     startup = Startup(run, since=started)
     startup.lap("imports")
-    options = plain(config)
-    before = run.status()  # of a run that goes on: how it computes is part of it
+    options, before = plain(config), run.status()  # of a run that goes on: how it computes is part of it
     options["trainer"] = trainer.as_before(options["trainer"], before)
-    trainer.check(options["trainer"], options.get("callbacks") or {})
+    on_nonfinite = options.get("on_nonfinite", "error")  # older runs have no such words
+    trainer.check(options["trainer"], options.get("callbacks") or {}, on_nonfinite)
     seed_everything(config.seed, workers=True, verbose=False)
     data = _data(options)
     _prepare(data, run, startup)
@@ -73,6 +80,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     model = backbone_options(options["model"])
     if resumed_from:
         checkpoint.check_classes(resumed_from, data.classes)
+        data.first_epoch = int(checkpoint.read(resumed_from)["epoch"]) + 1
         model |= checkpoint.WEIGHTS_INSIDE
     classifier = Classifier(
         model=model,
@@ -82,25 +90,30 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
         loss=options["loss"],
         optimizer=options["optimizer"],
         scheduler=options["scheduler"],
-        compile=trainer.compiles(options.get("compile", False), options["trainer"]),  # older runs have no such word
+        compile=trainer.compiles(options.get("compile", False), options["trainer"]),
+        on_nonfinite=on_nonfinite,
+        max_nonfinite=options.get("max_nonfinite", 10),
     )
-    tensorboard = TensorBoardLogger(run.tensorboard, name="", version="", default_hp_metric=False)
-    history = History(run.history_file)
-    fit = trainer.create(options["trainer"], options["callbacks"], [tensorboard, history], classifier.backbone)
+    # what TensorBoard has of an epoch that was interrupted gives way
+    tensorboard = TensorBoardLogger(
+        run.tensorboard, name="", version="", default_hp_metric=False, purge_step=data.first_epoch
+    )
+    loggers = [tensorboard, History(run.history_file)]
+    fit = trainer.create(options["trainer"], options["callbacks"], loggers, classifier.backbone)
     if options["trainer"]["accumulate_grad_batches"] == "auto":
         trainer.fit_batch(fit, classifier, data, before.get("accumulate_grad_batches"))
     macs = multiply_adds(classifier.backbone, data.image_size)
     startup.lap("network")
-    fit.callbacks.append(startup)  # type: ignore[attr-defined]
-    name, device = options["model"]["name"], str(fit.strategy.root_device)
+    classifier.about = checkpoint.about(classifier, data.resize, run.status()["packages"], run.status()["data_hash"])
+    fit.callbacks += [startup, Reseed(config.seed)]  # type: ignore[attr-defined]
+    device = str(fit.strategy.root_device)
     run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)
-    log.info("%s on %s in %s, into %s", name, device, fit.precision, run.folder)
-    started = time.perf_counter()
+    log.info("%s on %s in %s, into %s", options["model"]["name"], device, fit.precision, run.folder)
     fit.fit(classifier, datamodule=data, ckpt_path=resumed_from, weights_only=True)
-    seconds = time.perf_counter() - started
 
     table = History(run.history_file).table()
     best = checkpoint.load(run.best)
+    checkpoint.save_weights(best, run.weights)
     evaluations = [evaluation.evaluate(best, data, split, options["trainer"]) for split in ("val", "test")]
     best_epoch = int(checkpoint.read(run.best)["epoch"])
     results = {
@@ -108,14 +121,14 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
         "epochs": len(table),
         "parameters": sum(p.numel() for p in classifier.backbone.parameters()),
         "multiply_adds": macs,
-        "seconds": round(seconds, 1),
+        "seconds": round(float(table.filter(["train/seconds"]).to_numpy().sum()), 1),
         "note": evaluations[-1].note,
         **{e.split: e.metrics for e in evaluations},
     }
     evaluation.write(evaluations[0], run.evaluation("val"), {"val": evaluations[0].metrics})
     evaluation.write(evaluations[-1], run.folder, results)
     figures.curves(table, monitor=str(config.callbacks.best.monitor)).savefig(run.folder / "curves.png", dpi=150)
-    dashboard.add_outcome(tensorboard, config, evaluations, data, step=best_epoch)
+    dashboard.add_outcome(run.tensorboard, config, evaluations, data, step=best_epoch)
     report.print_run(run.folder, results, evaluations[-1])
     return results
 
@@ -134,14 +147,19 @@ def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
     from alu_defects.data.catalog import save
     from alu_defects.reporting import report
 
-    run.take_catalog(data.scan(), data.root)
-    if data.found is not None and len(data.found.left_out):
-        save(data.found.left_out, run.left_out_file)
-    if len(data.unused):
-        save(data.unused, run.unused_file)
+    data.scan()
     report.print_data(data)
     startup.lap("catalogue")
     data.setup("fit")
+    run.take_catalog(data.scan(), data.root)
+    assert data.found is not None
+    for table, file in (
+        (data.found.left_out, run.left_out_file),
+        (data.unused, run.unused_file),
+        (data.broken, run.broken_file),
+    ):
+        if len(table):
+            save(table, file)
     startup.lap("pixels")
     near_duplicates = data.near_duplicates()
     found = leakage.probe(data.scan(), near_duplicates)
@@ -150,14 +168,18 @@ def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
     startup.lap("leakage")
 
 
-def _finished_before(config: DictConfig) -> bool:
-    """Whether a job of a sweep has finished in this or another sweep; its folder then says where."""
+def _begun_before(config: DictConfig) -> bool:
+    """Whether a job of a sweep has finished in this or another sweep; its folder then says where.
+
+    It also does so for a run that goes on there because of resume=auto.
+    """
     from alu_defects.learning import sweeps
 
-    run = sweeps.finished(config, _data(plain(config)))
-    if run:
+    if run := sweeps.finished(config, _data(plain(config))):
         print(f"finished before, not run again (sweep.force=true would): {run.folder}")
-        sweeps.reuse(Path(config.run_dir), run, list(HydraConfig.get().overrides.task))
+    elsewhere = run or (sweeps.unfinished(config) if config.resume == "auto" else None)
+    if elsewhere:
+        sweeps.reuse(Path(config.run_dir), elsewhere, list(HydraConfig.get().overrides.task))
     return run is not None
 
 
@@ -177,8 +199,21 @@ def _after_sweep(folder: Path) -> None:
 def main(config: DictConfig) -> None:
     """Train in the folder that Hydra made, which in a sweep is inside the sweep's."""
     config.run_dir = HydraConfig.get().runtime.output_dir
-    if HydraConfig.get().mode != RunMode.MULTIRUN or config.sweep.force or not _finished_before(config):
+    if HydraConfig.get().mode != RunMode.MULTIRUN or config.sweep.force or not _begun_before(config):
         train(config)
+
+
+def _run_folder(resume: str | None, run_dir: str, *, _root_: DictConfig) -> str:
+    """Where Hydra writes: into the run that is resumed, unless there is no such run, which is reported later."""
+    if resume == "auto":
+        from alu_defects.learning import sweeps
+
+        unfinished = sweeps.unfinished(_root_)
+        return str(unfinished.folder) if unfinished else run_dir
+    return str(resume) if resume and Path(str(resume), "run.json").is_file() else run_dir
+
+
+OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from alu_defects.benchmarking import memory
 from alu_defects.benchmarking.results import Table
 from alu_defects.benchmarking.timing import Seconds, Spread, Task, interleaved, ratio
 from alu_defects.config import plain, whole_numbers
+from alu_defects.data import pixels
 from alu_defects.data.augment import Augment, uniforms
 from alu_defects.data.datamodule import DefectData
 from alu_defects.data.pixel_cache import PixelCache
@@ -161,7 +162,8 @@ def extrapolated(config: DictConfig) -> Table:
         with tempfile.TemporaryDirectory() as folder:
             cache = PixelCache(Path(folder), data.image_size, data.resize)
             started = perf_counter()
-            cache.fill(paths, sha256s, time(), progress=False)
+            if broken := cache.fill(paths, sha256s, time(), progress=False):
+                raise pixels.cannot_decode(broken)
             taken.append((perf_counter() - started) / len(table))
             size = sum(file.stat().st_size for file in cache.folder.iterdir())
     seconds = np.array(taken)

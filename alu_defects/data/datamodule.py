@@ -1,7 +1,10 @@
 """The LightningDataModule: a root folder → catalogue → split → pixels → batches."""
 
+import itertools
+import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -20,6 +23,10 @@ from alu_defects.data.pixel_cache import PixelCache
 from alu_defects.data.stores import CACHES, DEVICE_FRACTION, Decoded, Files
 from alu_defects.data.synthetic import Options, ensure
 from alu_defects.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+ON_BROKEN = ("error", "exclude")
 
 
 def _folder(root: str) -> tuple[Path, Scan]:
@@ -53,6 +60,7 @@ class Batch(TypedDict):
     label: Tensor  # int64 (B,)
     index: Tensor  # int64 (B,): row of the catalogue
     random: NotRequired[Tensor]  # float32 (B, Augment.COUNT), for training pictures on their way to the device
+    filler: NotRequired[int]  # so many at the end only make up the number, and are not to be counted
 
 
 class Pictures(Dataset[Batch]):
@@ -67,26 +75,50 @@ class Pictures(Dataset[Batch]):
     def __getitems__(self, positions: list[int]) -> Batch:
         rows = self.rows[torch.tensor(positions)]
         batch = Batch(label=self.labels[rows], index=rows)
+        if filler := positions.count(-1):
+            batch["filler"] = filler
         if self.gather:
             batch["image"] = self.gather(rows)
         return batch
 
 
 class EpochSampler(Sampler[int]):
-    """A permutation that depends on (seed, epoch) alone, so that a resumed run sees the order it would have seen."""
+    """A permutation that depends on (seed, epoch) alone, so that a resumed run sees the order it would have seen.
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+    Of several processes each takes every n-th; all of them the same number, as their gradients are averaged.
+    """
+
+    def __init__(self, length: int, seed: int, epoch: int = 0, rank: int = 0, processes: int = 1) -> None:
+        self.length, self.seed, self.epoch = length, seed, epoch
+        self.rank, self.processes = rank, processes
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
+        """Lightning calls this before each epoch, but after worker processes have begun the first one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return self.length // self.processes
 
     def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.length).tolist())
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        return iter(order[self.rank :: self.processes][: len(self)].tolist())
+
+
+class Share(Sampler[int]):
+    """Every n-th picture, for one of several processes that evaluate.
+
+    They must run the same number of batches; where pictures lack for that, there stands -1.
+    """
+
+    def __init__(self, length: int, rank: int, processes: int) -> None:
+        self.length, self.rank, self.processes = length, rank, processes
+
+    def __len__(self) -> int:
+        return math.ceil(self.length / self.processes)
+
+    def __iter__(self) -> Iterator[int]:
+        own = range(self.rank, self.length, self.processes)
+        return itertools.chain(own, itertools.repeat(-1, len(self) - len(own)))
 
 
 class DefectData(LightningDataModule):
@@ -108,7 +140,12 @@ class DefectData(LightningDataModule):
         augment: options of `Augment`, or None for none.
         seed: of the order of the pictures and of the augmentation.
         progress: show a progress bar while decoding.
+        on_broken: what to do with pictures that cannot be decoded: `error` refuses to go on, `exclude` leaves them out,
+            and `broken` names them; the others stay in the parts of the split where they are.
         options: further options of the source.
+
+    Attributes:
+        first_epoch: of the training; above 0 for a run that goes on.
 
     Raises:
         UserError: an option that does not exist, or a number that is out of range.
@@ -129,11 +166,18 @@ class DefectData(LightningDataModule):
         augment: Mapping[str, Any] | None = None,
         seed: int = 0,
         progress: bool = True,
+        on_broken: str = "error",
         **options: Any,
     ) -> None:
         super().__init__()
         pixels.check_resize(resize)
         _choose("data.cache", cache, dict.fromkeys(CACHES))
+        _choose("data.on_broken", on_broken, dict.fromkeys(ON_BROKEN))
+        if on_broken == "exclude" and cache == "none":
+            raise UserError(
+                "data.on_broken=exclude needs pictures that are decoded before the training starts; "
+                "with data.cache=none they are not. Take data.cache=auto or data.on_broken=error"
+            )
         if num_workers == "auto":
             num_workers = joblib.cpu_count() if cache == "none" else 0
         if not isinstance(num_workers, int):
@@ -153,11 +197,13 @@ class DefectData(LightningDataModule):
         self.cache, self.cache_dir = cache, Path(str(cache_dir))
         self.batch_size, self.num_workers = batch_size, num_workers
         self.split, self.augment = dict(split), Augment(**augment) if augment else None
-        self.seed, self.progress = seed, progress
+        self.seed, self.progress, self.on_broken = seed, progress, on_broken
+        self.first_epoch = 0
         self.root = Path()
         self._since = time.time()  # files are hashed later than this
         self.found: Scan | None = None
         self.catalog: pd.DataFrame | None = None
+        self.broken = pd.DataFrame(columns=["path", "label", "split", "reason"])
         self.classes: list[str] = []
         self.store: Decoded | Files | None = None
         self._hashes: pixels.UInt8 | None = None
@@ -191,7 +237,12 @@ class DefectData(LightningDataModule):
         return [int(counts[name]) for name in self.classes]
 
     def setup(self, stage: str) -> None:
-        """Decode every picture that no run has decoded before; for a trainer, move the pixels where it needs them."""
+        """Decode every picture that no run has decoded before; for a trainer, move the pixels where it needs them.
+
+        Raises:
+            UserError: pictures that cannot be decoded, all of them named; or, with `on_broken=exclude`, nothing left of
+                what is to be trained on or evaluated.
+        """
         table = self.scan()
         if self.store is None:
             paths, sha256s = [self.root / path for path in table["path"]], table["sha256"].to_list()
@@ -199,7 +250,12 @@ class DefectData(LightningDataModule):
                 self.store = Files(paths, sha256s, self._since, self.image_size, self.resize)
             else:
                 cache = PixelCache(self.cache_dir, self.image_size, self.resize)
-                cache.fill(paths, sha256s, self._since, progress=self.progress)
+                broken = cache.fill(paths, sha256s, self._since, progress=self.progress)
+                if broken and self.on_broken == "error":
+                    raise pixels.cannot_decode(broken)
+                if broken:
+                    self._exclude(broken)
+                    sha256s = self.scan()["sha256"].to_list()
                 rows = cache.rows(sha256s)
                 self.store, self._hashes = (
                     Decoded(cache.pixels_file, self.image_size, torch.from_numpy(rows)),
@@ -207,6 +263,17 @@ class DefectData(LightningDataModule):
                 )
         if self.trainer is not None:
             self.place(self.trainer.strategy.root_device)
+
+    def _exclude(self, broken: Sequence[tuple[Path, Exception]]) -> None:
+        """Leave pictures out; the others stay in their parts of the split."""
+        table = self.scan()
+        reasons = {path.relative_to(self.root).as_posix(): f"{type(e).__name__}: {e}" for path, e in broken}
+        found = table["path"].map(reasons)
+        self.broken = table.loc[found.notna(), ["path", "label", "split"]].assign(reason=found.dropna())
+        splits.check_classes(table[found.isna()], self.classes, "those that can be decoded; replace broken ones")
+        self.use(self.root, table[found.isna()])
+        path, reason = self.broken[["path", "reason"]].iloc[0]
+        log.warning("left out: %d × cannot be decoded, such as %s (%s)", len(self.broken), path, reason)
 
     def place(self, device: torch.device) -> None:
         """Move decoded pixels to where `cache` wants them for a network on that device."""
@@ -245,12 +312,17 @@ class DefectData(LightningDataModule):
             rows = np.random.default_rng(self.seed).permutation(rows)
         on_cpu = self.store.device.type == "cpu"
         dataset = Pictures(torch.from_numpy(labels), torch.from_numpy(rows), self.store.gather if on_cpu else None)
+        # Lightning's own samplers for several processes evaluate some pictures twice
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler: Sampler[int] | None = Share(len(dataset), rank, processes) if processes > 1 else None
+        if training:
+            sampler = EpochSampler(len(dataset), self.seed, self.first_epoch, rank, processes)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EpochSampler(len(dataset), self.seed) if training else None,
+            sampler=sampler,
             # a rest of one picture has no variance for batch normalisation at a 1×1 feature map
-            drop_last=training and len(dataset) >= self.batch_size,
+            drop_last=training and len(dataset) // processes >= self.batch_size,
             num_workers=self.num_workers,
             collate_fn=_whole_batch,
             pin_memory=torch.cuda.is_available(),

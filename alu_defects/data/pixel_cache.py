@@ -47,7 +47,9 @@ class PixelCache:
         self.pixels_file, self._index_file = self.folder / "pixels", self.folder / "index"
         self._row_bytes = 3 * size**2
 
-    def fill(self, paths: Sequence[Path], sha256s: Sequence[str], since: float, *, progress: bool = True) -> None:
+    def fill(
+        self, paths: Sequence[Path], sha256s: Sequence[str], since: float, *, progress: bool = True
+    ) -> list[tuple[Path, Exception]]:
         """Decode what is not there yet, in the order given.
 
         Args:
@@ -56,26 +58,26 @@ class PixelCache:
             since: when the hashes were taken, see `pixels.decode_all`.
             progress: show a progress bar.
 
+        Returns:
+            Pictures that cannot be decoded, and why; the others are there.
+
         Raises:
-            UserError: no room for it on the disk, no right to write there, or pictures that cannot be decoded; all of
-                them are named, and the others are kept.
+            UserError: no room for it on the disk, or no right to write there.
         """
         wanted = dict(zip(sha256s, paths, strict=True))
         if not self._missing(wanted):
-            return
+            return []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with alone(self.pixels_file, f"decoding pictures into {self.folder}"):
                 missing = self._missing(wanted)  # the other process may have had the same ones
                 self._check_room(len(missing))
-                broken = self._append(missing, since, progress)
+                return self._append(missing, since, progress)
         except OSError as error:
             raise UserError(
                 f"{self.folder} cannot be written ({error.strerror or error}); what is in it is unharmed. "
                 "Give another paths.cache, or do without: data.cache=none"
             ) from error
-        if broken:
-            raise pixels.cannot_decode(broken)
 
     def rows(self, sha256s: Sequence[str]) -> npt.NDArray[np.int64]:
         """Where in `pixels` the pictures are, (N,); they must be there."""

@@ -48,15 +48,25 @@ def divide(table: pd.DataFrame, *, name: str, gap: float = 60, **options: Any) -
         )
     table = table.assign(session=sessions.find(table, gap))
     table["split"] = SPLITTERS[name](table, **options)
+    mend = _MENDS.get(name, "add pictures or leave the class out")
+    check_classes(table, table["label"].unique(), f"(split.gap={gap} s); {mend}")
+    return table
+
+
+def check_classes(table: pd.DataFrame, classes: Iterable[str], mend: str) -> None:
+    """Make sure that every class is in every part of a divided catalogue.
+
+    Raises:
+        UserError: one is not; it is named with the mend.
+    """
     for split in SPLITS:
-        missing = set(table["label"].unique()).difference(table.loc[rows(table, split), "label"].unique())
+        missing = set(classes).difference(table.loc[rows(table, split), "label"].unique())
         if missing:
             own = table[table["label"] == min(missing)]
             raise UserError(
-                f"class {min(missing)} has no pictures in {split}: it has {len(own)} in {own['session'].nunique()} "
-                f"sessions (split.gap={gap} s); {_MENDS.get(name, 'add pictures or leave the class out')}"
+                f"class {min(missing)} has no pictures in {split}: "
+                f"it has {len(own)} in {own['session'].nunique()} sessions {mend}"
             )
-    return table
 
 
 def rows(table: pd.DataFrame, split: str) -> NDArray[np.bool_]:

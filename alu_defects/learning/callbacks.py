@@ -4,6 +4,7 @@ import logging
 import time
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
@@ -14,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Throughput(Callback):
-    """Logs `train/images_per_second`: training pictures a second of wall time, validation not counted."""
+    """Logs `train/images_per_second`, validation not counted, and `train/seconds` of the epoch with it."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -31,8 +32,25 @@ class Throughput(Callback):
         self.pictures += len(batch["label"]) * trainer.world_size
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the speed of the epoch."""
+        """Log the speed and the duration of the epoch."""
         pl_module.log("train/images_per_second", self.pictures / max(self.ended - self.started, 1e-9))
+        pl_module.log("train/seconds", time.perf_counter() - self.started)
+
+
+class Reseed(Callback):
+    """Seeds dropout and what else draws from PyTorch anew at each epoch, so that a resumed run draws as it would have.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed by (seed, epoch, rank)."""
+        words = np.random.SeedSequence([self.seed, trainer.current_epoch, trainer.global_rank])
+        torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
 
 
 class EMA(EMAWeightAveraging):

@@ -1,5 +1,6 @@
 """The LightningModule: a backbone with its loss, optimiser, schedule and metrics."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -7,11 +8,13 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from alu_defects.config import instantiate
 from alu_defects.data.augment import as_float
 from alu_defects.errors import UserError
 from alu_defects.learning import losses, metrics, schedules
+from alu_defects.learning.nonfinite import Losses
 from alu_defects.models import registry
 
 STAGES = ("train", "val", "test")
@@ -32,6 +35,10 @@ class Classifier(LightningModule):
         optimizer: `_target_` and options of a torch optimiser.
         scheduler: `name` and options of `schedules.create`.
         compile: train with kernels that torch.compile makes; evaluation, whose last batch has another size, does not.
+        on_nonfinite, max_nonfinite: see `Losses`.
+
+    Attributes:
+        about: what else whoever has only a checkpoint must know, see `checkpoint.about`; it is stored there.
 
     Raises:
         UserError: an unknown name, an option that does not exist, or an image size that the backbone cannot take.
@@ -51,9 +58,13 @@ class Classifier(LightningModule):
         optimizer: Mapping[str, Any],
         scheduler: Mapping[str, Any],
         compile: bool = False,
+        on_nonfinite: str = "error",
+        max_nonfinite: int = 10,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["compile"])
+        self.save_hyperparameters(ignore=["compile", "on_nonfinite", "max_nonfinite"])
+        self.about: dict[str, Any] = {}
+        self.losses = Losses(on_nonfinite, max_nonfinite)
         self.classes = list(classes)
         self.optimizer_options, self.scheduler_options = dict(optimizer), dict(scheduler)
         backbone = registry.create(**model, num_classes=len(classes))
@@ -91,15 +102,20 @@ class Classifier(LightningModule):
         """Forget the compiled code."""
         self._train_backbone = None
 
-    def _step(self, batch: dict[str, Tensor], stage: str) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         logits = self(batch["image"]).float()
-        loss = self.loss(logits, batch["label"])
-        self._summary(stage).update(logits.detach(), batch["label"], loss.detach())
-        return loss, logits
+        return self.loss(logits, batch["label"]), logits
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch forward; Lightning does the rest."""
-        return self._step(batch, "train")[0]
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
+        """One batch forward; Lightning does the rest, and no step where there is no loss."""
+        buffers = [buffer.clone() for buffer in self.backbone.buffers()] if self.losses.skip else []
+        loss, logits = self._step(batch)
+        if not self.losses.usable(loss.detach(), batch["index"], self.trainer, batch_idx):
+            for buffer, before in zip(self.backbone.buffers(), buffers, strict=True):
+                buffer.copy_(before)  # of batch normalisation: it has seen what must not be seen
+            return None
+        self._summary("train").update(logits.detach(), batch["label"], loss.detach())
+        return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Measure one batch and keep its probabilities."""
@@ -110,34 +126,58 @@ class Classifier(LightningModule):
         self._evaluation_step(batch, "test")
 
     def _evaluation_step(self, batch: dict[str, Tensor], stage: str) -> None:
-        _, logits = self._step(batch, stage)
+        if filler := batch.get("filler", 0):
+            batch = {name: batch[name][:-filler] for name in ("image", "label", "index")}
+            if not len(batch["label"]):
+                self.predictions.append((batch["index"], batch["label"], self.mean.new_empty(0, len(self.classes))))
+                return
+        loss, logits = self._step(batch)
+        self._summary(stage).update(logits, batch["label"], loss)
         # the class by the logits, as the metrics have it: sigmoids of large ones are all 1
         self.predictions.append((batch["index"], logits.argmax(dim=1), self.loss.probabilities(logits)))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the predictions of the previous evaluation."""
         self.predictions.clear()
+        self.losses.look(self.trainer)
 
     on_test_epoch_start = on_validation_epoch_start
 
     def on_train_epoch_end(self) -> None:
         """Log loss, accuracy and the learning rate that the epoch ended with."""
+        self.losses.look(self.trainer)
         values = self._end_epoch("train")
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         shown = {name: values[name] for name in ("train/loss", "train/accuracy")}
         # an entry "step" puts the epoch, not the batch number, on TensorBoard's axis
+        if self.losses.skip:
+            shown["train/skipped_steps"] = torch.tensor(float(self.losses.skipped))
         self.log_dict(shown | {"train/lr": lr, "step": float(self.current_epoch)})
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss and metrics, overall and for each class."""
-        self._log_evaluation("val")
+        """Log loss and metrics, overall and for each class, and gather the predictions of all processes.
+
+        Raises:
+            UserError: the loss is not finite while the network is trained: it is broken, and must not be saved.
+        """
+        loss = self._log_evaluation("val")["val/loss"].item()
+        if self.trainer.state.fn == "fit" and not math.isfinite(loss):
+            raise UserError(
+                f"the validation loss is {loss} in epoch {self.current_epoch + 1}; the checkpoints are as they were. "
+                "Lower optimizer.lr or cut large gradients with trainer.gradient_clip_val=1"
+            )
+        if self.trainer.world_size > 1:
+            gathered = [gather_all_tensors(torch.cat(parts)) for parts in zip(*self.predictions, strict=True)]
+            self.predictions = [tuple(parts) for parts in zip(*gathered, strict=True)]
 
     def on_test_epoch_end(self) -> None:
         """Log loss and metrics, overall and for each class."""
         self._log_evaluation("test")
 
-    def _log_evaluation(self, stage: str) -> None:
-        self.log_dict(self._end_epoch(stage) | {"step": float(self.current_epoch)})
+    def _log_evaluation(self, stage: str) -> dict[str, Tensor]:
+        values = self._end_epoch(stage)
+        self.log_dict(values | {"step": float(self.current_epoch)})
+        return values
 
     def _end_epoch(self, stage: str) -> dict[str, Tensor]:
         summary = self._summary(stage)
@@ -149,6 +189,14 @@ class Classifier(LightningModule):
 
     def _summary(self, stage: str) -> metrics.Summary:
         return cast(metrics.Summary, self.metrics[f"{stage}_metrics"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what Lightning does not."""
+        checkpoint |= {"about": self.about, "skipped_steps": self.losses.skipped}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.losses.skipped = checkpoint.get("skipped_steps", 0)  # older ones have none
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and, stepped after every batch, the schedule."""

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from alu_defects import atomic
 from alu_defects.config import conf_dir
 from alu_defects.data.catalog import data_hash, load, save
 from alu_defects.errors import UserError
@@ -32,12 +34,15 @@ class Run:
         self.catalog_file = folder / "catalog.csv"
         self.left_out_file = folder / "left_out.csv"
         self.unused_file = folder / "unused.csv"
+        self.broken_file = folder / "broken.csv"
         self.metrics_file = folder / "metrics.json"
         self.history_file = folder / "metrics.csv"
         self.checkpoints = folder / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
+        self.weights = self.checkpoints / "model.safetensors"  # of best.ckpt
         self.tensorboard = folder / "tensorboard"
+        self._lock = FileLock(folder / "run.lock")
 
     def evaluation(self, split: str) -> Path:
         """The folder of an evaluation on val or test."""
@@ -58,8 +63,8 @@ class Run:
         return run
 
     @classmethod
-    def create(cls, folder: Path, config: DictConfig, overrides: list[str]) -> "Run":
-        """Start a run in a folder of its own.
+    def create(cls, folder: Path, config: DictConfig, overrides: list[str], **entries: Any) -> "Run":
+        """Start a run in a folder of its own, with more entries for run.json.
 
         Raises:
             UserError: the folder holds another run already, which would be overwritten.
@@ -80,6 +85,7 @@ class Run:
             python=platform.python_version(),
             platform=platform.platform(),
             packages={name: _version(name) for name in PACKAGES},
+            **entries,
         )
         return run
 
@@ -93,6 +99,8 @@ class Run:
         run = cls.existing(folder)
         if run.status()["status"] == "finished":
             raise UserError(f"{folder} has finished; there is nothing to resume")
+        if run.is_alive():
+            raise _alive(folder)
         overrides = [o for o in overrides if not o.startswith("resume=")]
         fixed = ("trainer.max_epochs=",)  # the schedule was laid out for it
         refused = [o for o in overrides if not o.startswith("trainer.") or o.startswith(fixed)]
@@ -145,7 +153,15 @@ class Run:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Note in run.json how what happens inside ends: finished, failed or interrupted."""
+        """Note in run.json how what happens inside ends: finished, failed or interrupted.
+
+        Raises:
+            UserError: another process is just doing it.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise _alive(self.folder) from error
         try:
             yield
         except (KeyboardInterrupt, SystemExit):
@@ -154,7 +170,19 @@ class Run:
         except BaseException as error:
             self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
             raise
-        self.update(status="finished", ended=_now())
+        else:
+            self.update(status="finished", ended=_now())
+        finally:
+            self._lock.release()
+
+    def is_alive(self) -> bool:
+        """Whether a process trains it; `running` in run.json may also be what a killed one left."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        self._lock.release()
+        return False
 
     @classmethod
     def failed(cls, folder: Path, config: DictConfig, overrides: list[str], error: BaseException) -> None:
@@ -182,12 +210,15 @@ class Run:
         write_json(self.status_file, (self.status() if self.status_file.exists() else {}) | entries)
 
 
+def _alive(folder: str | Path) -> UserError:
+    return UserError(f"{folder} is being trained by another process; wait for it or end it")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON for people: indented, UTF-8; readers see the old file or the new one, never half of one."""
-    beside = path.with_name(path.name + ".part")
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON's escape for file names outside UTF-8
-    beside.replace(path)
+    with atomic.replacing(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))  # JSON's escape for file names outside UTF-8
 
 
 def _now() -> str:

@@ -6,16 +6,18 @@ import os
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.data.catalog import data_hash
-from alu_defects.data.datamodule import DefectData
 from alu_defects.learning.run import Run
 
+if TYPE_CHECKING:  # torch takes seconds to import: a run that is resumed is looked for before
+    from alu_defects.data.datamodule import DefectData
+
 # where files lie and what the screen shows: nothing that a training comes to
-ELSEWHERE = ("run_dir", "resume", "paths", "sweep")
+ELSEWHERE = ("hydra", "run_dir", "resume", "paths", "sweep")
 DATA_ELSEWHERE = ("root", "cache", "cache_dir", "num_workers", "progress")  # the pictures are compared by content
 PACKAGES = ("data", "models", "learning")  # the code of ours that decides what a training comes to
 FILES = ("train.py", "config.py", "taxonomy.py", "reporting/evaluation.py")
@@ -32,20 +34,20 @@ def settings(config: DictConfig) -> dict[str, Any]:
     return found
 
 
-def fingerprint(config: DictConfig) -> str:
-    """A digest of the settings that decide what a training comes to, and of the code that reads them.
+def identity(config: DictConfig) -> dict[str, str]:
+    """What tells in run.json what a training would come to: digests of its `settings` and of the `code`.
 
     Reports and documents may change between two jobs of a sweep; what trains and measures, and torch, may not.
     """
-    digest = hashlib.sha256(json.dumps(settings(config), sort_keys=True).encode() + _code())
+    digest = hashlib.sha256(json.dumps(settings(config), sort_keys=True).encode())
     if weights := OmegaConf.select(config, "model.weights"):
         file = Path(str(weights)).expanduser()
         digest.update(file.read_bytes() if file.is_file() else b"")  # training says that it is missing
-    return digest.hexdigest()
+    return {"settings": digest.hexdigest(), "code": _code()}
 
 
 @cache
-def _code() -> bytes:
+def _code() -> str:
     """A digest of the code; taken once, since a process goes on with what it has imported."""
     package = Path(__file__).parents[1]
     files = [file for name in PACKAGES for file in sorted((package / name).rglob("*.py"))]
@@ -53,23 +55,37 @@ def _code() -> bytes:
     for file in [*files, *(package / name for name in FILES)]:
         digest.update(file.read_bytes())
     digest.update(" ".join(version(name) for name in ("torch", "torchvision", "timm")).encode())
-    return digest.digest()
+    return digest.hexdigest()
 
 
-def finished(config: DictConfig, data: DefectData) -> Run | None:
+def _runs(config: DictConfig) -> list[tuple[Run, dict[str, Any]]]:
+    """The runs below `paths.runs` with what their run.json says, in the order of their start."""
+    folder = Path(config.paths.runs)
+    runs = [Run(file.parent) for pattern in ("*/run.json", "*/*/run.json") for file in folder.glob(pattern)]
+    return sorted(((run, run.status()) for run in runs), key=lambda found: str(found[1].get("started")))
+
+
+def finished(config: DictConfig, data: "DefectData") -> Run | None:
     """The newest finished run below `paths.runs` with these settings, this code and these pictures; None: no such run.
 
     The pictures are listed only where a run has the settings.
     """
-    wanted, folder = fingerprint(config), Path(config.paths.runs)
-    found = [Run(file.parent) for pattern in ("*/run.json", "*/*/run.json") for file in folder.glob(pattern)]
-    alike = [run for run in found if run.status().get("status") == "finished"]
-    alike = [run for run in alike if run.status().get("fingerprint") == wanted and run.best.exists()]
+    wanted = {"status": "finished", **identity(config)}
+    alike = [(run, status) for run, status in _runs(config) if wanted.items() <= status.items() and run.best.exists()]
     if not alike:
         return None
+    if data.on_broken == "exclude":
+        data.setup("fit")  # which pictures there are shows when they are decoded
     digest = data_hash(data.scan())
-    alike = [run for run in alike if run.status()["data_hash"] == digest]
-    return max(alike, key=lambda run: str(run.status()["ended"]), default=None)
+    return next((run for run, status in reversed(alike) if status["data_hash"] == digest), None)
+
+
+def unfinished(config: DictConfig) -> Run | None:
+    """The newest run below `paths.runs` with these settings and root that was left unfinished; None: no such run."""
+    wanted, root = identity(config)["settings"], config.data.get("root")
+    left = [run for run, status in _runs(config) if status["status"] != "finished" and status.get("settings") == wanted]
+    alike = (run for run in reversed(left) if run.config().data.root == root and not run.is_alive())
+    return next(alike, None)
 
 
 def reuse(folder: Path, run: Run, overrides: list[str]) -> None:

@@ -19,22 +19,29 @@ from alu_defects.config import instantiate
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError, did_you_mean
 from alu_defects.learning import batch_memory, precision
+from alu_defects.learning.checkpoint import AtomicIO
 from alu_defects.learning.metrics import PER_CLASS, SUMMARY
 from alu_defects.learning.module import Classifier
 
 log = logging.getLogger(__name__)
 
 
-def check(options: Mapping[str, Any], callbacks: Mapping[str, Any]) -> None:
+def check(options: Mapping[str, Any], callbacks: Mapping[str, Any], on_nonfinite: str = "error") -> None:
     """Refuse what would fail or mislead only after the training.
 
     Raises:
-        UserError: no epochs, several devices without ddp, or no best checkpoint by a metric that is logged.
+        UserError: no epochs, several devices without ddp, steps that one of several processes alone would skip, or no
+            best checkpoint by a metric that is logged.
     """
     if options["max_epochs"] < 1:
         raise UserError(f"trainer.max_epochs={options['max_epochs']} must be 1 or more")
     if options["devices"] not in (1, "1", "auto") and options["strategy"] == "auto":
         raise UserError(f"trainer.devices={options['devices']} takes several processes; add trainer=ddp")
+    if on_nonfinite == "skip" and options["strategy"] != "auto":
+        raise UserError(
+            "on_nonfinite=skip works in one process; with trainer=ddp take on_nonfinite=error and, against large "
+            "gradients, trainer.gradient_clip_val=1"
+        )
     if not {"best", "last"} <= set(callbacks):
         raise UserError(
             "callbacks must hold best and last, as callbacks=[default] does; a run is judged by its best epoch"
@@ -68,6 +75,8 @@ def create(
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
     # worker processes would only copy pictures that are in memory already
     warnings.filterwarnings("ignore", message=".*does not have many workers")
+    # on_nonfinite=skip says so itself
+    warnings.filterwarnings("ignore", message=".*`training_step` returned `None`")
     options = dict(options)
     if options.get("accelerator") in ("gpu", "cuda") and not CUDAAccelerator.is_available():
         raise UserError(
@@ -86,7 +95,10 @@ def create(
     if not options.get("enable_progress_bar", True):
         instances = [c for c in instances if not isinstance(c, pl.callbacks.ProgressBar)]
     try:
-        return pl.Trainer(**options, callbacks=instances, logger=loggers)
+        # the loaders of DefectData divide the pictures among several processes themselves
+        return pl.Trainer(
+            **options, callbacks=instances, logger=loggers, plugins=[AtomicIO()], use_distributed_sampler=False
+        )
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {error}") from error
 

@@ -26,6 +26,7 @@ from alu_defects.reporting.evaluation import PROBABILITY, Evaluation
 METRICS = ("f1", "accuracy", "recall", "precision", "loss")  # the first columns are seen without scrolling
 MOST_EMBEDDINGS = 500  # pictures: a cloud that turns smoothly in the browser, and 5 MB in the run folder
 THUMBNAIL = 48  # pixels
+OUTCOME = ".outcome"  # end of a file's name
 
 # What the HPARAMS tab shows: it sorts the names and opens with the first five, so they are those that sweeps vary most.
 SETTINGS = {
@@ -123,9 +124,15 @@ def add_pictures(writer: SummaryWriter, result: Evaluation, data: DefectData, *,
 
 
 def add_outcome(
-    logger: TensorBoardLogger, config: DictConfig, evaluations: Sequence[Evaluation], data: DefectData, step: int
+    folder: Path, config: DictConfig, evaluations: Sequence[Evaluation], data: DefectData, step: int
 ) -> None:
-    """Add what a finished run came to: the HPARAMS entry, a summary text, and pictures and curves of the best epoch."""
+    """Add what a finished run came to: the HPARAMS entry, a summary text, and pictures and curves of the best epoch.
+
+    It is in a file of its own, which a run that was killed here writes anew.
+    """
+    for before in folder.glob(f"*{OUTCOME}"):
+        before.unlink()
+    logger = TensorBoardLogger(folder, name="", version="", filename_suffix=OUTCOME)
     found = {name: OmegaConf.select(config, key) for name, key in SETTINGS.items()}
     settings = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in found.items() if v is not None}
     metrics = {f"test/{name}": e.metrics[name] for e in evaluations if e.split == "test" for name in METRICS}

@@ -16,7 +16,7 @@ from alu_defects.learning.run import Run
 from alu_defects.reporting.evaluation import read_predictions
 
 # in overrides: what tells trainings of one model apart, or is said elsewhere
-_NOT_IN_NAME = ("model=", "model.name=", "seed=", "split.fold=", "sweep=", "sweep.force=")
+_NOT_IN_NAME = ("model=", "model.name=", "seed=", "split.fold=", "sweep=", "sweep.force=", "resume=")
 
 
 @dataclass(frozen=True)

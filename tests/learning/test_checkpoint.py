@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from safetensors.torch import save_file
 
 from alu_defects.errors import UserError
 from alu_defects.learning import checkpoint
 from alu_defects.learning.module import Classifier
+from alu_defects.models import weights
+from alu_defects.signals import Interrupted, interrupting
 
 OPTIONS: dict[str, Any] = {
     "model": {"name": "shufflenet", "width": 0.5},
@@ -34,7 +39,14 @@ def classifier() -> Classifier:
 @pytest.fixture(scope="module")
 def saved(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    trainer = Trainer(accelerator="cpu", logger=False, enable_model_summary=False, default_root_dir=folder)
+    classifier.about = checkpoint.about(classifier, "squash", {"torch": "2"}, "hash")
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        plugins=[checkpoint.AtomicIO()],
+    )
     trainer.strategy.connect(classifier)
     trainer.save_checkpoint(folder / "best.ckpt")
     return folder / "best.ckpt"
@@ -86,6 +98,8 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_nothing(tmp_path: 
         path.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(UserError, match=r"best\.ckpt is not a checkpoint that can be loaded safely"):
         checkpoint.read(path)
+    with pytest.raises(pickle.UnpicklingError):  # the way of Lightning, whatever it asks for
+        checkpoint.AtomicIO().load_checkpoint(path, weights_only=False)
     assert not marker.exists()
     pickle.loads(pickle.dumps(Malicious(marker)))  # it would have run
     assert marker.exists()
@@ -119,3 +133,86 @@ def test_classes_that_differ_also_in_their_order_are_refused(saved: Path, classe
         UserError, match=f"was trained on the classes 正常, pit, small; the data have {', '.join(classes)}"
     ):
         checkpoint.check_classes(saved, classes)
+
+
+def test_a_checkpoint_says_what_its_weights_need(saved: Path) -> None:
+    about = checkpoint.load(saved).about
+    assert about == {
+        "resize": "squash",
+        "mean": pytest.approx([0.485, 0.456, 0.406]),
+        "std": pytest.approx([0.229, 0.224, 0.225]),
+        "packages": {"torch": "2"},
+        "data_hash": "hash",
+    }
+    assert torch.load(saved, weights_only=True)["about"] == about
+
+
+def test_the_weights_alone_make_the_same_classifier(saved: Path, tmp_path: Path) -> None:
+    classifier, path = checkpoint.load(saved), tmp_path / "model.safetensors"
+    checkpoint.save_weights(classifier, path)
+    loaded = checkpoint.load(path)
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    assert (loaded.classes, loaded.about) == (OPTIONS["classes"], classifier.about)
+    assert dict(loaded.hparams) == dict(classifier.hparams)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), classifier(images))
+    weights.load_weights(classifier.backbone, path)  # as model.weights=… of another run does
+
+
+def test_weights_that_are_damaged_or_of_another_program_are_named(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save_weights(checkpoint.load(saved), path)
+    whole = path.read_bytes()
+    for content in (b"", b"no weights", whole[:1000], whole[:-10]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"model\.safetensors cannot be read as the weights of a network: \S"):
+            checkpoint.load(path)
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(UserError, match=r"model\.safetensors was not written by alu_defects\.train"):
+        checkpoint.load(path)
+    with pytest.raises(UserError, match=r"none\.safetensors"):
+        checkpoint.load(tmp_path / "none.safetensors")
+
+
+def test_a_full_disk_leaves_the_checkpoint_as_it_was(saved: Path, tmp_path: Path) -> None:
+    path, content = tmp_path / "last.ckpt", torch.load(saved, weights_only=True)
+    checkpoint.AtomicIO().save_checkpoint(content, path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for limit in (100, len(before) // 2, len(before) - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(UserError, match=r"last\.ckpt cannot be written \(File too large\)"):
+                checkpoint.AtomicIO().save_checkpoint(content, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+    signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_signal_while_it_is_written_leaves_the_checkpoint_as_it_was(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, content = tmp_path / "last.ckpt", torch.load(saved, weights_only=True)
+    checkpoint.AtomicIO().save_checkpoint(content, path)
+    before = path.read_bytes()
+    save = checkpoint._save
+    monkeypatch.setattr(checkpoint, "_save", lambda what, file: save(what, Killing(file)))  # type: ignore[arg-type]
+    with pytest.raises(Interrupted), interrupting():
+        checkpoint.AtomicIO().save_checkpoint(content, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Killing:
+    """A file whose writer gets a signal."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def write(self, content: Any) -> int:
+        if len(content) > 10_000:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return int(self.file.write(content))

@@ -99,6 +99,20 @@ def test_a_finished_run_or_a_folder_without_one_is_not_resumed(run: Run, tmp_pat
             Run.resume(tmp_path / folder, [])
 
 
+def test_a_run_that_a_process_trains_is_left_alone(run: Run) -> None:
+    again = Run.existing(run.folder)
+    assert not again.is_alive()
+    with run.recorded():
+        before = run.status_file.read_bytes()
+        assert again.is_alive()
+        with pytest.raises(UserError, match="is being trained by another process"):
+            Run.resume(run.folder, [])
+        with pytest.raises(UserError, match="is being trained by another process"), again.recorded():
+            pass
+        assert run.status_file.read_bytes() == before
+    assert not again.is_alive()
+
+
 def test_a_moved_run_is_not_resumed(run: Run, tmp_path: Path) -> None:
     moved = run.folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match=f"was {run.folder} when it was started"):

@@ -23,10 +23,9 @@ def data_of(config: DictConfig) -> DefectData:
 
 
 def finish(config: DictConfig, folder: Path, **status: object) -> Run:
-    run = Run.create(folder, config, [])
+    run = Run.create(folder, config, [], **sweeps.identity(config))
     digest = data_hash(data_of(config).scan())
-    run.update(**{"status": "finished", "ended": "2026", "data_hash": digest} | status)
-    run.update(fingerprint=sweeps.fingerprint(config))
+    run.update(**{"status": "finished", "started": "2026", "data_hash": digest} | status)
     run.checkpoints.mkdir()
     run.best.touch()
     return run
@@ -51,13 +50,11 @@ def finish(config: DictConfig, folder: Path, **status: object) -> Run:
         ("callbacks=[default,ema]", False),
     ],
 )
-def test_what_decides_the_outcome_is_in_the_fingerprint(words, override, same):
-    assert (
-        sweeps.fingerprint(compose("train", words)) == sweeps.fingerprint(compose("train", [*words, override]))
-    ) is same
+def test_what_decides_the_outcome_is_in_the_identity(words, override, same):
+    assert (sweeps.identity(compose("train", words)) == sweeps.identity(compose("train", [*words, override]))) is same
 
 
-def test_code_that_trains_is_in_the_fingerprint(words, monkeypatch, tmp_path):
+def test_code_that_trains_is_in_the_identity(words, monkeypatch, tmp_path):
     config = compose("train", words)
     package = tmp_path / "alu_defects"
     for name in ("data", "models", "learning", "reporting"):
@@ -69,13 +66,13 @@ def test_code_that_trains_is_in_the_fingerprint(words, monkeypatch, tmp_path):
 
     def of_a_new_process() -> str:
         sweeps._code.cache_clear()
-        return sweeps.fingerprint(config)
+        return sweeps.identity(config)["code"]
 
     before = of_a_new_process()
     (package / "reporting" / "code.py").write_text("2")
     assert of_a_new_process() == before
     (package / "models" / "code.py").write_text("2")
-    assert sweeps.fingerprint(config) == before  # this process goes on with the code that it has
+    assert sweeps.identity(config)["code"] == before  # this process goes on with the code that it has
     after = of_a_new_process()
     (package / "train.py").write_text("2")
     assert len({before, after, of_a_new_process()}) == 3
@@ -108,8 +105,29 @@ def test_what_has_not_finished_or_had_other_pictures_is_run_again(words, tmp_pat
 
 def test_the_newest_of_several_stands_in(words, tmp_path):
     config = compose("train", words)
-    for name, ended in (("a", "2026-11-23T10"), ("b", "2026-11-23T12"), ("c", "2026-11-23T11")):
-        finish(config, tmp_path / name, ended=ended)
+    for name, started in (("a", "2026-11-23T10"), ("b", "2026-11-23T12"), ("c", "2026-11-23T11")):
+        finish(config, tmp_path / name, started=started)
     found = sweeps.finished(config, data_of(config))
     assert found is not None
     assert found.folder.name == "b"
+
+
+def test_the_newest_run_that_was_left_unfinished_goes_on(words, tmp_path):
+    config = compose("train", words)
+    assert sweeps.unfinished(config) is None
+    finish(config, tmp_path / "finished", started="2026-11-23T15")
+    for hour, status in ((10, "running"), (12, "interrupted"), (11, "failed")):
+        finish(config, tmp_path / status, status=status, started=f"2026-11-23T{hour}")
+    finish(compose("train", [*words, "seed=1"]), tmp_path / "other", status="running", started="2026-11-23T13")
+    moved = OmegaConf.merge(config, {"data": {"root": str(tmp_path)}})  # the same settings for other pictures
+    Run.create(tmp_path / "elsewhere", moved, [], **sweeps.identity(moved))
+    assert found(config) == "interrupted"
+    with Run(tmp_path / "interrupted").recorded():
+        assert found(config) == "failed"  # the newest is being trained
+    assert found(config) == "failed"  # it has finished
+
+
+def found(config: DictConfig) -> str:
+    run = sweeps.unfinished(config)
+    assert run is not None
+    return run.folder.name
