@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import signal
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,9 +11,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from alu_defects.command_line import _same_kind
-from alu_defects.config import compose, conf_dir
+from alu_defects.config import compose, conf_dir, plain
+from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 from alu_defects.evaluate import evaluate
+from alu_defects.learning import checkpoint, sweeps
+from alu_defects.learning.module import Classifier
 from alu_defects.reporting.dashboard import Dashboard
 from alu_defects.train import train
 
@@ -95,20 +101,28 @@ def test_a_setting_that_cannot_work_is_named_with_its_mend(small, tmp_path, over
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 
-def test_a_broken_picture_is_named(command, small, photographs, tmp_path):
+def test_a_broken_picture_is_named_or_left_out(typed, small, photographs, tmp_path):
     root = tmp_path / "data"
     for label, red in (("good", 0), ("bad", 255)):
         (root / label).mkdir(parents=True)
         for number in range(5):
             Image.new("RGB", (40, 40), (red, 50 * number, 0)).save(root / label / f"{number}.png")
     (root / "bad" / "3.png").write_bytes(b"not a picture")
-    done = command("train", *small, f"data.root={root}", f"run_dir={tmp_path / 'run'}")
+    words = [*small, f"data.root={root}", "trainer.max_epochs=1"]
+    done = typed("train", *words, f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 2
     assert str(root / "bad" / "3.png") in done.stderr
     assert "Traceback" not in done.stderr
     status = json.loads((tmp_path / "run" / "run.json").read_text())
     assert status["status"] == "failed"
     assert "3.png" in status["error"]
+    done = typed("train", *words, "data.on_broken=exclude", f"run_dir={tmp_path / 'without'}")
+    assert done.returncode == 0, done.stderr
+    broken = pd.read_csv(tmp_path / "without" / "broken.csv")
+    assert broken["path"].tolist() == ["bad/3.png"]
+    assert "not a picture" in broken["reason"].item()
+    assert len(pd.read_csv(tmp_path / "without" / "catalog.csv")) == 9
+    assert typed("evaluate", f"run={tmp_path / 'without'}", "data.cache=none").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -228,7 +242,7 @@ def test_evaluate_says_what_is_wrong(typed, finished_run, overrides, message):
     assert "Traceback" not in done.stderr
 
 
-def test_a_resumed_run_ends_as_the_uninterrupted_one(command, small, tmp_path):
+def test_a_resumed_run_ends_as_the_uninterrupted_one(typed, small, tmp_path):
     straight, run = tmp_path / "straight", tmp_path / "run"
     train(compose("train", [*small, f"run_dir={straight}", "trainer.max_epochs=3"]))
     config = compose("train", [*small, f"run_dir={run}", "trainer.max_epochs=3"])
@@ -239,23 +253,26 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(command, small, tmp_path):
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 0
 
-    refused = command("train", f"resume={run}", "optimizer.lr=1")
+    refused = typed("train", f"resume={run}", "optimizer.lr=1")
     assert refused.returncode == 2
     assert "optimizer.lr=1" in refused.stderr
 
-    done = command("train", f"resume={run}")
+    done = typed("train", f"resume={run}")
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     resumed, expected = (
-        pd.read_csv(folder / "metrics.csv").drop(columns="train/images_per_second") for folder in (run, straight)
+        pd.read_csv(folder / "metrics.csv").drop(columns=["train/images_per_second", "train/seconds"])
+        for folder in (run, straight)
     )
-    pd.testing.assert_frame_equal(resumed, expected)
+    pd.testing.assert_frame_equal(resumed, expected, check_exact=True)
     weights, wanted = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for folder in (run, straight)
     )
     assert all(torch.equal(weights[key], wanted[key]) for key in wanted)
+    alone = checkpoint.load(run / "checkpoints" / "model.safetensors")
+    assert alone.about["data_hash"] == json.loads((run / "run.json").read_text())["data_hash"]
 
-    again = command("train", f"resume={run}")
+    again = typed("train", f"resume={run}")
     assert again.returncode == 2
     assert "has finished" in again.stderr
 
@@ -263,6 +280,57 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(command, small, tmp_path):
 def interrupt_in_the_second_epoch(self, trainer, module):
     if trainer.current_epoch == 1:
         raise KeyboardInterrupt
+
+
+def test_a_signal_ends_a_sweep_with_its_table_and_it_can_go_on(typed, small, tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    words = ["-m", *small, "seed=0,1", f"paths.runs={runs}"]
+    step = Classifier.training_step
+
+    def killed(self, batch, batch_idx):
+        if json.loads(Path(self.trainer.loggers[1].path.parent, "run.json").read_text())["seed"] == 1:
+            assert self.current_epoch == 0 or os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "training_step", killed)
+        done = typed("train", *words)
+    assert done.returncode == 143
+    assert "Traceback" not in done.stderr
+    assert "interrupted by SIGTERM" in done.stderr
+    (first,) = runs.iterdir()
+    table = pd.read_csv(first / "comparison" / "runs.csv")
+    assert table["status"].tolist() == ["finished", "interrupted"]
+    stopped = json.loads((first / "1_shufflenet_seed1" / "run.json").read_text())
+    assert stopped["status"] == "interrupted"
+
+    done = typed("train", *words, "resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished before, not run again") == 1
+    (again,) = set(runs.iterdir()) - {first}
+    table = pd.read_csv(again / "comparison" / "runs.csv").set_index("seed")
+    assert table["status"].tolist() == ["finished"] * 2
+    for seed in (0, 1):  # they are where they were begun
+        assert not (again / f"{seed}_shufflenet_seed{seed}" / "checkpoints").exists()
+    assert json.loads((first / "1_shufflenet_seed1" / "run.json").read_text())["status"] == "finished"
+    assert len(pd.read_csv(first / "1_shufflenet_seed1" / "metrics.csv")) == 2
+    resumed = compose("train", [*small, "seed=1", f"paths.runs={runs}"])
+    assert sweeps.finished(resumed, DefectData(**plain(resumed.data), split=plain(resumed.split))) is not None
+
+
+def test_resume_auto_goes_on_in_the_folder_of_the_unfinished_run_or_begins_one(typed, small, tmp_path):
+    runs = tmp_path / "runs"
+    words = [*small, f"paths.runs={runs}", "resume=auto"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Dashboard, "on_validation_end", interrupt_in_the_second_epoch)
+        assert typed("train", *words).returncode == 1  # of Lightning, for a KeyboardInterrupt
+    (run,) = runs.iterdir()
+    done = typed("train", *words)
+    assert done.returncode == 0, done.stderr
+    assert list(runs.iterdir()) == [run]
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    assert "epoch 2/2" in (run / "train.log").read_text()
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_every_choice_of_the_configuration_composes():

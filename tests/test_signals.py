@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -24,28 +26,27 @@ def test_a_signal_raises_and_the_code_is_that_of_shells(number: int, code: int, 
     assert signal.getsignal(number) is before
 
 
+@contextmanager
+def ending(*numbers: int, after: float = 0) -> Iterator[None]:
+    """What ends gets further signals."""
+    try:
+        yield
+    finally:
+        time.sleep(after)
+        for number in numbers:
+            get(number)
+
+
 def test_a_second_signal_does_not_disturb_the_end(capfd: pytest.CaptureFixture[str]) -> None:
-    ended = False
-    with pytest.raises(Interrupted, match="143"), interrupting():
-        try:
-            get(signal.SIGTERM)
-        finally:
-            get(signal.SIGINT)
-            get(signal.SIGTERM)
-            ended = True
-    assert ended
+    with pytest.raises(Interrupted, match="143"), interrupting(), ending(signal.SIGINT, signal.SIGTERM):
+        get(signal.SIGTERM)
     assert capfd.readouterr().err.count("ending") == 2
 
 
 def test_an_end_that_takes_too_long_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "GRACE", 0.05)
-    with pytest.raises(Interrupted, match="130"), interrupting():
-        try:
-            get(signal.SIGTERM)
-        finally:
-            time.sleep(0.1)
-            get(signal.SIGINT)
-            pytest.fail("it went on")
+    with pytest.raises(Interrupted, match="130"), interrupting(), ending(signal.SIGINT, after=0.1):
+        get(signal.SIGTERM)
 
 
 def test_a_process_that_was_forked_ends_quietly() -> None:

@@ -114,7 +114,10 @@ def cannot_decode(broken: Sequence[tuple[Path, Exception]]) -> UserError:
     lines = sorted(f"{path} ({type(error).__name__}: {error})" for path, error in broken)
     more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
     shown = "\n  ".join(lines[:20])
-    return UserError(f"{len(lines)} pictures cannot be decoded; replace or remove them:\n  {shown}{more}")
+    return UserError(
+        f"{len(lines)} pictures cannot be decoded; replace or remove them, or train without them "
+        f"(data.on_broken=exclude):\n  {shown}{more}"
+    )
 
 
 def check_resize(resize: str) -> None:

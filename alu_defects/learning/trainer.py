@@ -75,6 +75,8 @@ def create(
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
     # worker processes would only copy pictures that are in memory already
     warnings.filterwarnings("ignore", message=".*does not have many workers")
+    # that of a run that is resumed; another is never written into
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # on_nonfinite=skip says so itself
     warnings.filterwarnings("ignore", message=".*`training_step` returned `None`")
     options = dict(options)

@@ -1,7 +1,9 @@
 """Batches: their layout, their order, and that an index leads back to its picture."""
 
+import itertools
 import os
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +11,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -22,10 +25,14 @@ from alu_defects.errors import UserError
 SPLIT = {"name": "random", "val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}
 
 
-def make(root: Path, **options: Any) -> DefectData:
+def unprepared(root: Path, **options: Any) -> DefectData:
     defaults = {"source": "folder", "root": str(root), "image_size": 16, "batch_size": 4, "split": SPLIT}
     place = {"cache_dir": os.environ["ALU_DEFECTS_CACHE"]}
-    data = DefectData(**{**defaults, **place, "progress": False, **options})
+    return DefectData(**{**defaults, **place, "progress": False, **options})
+
+
+def make(root: Path, **options: Any) -> DefectData:
+    data = unprepared(root, **options)
     data.setup("fit")
     return data
 
@@ -272,3 +279,84 @@ def test_unknown_source_and_split_answer_with_the_nearest_name(photographs: Path
         make(photographs, source="foldr")
     with pytest.raises(UserError, match=r"split\.name=randon does not exist; did you mean random\?"):
         make(photographs, split={**SPLIT, "name": "randon"})
+
+
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_several_processes_evaluate_each_picture_once_in_as_many_batches(photographs: Path, processes: int) -> None:
+    data = make(photographs, batch_size=2)
+    alone = indices(data.val_dataloader())
+    together, batches = [], []
+    for rank in range(processes):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=processes)  # type: ignore[assignment]
+        own = list(data.val_dataloader())
+        batches.append(len(own))
+        for batch in own:
+            counted = len(batch["label"]) - batch.get("filler", 0)
+            together += batch["index"][:counted].tolist()
+            assert batch["image"].shape[0] == len(batch["label"])
+    assert sorted(together) == sorted(alone)
+    assert len(set(batches)) == 1
+
+
+def test_several_processes_train_on_different_pictures_in_as_many_batches(photographs: Path) -> None:
+    data = make(photographs, batch_size=2)
+    alone = indices(data.train_dataloader(), epoch=3)
+    shares = []
+    for rank in range(5):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=5)  # type: ignore[assignment]
+        shares.append(indices(data.train_dataloader(), epoch=3))
+    assert {len(share) for share in shares} == {len(alone) // 5 // 2 * 2}
+    assert len(set(itertools.chain(*shares))) == 5 * len(shares[0])
+    assert set(itertools.chain(*shares)) <= set(data.rows("train").tolist())
+
+
+def test_workers_begin_with_the_order_of_the_epoch_that_a_run_goes_on_with(photographs: Path) -> None:
+    """They are given their first batches when the loader's iterator is made, before Lightning sets the epoch."""
+    data = make(photographs, num_workers=1)
+    wanted = indices(data.train_dataloader(), epoch=2)
+    data.first_epoch = 2
+    assert [int(i) for batch in data.train_dataloader() for i in batch["index"]] == wanted
+
+
+@pytest.fixture
+def broken(photographs: Path, tmp_path: Path) -> Path:
+    """`photographs`, of which two are none."""
+    root = Path(shutil.copytree(photographs, tmp_path / "photographs"))
+    (root / "along" / "along 3.png").write_bytes(b"no picture")
+    (root / "plain" / "plain 7.png").write_bytes((root / "plain" / "plain 7.png").read_bytes()[:500])
+    return root
+
+
+def test_pictures_that_cannot_be_decoded_are_all_named(broken: Path) -> None:
+    with pytest.raises(UserError, match=r"^2 pictures cannot be decoded") as caught:
+        make(broken)
+    assert str(broken / "along" / "along 3.png") in str(caught.value)
+    assert str(broken / "plain" / "plain 7.png") in str(caught.value)
+    assert "data.on_broken=exclude" in str(caught.value)
+
+
+def test_or_left_out_while_the_others_stay_where_they_are(broken: Path) -> None:
+    data = unprepared(broken, on_broken="exclude")
+    before = data.scan().set_index("path")
+    data.setup("fit")
+    assert data.broken["path"].tolist() == ["along/along 3.png", "plain/plain 7.png"]
+    assert data.broken["reason"].str.contains("not a picture|truncated|broken", case=False).all()
+    after = data.scan().set_index("path")
+    pd.testing.assert_frame_equal(after, before.drop(index=data.broken["path"]))
+    assert data.class_counts() == [int((after.query("split == 'train'")["label"] == c).sum()) for c in data.classes]
+    batch = next(iter(data.val_dataloader()))
+    for image, index in zip(batch["image"], batch["index"], strict=True):
+        path = broken / data.scan()["path"].iloc[int(index)]
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels.decode(path, 16))
+
+
+def test_a_class_without_pictures_that_can_be_decoded_is_an_error(broken: Path) -> None:
+    for number, picture in enumerate(sorted((broken / "plain").iterdir())):
+        picture.write_bytes(f"none {number}".encode())
+    with pytest.raises(UserError, match=r"class plain has no pictures in train: it has 0 .* that can be decoded"):
+        make(broken, on_broken="exclude")
+
+
+def test_nothing_is_left_out_of_what_is_not_decoded_before_the_training(photographs: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.on_broken=exclude .* data\.cache=none"):
+        make(photographs, on_broken="exclude", cache="none")
