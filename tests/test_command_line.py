@@ -384,6 +384,7 @@ def test_two_processes_end_as_one_run(command, small, tmp_path):
         "trainer=ddp",
         "trainer.accelerator=cpu",
         "data.batch_size=4",
+        "split.val_fraction=0.25",
         "trainer.devices=2",
         f"run_dir={tmp_path}",
     )
@@ -393,6 +394,14 @@ def test_two_processes_end_as_one_run(command, small, tmp_path):
     expected = pd.read_csv(tmp_path / "catalog.csv").query("split == 'test'")["path"]
     assert pd.read_csv(tmp_path / "predictions.csv")["path"].tolist() == expected.tolist()  # each once
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
+    # an odd number of pictures, of which two processes counted each once: as one process does for the same checkpoint
+    assert len(pd.read_csv(tmp_path / "catalog.csv").query("split == 'val'")) == 9
+    row = pd.read_csv(tmp_path / "metrics.csv").iloc[metrics["best_epoch"]]
+    for name in ("loss", "accuracy", "precision", "recall", "f1"):
+        assert row[f"val/{name}"] == pytest.approx(metrics["val"][name], abs=1e-6)
+    for label, alone in metrics["val"]["per_class"].items():
+        assert row[f"val/recall/{label}"] == pytest.approx(alone["recall"], abs=1e-6)
+        assert row[f"val/precision/{label}"] == pytest.approx(alone["precision"], abs=1e-6)
 
 
 def test_a_run_is_the_same_wherever_its_pixels_are(small, tmp_path):

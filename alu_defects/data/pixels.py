@@ -94,6 +94,8 @@ def decode_all(
     def work(path: Path, sha256: str) -> UInt8 | Exception:
         try:
             content = path.read_bytes()
+            if not content:
+                return ValueError("the file is empty")
             status = path.stat()
             touched = max(status.st_mtime, status.st_ctime)  # moving another file here leaves its mtime as it was
             if touched > since - CLOCK_SKEW and hashlib.sha256(content).hexdigest() != sha256:
