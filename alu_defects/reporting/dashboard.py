@@ -59,7 +59,7 @@ class Dashboard(Callback):
         embeddings: put validation pictures into the projector, as the network of the best epoch sees them.
     """
 
-    def __init__(self, every_n_epochs: int = 5, embeddings: bool = False) -> None:
+    def __init__(self, every_n_epochs: int = 10, embeddings: bool = False) -> None:
         self.every_n_epochs, self.embeddings = every_n_epochs, embeddings
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
