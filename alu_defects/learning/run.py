@@ -22,6 +22,7 @@ from alu_defects.data.catalog import data_hash, load, save
 from alu_defects.errors import UserError
 
 PACKAGES = ("alu-defects", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow")
+PATIENCE = 8.0  # seconds; worker processes outlive one that was killed by 5
 
 
 class Run:
@@ -42,7 +43,7 @@ class Run:
         self.last = self.checkpoints / "last.ckpt"
         self.weights = self.checkpoints / "model.safetensors"  # of best.ckpt
         self.tensorboard = folder / "tensorboard"
-        self._lock = FileLock(folder / "run.lock")
+        self._lock_file = folder / "run.lock"
 
     def evaluation(self, split: str) -> Path:
         """The folder of an evaluation on val or test."""
@@ -158,8 +159,9 @@ class Run:
         Raises:
             UserError: another process is just doing it.
         """
+        lock = FileLock(self._lock_file)
         try:
-            self._lock.acquire(timeout=0)
+            lock.acquire(timeout=PATIENCE)
         except Timeout as error:
             raise _alive(self.folder) from error
         try:
@@ -173,16 +175,15 @@ class Run:
         else:
             self.update(status="finished", ended=_now())
         finally:
-            self._lock.release()
+            lock.release()
 
     def is_alive(self) -> bool:
         """Whether a process trains it; `running` in run.json may also be what a killed one left."""
         try:
-            self._lock.acquire(timeout=0)
+            with FileLock(self._lock_file, timeout=PATIENCE):
+                return False
         except Timeout:
             return True
-        self._lock.release()
-        return False
 
     @classmethod
     def failed(cls, folder: Path, config: DictConfig, overrides: list[str], error: BaseException) -> None:

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from alu_defects.errors import UserError
+from alu_defects.learning import run as run_module
 from alu_defects.learning.run import Run, write_json
 
 CONFIG = OmegaConf.create({"seed": 3, "name": "盒", "copy": "${seed}", "trainer": {"max_epochs": 5, "devices": 1}})
@@ -99,7 +100,8 @@ def test_a_finished_run_or_a_folder_without_one_is_not_resumed(run: Run, tmp_pat
             Run.resume(tmp_path / folder, [])
 
 
-def test_a_run_that_a_process_trains_is_left_alone(run: Run) -> None:
+def test_a_run_that_a_process_trains_is_left_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "PATIENCE", 0.1)
     again = Run.existing(run.folder)
     assert not again.is_alive()
     with run.recorded():

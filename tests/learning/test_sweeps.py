@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from alu_defects.config import compose, plain
 from alu_defects.data.catalog import data_hash
 from alu_defects.data.datamodule import DefectData
+from alu_defects.learning import run as run_module
 from alu_defects.learning import sweeps
 from alu_defects.learning.run import Run
 
@@ -112,7 +113,8 @@ def test_the_newest_of_several_stands_in(words, tmp_path):
     assert found.folder.name == "b"
 
 
-def test_the_newest_run_that_was_left_unfinished_goes_on(words, tmp_path):
+def test_the_newest_run_that_was_left_unfinished_goes_on(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "PATIENCE", 0.1)
     config = compose("train", words)
     assert sweeps.unfinished(config) is None
     finish(config, tmp_path / "finished", started="2026-11-23T15")
