@@ -18,6 +18,12 @@ class Interrupted(SystemExit):
         self.name = signal.Signals(number).name
 
 
+def ignore(worker: int = 0) -> None:
+    """Leave it to the main process to end this one: Ctrl-C, for one, goes to both, and a dead worker is an error."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def interrupting() -> Iterator[None]:
     """Raise `Interrupted` in the main thread where SIGTERM or SIGINT arrive.
@@ -25,12 +31,10 @@ def interrupting() -> Iterator[None]:
     What ends because of the first one is not disturbed by another for `GRACE` seconds. Lightning alone would go on to
     the end of a batch, and exit with code 0 or 1.
     """
-    process, first = os.getpid(), -GRACE
+    first = -GRACE
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal first
-        if os.getpid() != process:  # a worker process that was forked
-            raise Interrupted(number)
         if time.monotonic() - first < GRACE:
             os.write(2, b"ending, one moment\n")  # print may be what was interrupted
             return

@@ -109,7 +109,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     device = str(fit.strategy.root_device)
     run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)
     log.info("%s on %s in %s, into %s", options["model"]["name"], device, fit.precision, run.folder)
-    fit.fit(classifier, datamodule=data, ckpt_path=resumed_from, weights_only=True)
+    trainer.fit(fit, classifier, data, resumed_from)
 
     table = History(run.history_file).table()
     best = checkpoint.load(run.best)

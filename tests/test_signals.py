@@ -49,12 +49,11 @@ def test_an_end_that_takes_too_long_can_be_interrupted(monkeypatch: pytest.Monke
         get(signal.SIGTERM)
 
 
-def test_a_process_that_was_forked_ends_quietly() -> None:
+def test_worker_processes_wait_for_the_main_one() -> None:
     with interrupting():
         if (child := os.fork()) == 0:
-            try:
-                get(signal.SIGTERM)
-            except Interrupted as end:
-                os._exit(end.code)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+            signals.ignore()
+            get(signal.SIGTERM)
+            get(signal.SIGINT)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -16,6 +16,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from alu_defects import signals
 from alu_defects.data import catalog, folder, pixels, similarity, splits, tianchi
 from alu_defects.data.augment import Augment, as_float, uniforms
 from alu_defects.data.catalog import Scan
@@ -325,6 +326,7 @@ class DefectData(LightningDataModule):
             drop_last=training and len(dataset) // processes >= self.batch_size,
             num_workers=self.num_workers,
             collate_fn=_whole_batch,
+            worker_init_fn=signals.ignore,
             pin_memory=torch.cuda.is_available(),
             # its own generator: the base seed of workers is then not drawn from the global one
             generator=torch.Generator().manual_seed(self.seed),

@@ -4,8 +4,10 @@ import logging
 import math
 import os
 import shutil
+import signal
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -103,6 +105,16 @@ def create(
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {error}") from error
+
+
+def fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, resumed_from: Path | None) -> None:
+    """Train, and leave no process behind: those of ddp_spawn would train on when a signal ends this one."""
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=resumed_from, weights_only=True)
+    except BaseException:
+        if launcher := trainer.strategy.launcher:
+            launcher.kill(signal.SIGKILL)
+        raise
 
 
 def compiles(compile: bool | str, options: Mapping[str, Any]) -> bool:

@@ -1,8 +1,10 @@
 """What a run loses that is killed: nothing but the running epoch, and nothing at all when it has been resumed."""
 
+import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -28,10 +30,11 @@ def words(small: list[str]) -> list[str]:
     return [*(word for word in small if "max_epochs" not in word), *extra, f"trainer.max_epochs={EPOCHS}"]
 
 
-def start(*words: object) -> "subprocess.Popen[str]":
+def start(*words: object, **options: Any) -> "subprocess.Popen[str]":
     environment = {**os.environ, "COLUMNS": "140", "HYDRA_FULL_ERROR": "0"}
     command = [sys.executable, *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, env=environment, **options)
 
 
 def run(*words: object) -> "subprocess.CompletedProcess[str]":
@@ -118,6 +121,29 @@ def test_workers_make_no_difference(words, straight, tmp_path):
     assert_same_run(tmp_path / "run", straight)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "more", [["data.num_workers=2"], ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]]
+)
+def test_a_signal_to_all_processes_ends_all_of_them_at_once(words, tmp_path, number, more):
+    """As Ctrl-C in a terminal does: to the main process, and to those that it started."""
+    words = [
+        word for word in words if "max_epochs" not in word and word not in ("trainer=cpu", "callbacks=[default,ema]")
+    ]
+    words += ["trainer.max_epochs=500", *more, f"run_dir={tmp_path / 'run'}"]
+    process = start("-m", "alu_defects.train", *words, start_new_session=True)
+    wait_for(lambda: last_epoch(tmp_path / "run") >= 0)
+    os.killpg(process.pid, number)
+    begun = time.monotonic()
+    _, errors = process.communicate()
+    assert time.monotonic() - begun < 10
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
+    wait_for(lambda: not living(process.pid), seconds=10)
+
+
 @pytest.mark.soak
 def test_twenty_kills_at_random_moments_lose_no_more_than_the_running_epoch(words, tmp_path):
     """Every third falls into the start, the others at any moment of the training."""
@@ -159,6 +185,16 @@ def wait_for(found: Callable[[], Any], seconds: float = 120) -> Any:
             return value
         time.sleep(0.02)
     raise AssertionError("it took too long")
+
+
+def living(group: int) -> list[str]:
+    """The processes of a group that have not ended."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, its_group = file.read_text().rpartition(")")[2].split()[:3]
+            found += [file.parent.name] if int(its_group) == group and state != "Z" else []
+    return found
 
 
 def last_epoch(folder: Path) -> int:
