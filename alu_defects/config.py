@@ -3,13 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.errors import UserError
+
+T = TypeVar("T")
 
 # Prefixes of `_target_`: a configuration from outside must not be able to call anything else.
 INSTANTIABLE = ("alu_defects.", "torch.optim.", "lightning.pytorch.", "torchvision.transforms.", "timm.")
@@ -68,20 +70,26 @@ def whole_numbers(config: DictConfig, key: str, least: int = 1) -> list[int]:
     return list(values)
 
 
-def instantiate(config: Mapping[str, Any], **kwargs: Any) -> Any:
-    """Call what `config["_target_"]` names with the other entries and `kwargs`.
+def instantiate(kind: type[T], config: Mapping[str, Any], **kwargs: Any) -> T:
+    """Make an object of the class that `config["_target_"]` names, from the other entries and `kwargs`.
+
+    Args:
+        kind: what it must be: among the functions of these packages are some that call whatever they are told to.
+        config: the entries.
+        kwargs: further ones.
 
     Raises:
-        UserError: the target is outside `INSTANTIABLE`, does not exist or does not take these arguments.
+        UserError: the target is outside `INSTANTIABLE`, is not of that kind or does not take these arguments.
     """
     target = str(config.get("_target_"))
-    refused = UserError(f"_target_={target} may not be instantiated; allowed are {', '.join(INSTANTIABLE)}…")
+    refused = UserError(
+        f"_target_={target} may not be instantiated; allowed is a {kind.__name__} of {', '.join(INSTANTIABLE)}…"
+    )
     if not target.startswith(INSTANTIABLE):
         raise refused
     try:
         found = hydra.utils.get_object(target)
-        # alu_defects.learning.run.os.system begins as it should, too
-        if not f"{getattr(found, '__module__', '')}.".startswith(INSTANTIABLE):
+        if not (isinstance(found, type) and issubclass(found, kind)):
             raise refused
         return found(**{k: v for k, v in config.items() if k != "_target_"}, **kwargs)
     except (TypeError, ValueError, ImportError) as error:

@@ -11,6 +11,12 @@ class UserError(Exception):
     """
 
 
+def of_another_process(error: Exception) -> Exception:
+    """The `UserError` of a worker or of one of several training processes; it arrives as the text of a traceback."""
+    _, marker, text = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")
+    return UserError(text.strip()) if marker else error
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """End a sentence on a wrong name: "; did you mean a or b?", or "." where no known name is near."""
     nearest = get_close_matches(name, list(known), n=3, cutoff=0.5)

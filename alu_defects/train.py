@@ -65,7 +65,6 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     from alu_defects.learning.history import History
     from alu_defects.learning.module import Classifier
     from alu_defects.models.backbone import multiply_adds
-    from alu_defects.reporting import dashboard, evaluation, figures, report
 
     startup = Startup(run, since=started)
     startup.lap("imports")
@@ -78,9 +77,10 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     _prepare(data, run, startup)
     resumed_from = run.last if run.last.exists() else None
     model = backbone_options(options["model"])
+    last = checkpoint.read(resumed_from) if resumed_from else {}
     if resumed_from:
         checkpoint.check_classes(resumed_from, data.classes)
-        data.first_epoch = int(checkpoint.read(resumed_from)["epoch"]) + 1
+        data.first_epoch = int(last["epoch"]) + 1
         model |= checkpoint.WEIGHTS_INSIDE
     classifier = Classifier(
         model=model,
@@ -98,8 +98,9 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     tensorboard = TensorBoardLogger(
         run.tensorboard, name="", version="", default_hp_metric=False, purge_step=data.first_epoch
     )
-    loggers = [tensorboard, History(run.history_file)]
-    fit = trainer.create(options["trainer"], options["callbacks"], loggers, classifier.backbone)
+    history = History(run.history_file)
+    history.complete(data.first_epoch - 1, last.get("logged", {}), [tensorboard])
+    fit = trainer.create(options["trainer"], options["callbacks"], [tensorboard, history], classifier.backbone)
     if options["trainer"]["accumulate_grad_batches"] == "auto":
         trainer.fit_batch(fit, classifier, data, before.get("accumulate_grad_batches"))
     macs = multiply_adds(classifier.backbone, data.image_size)
@@ -110,17 +111,25 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)
     log.info("%s on %s in %s, into %s", options["model"]["name"], device, fit.precision, run.folder)
     trainer.fit(fit, classifier, data, resumed_from)
+    parameters = sum(p.numel() for p in classifier.backbone.parameters())
+    return _outcome(config, run, data, {"parameters": parameters, "multiply_adds": macs})
+
+
+def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate the best epoch of a training that has ended, and write what it came to."""
+    from alu_defects.learning import checkpoint, trainer
+    from alu_defects.learning.history import History
+    from alu_defects.reporting import dashboard, evaluation, figures, report
 
     table = History(run.history_file).table()
-    best = checkpoint.load(run.best)
+    best, options = checkpoint.load(run.best), trainer.as_before(plain(config.trainer), run.status())
     checkpoint.save_weights(best, run.weights)
-    evaluations = [evaluation.evaluate(best, data, split, options["trainer"]) for split in ("val", "test")]
+    evaluations = [evaluation.evaluate(best, data, split, options) for split in ("val", "test")]
     best_epoch = int(checkpoint.read(run.best)["epoch"])
     results = {
         "best_epoch": best_epoch,
         "epochs": len(table),
-        "parameters": sum(p.numel() for p in classifier.backbone.parameters()),
-        "multiply_adds": macs,
+        **network,
         "seconds": round(float(table.filter(["train/seconds"]).to_numpy().sum()), 1),
         "note": evaluations[-1].note,
         **{e.split: e.metrics for e in evaluations},
@@ -199,7 +208,12 @@ def _after_sweep(folder: Path) -> None:
 def main(config: DictConfig) -> None:
     """Train in the folder that Hydra made, which in a sweep is inside the sweep's."""
     config.run_dir = HydraConfig.get().runtime.output_dir
-    if HydraConfig.get().mode != RunMode.MULTIRUN or config.sweep.force or not _begun_before(config):
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        train(config)
+    elif config.sweep.force:
+        config.resume = None  # auto, which would find what is to be run again
+        train(config)
+    elif not _begun_before(config):
         train(config)
 
 

@@ -333,6 +333,30 @@ def test_resume_auto_goes_on_in_the_folder_of_the_unfinished_run_or_begins_one(t
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
+def test_a_run_that_stopped_early_and_was_killed_later_does_not_train_on(typed, small, tmp_path, monkeypatch):
+    words = [*small, "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1"]
+    words += ["trainer.max_epochs=30", "optimizer.lr=1e-9"]
+    assert typed("train", *words, f"run_dir={tmp_path / 'straight'}").returncode == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_weights", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert typed("train", *words, f"run_dir={tmp_path / 'run'}").returncode == 143
+    assert typed("train", f"resume={tmp_path / 'run'}").returncode == 0
+    ended, straight = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "straight"))
+    assert ended["epochs"] == straight["epochs"] < 30
+    assert ended["test"] == straight["test"]
+
+
+def test_a_command_with_a_folder_of_its_own_can_be_typed_again(typed, small, tmp_path):
+    words = [*small, f"run_dir={tmp_path / 'mine'}", f"paths.runs={tmp_path / 'runs'}", "resume=auto"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Dashboard, "on_validation_end", interrupt_in_the_second_epoch)
+        assert typed("train", *words).returncode == 1
+    done = typed("train", *words)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "mine" / "metrics.csv")) == 2
+
+
 def test_every_choice_of_the_configuration_composes():
     for group in ("model", "data", "augment", "loss", "optimizer", "scheduler", "trainer", "experiment", "debug"):
         choices = [file.stem for file in (conf_dir() / group).glob("*.yaml") if not file.stem.startswith("_")]

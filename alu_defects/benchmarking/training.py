@@ -152,7 +152,9 @@ def _timed(step: Callable[[Batch], None], batch: Callable[[], Batch], device: to
 def _step(
     forward: Callable[[Batch], Tensor], classifier: Classifier, changes: Mapping[str, Any], autocast: bool
 ) -> Callable[[Batch], None]:
-    optimizer = instantiate({**classifier.optimizer_options, **changes}, params=classifier.parameters())
+    optimizer = instantiate(
+        torch.optim.Optimizer, {**classifier.optimizer_options, **changes}, params=classifier.parameters()
+    )
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()

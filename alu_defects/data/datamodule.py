@@ -142,7 +142,8 @@ class DefectData(LightningDataModule):
         seed: of the order of the pictures and of the augmentation.
         progress: show a progress bar while decoding.
         on_broken: what to do with pictures that cannot be decoded: `error` refuses to go on, `exclude` leaves them out,
-            and `broken` names them; the others stay in the parts of the split where they are.
+            and `broken` names them; the others stay in the parts of the split where they are. One that cannot even be
+            read is always an error.
         options: further options of the source.
 
     Attributes:
@@ -253,7 +254,9 @@ class DefectData(LightningDataModule):
                 cache = PixelCache(self.cache_dir, self.image_size, self.resize)
                 broken = cache.fill(paths, sha256s, self._since, progress=self.progress)
                 if broken and self.on_broken == "error":
-                    raise pixels.cannot_decode(broken)
+                    raise pixels.cannot_decode(broken, ", or train without them (data.on_broken=exclude)")
+                if unreadable := [(path, e) for path, e in broken if isinstance(e, pixels.UnreadableError)]:
+                    raise pixels.cannot_decode(unreadable)
                 if broken:
                     self._exclude(broken)
                     sha256s = self.scan()["sha256"].to_list()

@@ -20,6 +20,10 @@ CLOCK_SKEW = 60  # seconds by which the clock of a file server may be behind
 LETTERBOX_GREY = (128, 128, 128)  # about zero after normalisation
 
 
+class UnreadableError(Exception):
+    """Why a file has no pixels that may be a fine picture: the disk, the memory, or another file in its place."""
+
+
 def decode(file: Path | BinaryIO, size: int, resize: str = "squash") -> UInt8:
     """Decode the whole frame of a photograph, upright, as RGB of `size` × `size`.
 
@@ -93,14 +97,9 @@ def decode_all(
 
     def work(path: Path, sha256: str) -> UInt8 | Exception:
         try:
-            content = path.read_bytes()
-            if not content:
-                return ValueError("the file is empty")
-            status = path.stat()
-            touched = max(status.st_mtime, status.st_ctime)  # moving another file here leaves its mtime as it was
-            if touched > since - CLOCK_SKEW and hashlib.sha256(content).hexdigest() != sha256:
-                return ValueError("it has changed since it was catalogued")
-            return decode(io.BytesIO(content), size, resize)
+            return decode(io.BytesIO(_read(path, sha256, since)), size, resize)
+        except MemoryError:
+            return UnreadableError("there is not enough memory for it")
         except UnidentifiedImageError:  # whose message names the buffer in memory
             return UnidentifiedImageError("not a picture that Pillow knows")
         except Exception as error:  # Pillow raises many kinds for broken files; the caller names every one
@@ -111,15 +110,25 @@ def decode_all(
         yield from pool.map(work, paths, sha256s)
 
 
-def cannot_decode(broken: Sequence[tuple[Path, Exception]]) -> UserError:
-    """The error that names files without pixels, and why they have none."""
+def _read(path: Path, sha256: str, since: float) -> bytes:
+    try:
+        content, status = path.read_bytes(), path.stat()
+    except OSError as error:
+        raise UnreadableError(error.strerror) from error
+    touched = max(status.st_mtime, status.st_ctime)  # moving another file here leaves its mtime as it was
+    if touched > since - CLOCK_SKEW and hashlib.sha256(content).hexdigest() != sha256:
+        raise UnreadableError("it has changed since it was catalogued")
+    if not content:
+        raise ValueError("the file is empty")
+    return content
+
+
+def cannot_decode(broken: Sequence[tuple[Path, Exception]], mend: str = "") -> UserError:
+    """The error that names files without pixels, and why they have none; with a further mend."""
     lines = sorted(f"{path} ({type(error).__name__}: {error})" for path, error in broken)
     more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
     shown = "\n  ".join(lines[:20])
-    return UserError(
-        f"{len(lines)} pictures cannot be decoded; replace or remove them, or train without them "
-        f"(data.on_broken=exclude):\n  {shown}{more}"
-    )
+    return UserError(f"{len(lines)} pictures cannot be decoded; replace or remove them{mend}:\n  {shown}{more}")
 
 
 def check_resize(resize: str) -> None:

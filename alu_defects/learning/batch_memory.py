@@ -43,7 +43,7 @@ def trial(classifier: Classifier, image_size: int, device: torch.device, autocas
 
     def step(pictures: int) -> None:
         network = copy.deepcopy(classifier).to(device).train()
-        optimizer = instantiate(network.optimizer_options, params=network.parameters())
+        optimizer = instantiate(torch.optim.Optimizer, network.optimizer_options, params=network.parameters())
         images = torch.full((pictures, 3, image_size, image_size), 0.5, device=device)
         for _ in range(2):  # the second finds the optimizer's state, and gradients of another part, in memory
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):

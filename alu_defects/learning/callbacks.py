@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 
 from alu_defects.learning.run import Run
@@ -60,6 +61,16 @@ class EMA(EMAWeightAveraging):
         """The module is moved only after this hook."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
+
+
+class EarlyStopping(LightningEarlyStopping):
+    """Lightning's, but a run that is resumed after it had stopped does not go on."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop if the patience has run out already."""
+        super().on_train_start(trainer, pl_module)
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 class Startup(Callback):

@@ -1,7 +1,7 @@
 """metrics.csv: one row an epoch."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,19 @@ class History(Logger):
         self.rows.setdefault(int(step), {"epoch": int(step)}).update(values)
         with atomic.replacing(self.path) as file:
             self.table().to_csv(file, index=False)
+
+    def complete(self, epoch: int, logged: Mapping[str, float], others: Sequence[Logger]) -> None:
+        """Log what a run had not logged any more that was killed between its checkpoint and the end of the epoch.
+
+        Args:
+            epoch: of the checkpoint.
+            logged: metrics in it.
+            others: loggers beside this one.
+        """
+        row = pd.Series(self.rows.get(epoch, {})).dropna()  # read from a table, it has every column
+        missing = {key: value for key, value in logged.items() if key.startswith(PREFIXES) and key not in row}
+        for logger in (*others, self) if missing else ():
+            logger.log_metrics(missing, step=epoch)
 
     def table(self) -> pd.DataFrame:
         """The rows in the order of their epochs."""

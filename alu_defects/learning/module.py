@@ -191,8 +191,9 @@ class Classifier(LightningModule):
         return cast(metrics.Summary, self.metrics[f"{stage}_metrics"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what Lightning does not."""
-        checkpoint |= {"about": self.about, "skipped_steps": self.losses.skipped}
+        """Store what Lightning does not, and what it logs only after the last checkpoint of the epoch was written."""
+        logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        checkpoint |= {"about": self.about, "skipped_steps": self.losses.skipped, "logged": logged}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting."""
@@ -203,7 +204,7 @@ class Classifier(LightningModule):
         options = self.optimizer_options
         if self.trainer.gradient_clip_val and options.get("fused"):
             options = {**options, "fused": False}  # Lightning refuses to clip for it, also where nothing is scaled
-        optimizer = instantiate(options, params=self.parameters())
+        optimizer = instantiate(torch.optim.Optimizer, options, params=self.parameters())
         total_steps = int(self.trainer.estimated_stepping_batches)
         if total_steps < 1:
             raise UserError("fewer training pictures than a batch of every process; lower data.batch_size")

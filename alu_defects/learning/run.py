@@ -1,7 +1,9 @@
 """A run is one folder: its files, what made it, and how it went."""
 
+import errno
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -23,6 +25,9 @@ from alu_defects.errors import UserError
 
 PACKAGES = ("alu-defects", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow")
 PATIENCE = 8.0  # seconds; worker processes outlive one that was killed by 5
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -161,25 +166,48 @@ class Run:
         """
         lock = FileLock(self._lock_file)
         try:
-            lock.acquire(timeout=PATIENCE)
+            lock.acquire(timeout=0)
         except Timeout as error:
             raise _alive(self.folder) from error
         try:
+            self.update(pid=os.getpid())
             yield
-        except (KeyboardInterrupt, SystemExit):
-            self.update(status="interrupted", ended=_now())
-            raise
-        except BaseException as error:
-            self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
-            raise
-        else:
             self.update(status="finished", ended=_now())
+        except (KeyboardInterrupt, SystemExit):
+            self._update_if_possible(status="interrupted", ended=_now())
+            raise
+        except OSError as error:
+            self._update_if_possible(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
+            if error.errno not in FULL:
+                raise
+            raise UserError(
+                f"{error.filename or self.folder} cannot be written ({error.strerror}); what was there before is as it "
+                f"was. Make room and go on with resume={self.folder}"
+            ) from error
+        except BaseException as error:
+            self._update_if_possible(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
+            raise
         finally:
             lock.release()
 
+    def _update_if_possible(self, **entries: Any) -> None:
+        """Note how a run ended, unless that fails for the same reason: it must not take the place of that one."""
+        try:
+            self.update(**entries)
+        except OSError as error:
+            log.error("%s: %s cannot be written (%s)", entries["status"], self.status_file, error.strerror)
+
     def is_alive(self) -> bool:
         """Whether a process trains it; `running` in run.json may also be what a killed one left."""
+        if not os.access(self.folder, os.W_OK):  # of somebody else
+            return True
         try:
+            with FileLock(self._lock_file, timeout=0):
+                return False
+        except Timeout:
+            if _exists(self.status().get("pid", 0)):
+                return True
+        try:  # it was killed, and its worker processes notice that after some seconds
             with FileLock(self._lock_file, timeout=PATIENCE):
                 return False
         except Timeout:
@@ -209,6 +237,17 @@ class Run:
     def update(self, **entries: Any) -> None:
         """Add entries to run.json."""
         write_json(self.status_file, (self.status() if self.status_file.exists() else {}) | entries)
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is a process of that number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return pid > 0
 
 
 def _alive(folder: str | Path) -> UserError:

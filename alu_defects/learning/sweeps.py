@@ -59,9 +59,12 @@ def _code() -> str:
 
 
 def _runs(config: DictConfig) -> list[tuple[Run, dict[str, Any]]]:
-    """The runs below `paths.runs` with what their run.json says, in the order of their start."""
+    """The runs below `paths.runs` and that in `run_dir`, each with its run.json, in the order of their start."""
     folder = Path(config.paths.runs)
-    runs = [Run(file.parent) for pattern in ("*/run.json", "*/*/run.json") for file in folder.glob(pattern)]
+    files = {file for pattern in ("*/run.json", "*/*/run.json") for file in folder.glob(pattern)}
+    if (own := Path(config.run_dir, "run.json")).is_file():  # a command with a run_dir, typed again
+        files.add(own)
+    runs = [Run(file.parent) for file in files]
     return sorted(((run, run.status()) for run in runs), key=lambda found: str(found[1].get("started")))
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from alu_defects.config import instantiate
 from alu_defects.data.datamodule import DefectData
-from alu_defects.errors import UserError, did_you_mean
+from alu_defects.errors import UserError, did_you_mean, of_another_process
 from alu_defects.learning import batch_memory, precision
 from alu_defects.learning.checkpoint import AtomicIO
 from alu_defects.learning.metrics import PER_CLASS, SUMMARY
@@ -95,7 +95,7 @@ def create(
     if options.get("accelerator") != "cpu" and CUDAAccelerator.is_available():
         # TF32 where it is not bf16 already; it moves augmented pictures of 400 pixels by 0.1 pixel at most
         torch.set_float32_matmul_precision("high")
-    instances = [instantiate(entry) for entry in callbacks.values() if entry is not None]
+    instances = [instantiate(pl.Callback, entry) for entry in callbacks.values() if entry is not None]
     if not options.get("enable_progress_bar", True):
         instances = [c for c in instances if not isinstance(c, pl.callbacks.ProgressBar)]
     try:
@@ -108,13 +108,18 @@ def create(
 
 
 def fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, resumed_from: Path | None) -> None:
-    """Train, and leave no process behind: those of ddp_spawn would train on when a signal ends this one."""
+    """Train, and leave no process behind: those of ddp_spawn would train on when a signal ends this one.
+
+    Raises:
+        UserError: also that of one of them.
+    """
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=resumed_from, weights_only=True)
-    except BaseException:
+    except Exception as error:
+        raise of_another_process(error) from error
+    finally:
         if launcher := trainer.strategy.launcher:
             launcher.kill(signal.SIGKILL)
-        raise
 
 
 def compiles(compile: bool | str, options: Mapping[str, Any]) -> bool:

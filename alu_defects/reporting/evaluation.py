@@ -11,6 +11,7 @@ import torch
 
 from alu_defects.data import splits
 from alu_defects.data.datamodule import DefectData
+from alu_defects.errors import of_another_process
 from alu_defects.learning import trainer
 from alu_defects.learning.module import Classifier
 from alu_defects.learning.run import write_json
@@ -58,11 +59,17 @@ def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapp
         data: with the pictures.
         split: val or test.
         options: of the trainer; one device is used, so that each picture is counted once.
+
+    Raises:
+        UserError: pictures that cannot be decoded, where that is done only now.
     """
     single = {**options, "devices": 1, "strategy": "auto"}
     single_trainer = trainer.create(single, callbacks={}, loggers=[], network=classifier.backbone)
     run = single_trainer.validate if split == "val" else single_trainer.test
-    logged = run(classifier, datamodule=data, verbose=False)[0]
+    try:
+        logged = run(classifier, datamodule=data, verbose=False)[0]
+    except Exception as error:
+        raise of_another_process(error) from error
     return collect(classifier, data, split, logged)
 
 

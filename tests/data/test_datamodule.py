@@ -357,6 +357,15 @@ def test_a_class_without_pictures_that_can_be_decoded_is_an_error(broken: Path) 
         make(broken, on_broken="exclude")
 
 
+def test_a_picture_that_has_become_another_is_not_left_out(photographs: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(photographs, tmp_path / "photographs"))
+    data = unprepared(root, on_broken="exclude", image_size=18)  # a size that nobody has decoded yet
+    data.scan()
+    (root / "plain" / "plain 7.png").write_bytes(b"no picture, and not the file that was catalogued")
+    with pytest.raises(UserError, match=r"plain 7.png .*it has changed since it was catalogued"):
+        data.setup("fit")
+
+
 def test_nothing_is_left_out_of_what_is_not_decoded_before_the_training(photographs: Path) -> None:
     with pytest.raises(UserError, match=r"data\.on_broken=exclude .* data\.cache=none"):
         make(photographs, on_broken="exclude", cache="none")

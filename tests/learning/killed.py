@@ -1,6 +1,6 @@
 """Train as the command line does, and get a signal: `python killed.py <place> <signal> <overrides>`.
 
-In the third epoch: within it (`epoch`), in its validation, or while its checkpoint is written.
+In the third epoch: within it (`epoch`), in its validation, while its checkpoint is written, or once it is (`saved`).
 """
 
 import os
@@ -46,8 +46,16 @@ def get(number: int, place: str) -> None:
         is_it = file.name.endswith("last.ckpt.part") and content["epoch"] == EPOCH
         save(content, Cut(file, number) if is_it else file)  # type: ignore[arg-type]
 
+    def saved(self: checkpoint.AtomicIO, content: dict[str, Any], path: Any, options: Any = None) -> None:
+        write(self, content, path, options)
+        if str(path).endswith("last.ckpt") and content["epoch"] == EPOCH:
+            os.kill(os.getpid(), number)
+
+    write = checkpoint.AtomicIO.save_checkpoint
     if place == "checkpoint":
         checkpoint._save = cut
+    elif place == "saved":
+        checkpoint.AtomicIO.save_checkpoint = saved  # type: ignore[method-assign]
     else:
         name = {"epoch": "training_step", "validation": "validation_step"}[place]
         setattr(Classifier, name, before(getattr(Classifier, name)))

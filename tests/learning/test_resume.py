@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,14 +34,17 @@ def words(small: list[str]) -> list[str]:
 def start(*words: object, **options: Any) -> "subprocess.Popen[str]":
     environment = {**os.environ, "COLUMNS": "140", "HYDRA_FULL_ERROR": "0"}
     command = [sys.executable, *map(str, words)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, **pipes, text=True, env=environment, **options)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(command, text=True, env=environment, **pipes)
 
 
 def run(*words: object) -> "subprocess.CompletedProcess[str]":
-    process = start(*words)
-    output, errors = process.communicate()
-    return subprocess.CompletedProcess(words, process.returncode, output, errors)
+    """Wait for the main process alone: its workers may live on for some seconds, and hold what they have of it."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        code = start(*words, stdout=output, stderr=errors).wait()
+        output.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess(words, code, output.read(), errors.read())
 
 
 def train(*words: object) -> "subprocess.CompletedProcess[str]":
@@ -99,7 +103,8 @@ def assert_same_run(folder: Path, straight: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
-    ("number", "place"), [(n, p) for n in ("SIGTERM", "SIGKILL") for p in ("epoch", "validation", "checkpoint")]
+    ("number", "place"),
+    [(n, p) for n in ("SIGTERM", "SIGKILL") for p in ("epoch", "validation", "checkpoint", "saved")],
 )
 def test_a_killed_run_goes_on_to_the_bit(words, straight, tmp_path, number, place, workers):  # noqa: PLR0917
     code, status = {"SIGTERM": (143, "interrupted"), "SIGKILL": (-9, "running")}[number]
@@ -109,10 +114,22 @@ def test_a_killed_run_goes_on_to_the_bit(words, straight, tmp_path, number, plac
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert json.loads((folder / "run.json").read_text())["status"] == status
-    assert last_epoch(folder) == 1  # it lost the third
+    assert last_epoch(folder) == (2 if place == "saved" else 1)  # it lost the third
     done = train(f"resume={folder}")
     assert done.returncode == 0, done.stderr
     assert_same_run(folder, straight)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_validated_now_and_then_goes_on_to_the_bit(words, tmp_path):
+    words = [*words, "trainer.check_val_every_n_epoch=2"]
+    train(*words, f"run_dir={tmp_path / 'straight'}")
+    folder = tmp_path / "run"
+    assert run(Path(__file__).with_name("killed.py"), "epoch", "SIGKILL", *words, f"run_dir={folder}").returncode == -9
+    assert last_epoch(folder) == 1
+    done = train(f"resume={folder}")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, tmp_path / "straight")
 
 
 @pytest.mark.slow

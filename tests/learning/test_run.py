@@ -1,11 +1,15 @@
 """The run folder: what it holds, how a run ends, and what may go on."""
 
+import errno
 import json
 import os
+import subprocess
+import threading
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from omegaconf import OmegaConf
 
 from alu_defects.errors import UserError
@@ -98,6 +102,46 @@ def test_a_finished_run_or_a_folder_without_one_is_not_resumed(run: Run, tmp_pat
     for folder in ("empty", "missing"):
         with pytest.raises(UserError, match="is not a run folder"):
             Run.resume(tmp_path / folder, [])
+
+
+def test_a_full_disk_is_said_and_the_reason_kept(run: Run) -> None:
+    message = r"metrics\.csv cannot be written \(No space left on device\).* go on with resume="
+    with pytest.raises(UserError, match=message), run.recorded():
+        fail(run, errno.ENOSPC)
+    with pytest.raises(OSError, match="Input/output"), run.recorded():
+        fail(run, errno.EIO)
+    assert run.status()["status"] == "failed"
+
+
+def test_a_disk_that_has_no_room_for_run_json_either_does_not_hide_the_reason(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = run.status_file.read_bytes()
+
+    def fill_the_disk() -> None:
+        monkeypatch.setattr(run_module, "write_json", lambda *_: fail(run, errno.ENOSPC))
+        fail(run, errno.ENOSPC)
+
+    with pytest.raises(UserError, match=r"metrics\.csv cannot be written"), run.recorded():
+        fill_the_disk()
+    assert json.loads(run.status_file.read_bytes())["status"] == json.loads(before)["status"] == "running"
+    assert "run.json cannot be written (No space left on device)" in caplog.text
+
+
+def fail(run: Run, number: int) -> None:
+    raise OSError(number, os.strerror(number), str(run.history_file))
+
+
+def test_worker_processes_of_a_killed_one_are_waited_for(run: Run) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    lock = FileLock(run.folder / "run.lock", thread_local=False)
+    lock.acquire()
+    run.update(pid=os.getpid())
+    assert run.is_alive()  # at once: its process is there
+    run.update(pid=ended.pid)
+    threading.Timer(0.3, lock.release).start()
+    assert not run.is_alive()
 
 
 def test_a_run_that_a_process_trains_is_left_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

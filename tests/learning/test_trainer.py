@@ -92,11 +92,14 @@ def test_a_callback_with_a_wrong_option_or_from_elsewhere_is_refused() -> None:
     for target in (
         "os.getcwd",
         "alu_defects.learning.run.os.getcwd",
+        "alu_defects.learning.run.Path",
+        "lightning.pytorch.cli.instantiate_class",
         "timm.models._hub.download_url_to_file",
         "timmy.x",
+        "torch.optim.SGD",
     ):
         with pytest.raises(UserError, match=f"_target_={re.escape(target)} may not be instantiated"):
-            create(CPU, {"x": {"_target_": target}})
+            create(CPU, {"x": {"_target_": target, "args": "true", "init": {"class_path": "os.system"}}})
 
 
 def test_a_run_that_goes_on_keeps_its_precision_unless_another_is_asked_for() -> None:
