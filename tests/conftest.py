@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -95,12 +96,15 @@ def small(photographs: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def sweep(command: Command, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished sweep over two networks."""
-    runs = tmp_path_factory.mktemp("runs")
-    done = command("train", "-m", *small, "model.width=0.5,1.0", f"paths.runs={runs}")
-    assert done.returncode == 0, done.stderr
-    assert "no difference is shown" in " ".join(done.stdout.split())
-    assert "shufflenet model.width=1.0" in done.stdout
+    """The folder of a finished sweep over two networks, one for all workers of pytest-xdist."""
+    above = tmp_path_factory.getbasetemp()
+    runs = (above.parent if "PYTEST_XDIST_WORKER" in os.environ else above) / "sweep"
+    with FileLock(runs.with_suffix(".lock")):
+        if not runs.exists():
+            done = command("train", "-m", *small, "model.width=0.5,1.0", f"paths.runs={runs}")
+            assert done.returncode == 0, done.stderr
+            assert "no difference is shown" in " ".join(done.stdout.split())
+            assert "shufflenet model.width=1.0" in done.stdout
     (folder,) = runs.iterdir()
     return folder
 

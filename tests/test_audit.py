@@ -68,9 +68,9 @@ def pictures(result: Audit, label: str, split: str) -> list[Path]:
     return [result.root / path for path in table["path"]]
 
 
-def test_pictures_without_a_fault_are_ready(root: Path, command) -> None:
+def test_pictures_without_a_fault_are_ready(root: Path, typed) -> None:
     before = state(root)
-    done = command("audit", "data=tianchi", f"data.root={root}", f"output={root.parent / 'audit'}")
+    done = typed("audit", "data=tianchi", f"data.root={root}", f"output={root.parent / 'audit'}")
     assert done.returncode == 0, done.stderr
     assert "Ready to train; nothing to look at." in done.stdout
     assert "convex_powder" in done.stdout
@@ -81,7 +81,7 @@ def test_pictures_without_a_fault_are_ready(root: Path, command) -> None:
     assert state(root) == before
 
 
-def test_ten_planted_faults_are_found_and_nothing_else(root: Path, command) -> None:
+def test_ten_planted_faults_are_found_and_nothing_else(root: Path, typed) -> None:
     clean = audited(root)
     train, test = pictures(clean, "scuffed", "train"), pictures(clean, "scuffed", "test")
     truncated, empty, *_ = pictures(clean, "normal", "train")
@@ -126,7 +126,7 @@ def test_ten_planted_faults_are_found_and_nothing_else(root: Path, command) -> N
     assert {"scuffed", "convex_powder"} < set(details[Reason.TWO_LABELS].replace(";", "").split())
     assert details[Reason.FOLDER_FOR_FILE].endswith(": 1")
 
-    done = command("audit", "data=tianchi", f"data.root={root}", f"output={root.parent / 'again'}")
+    done = typed("audit", "data=tianchi", f"data.root={root}", f"output={root.parent / 'again'}")
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "Training would fail: 3 pictures cannot be decoded." in done.stdout

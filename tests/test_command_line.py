@@ -183,12 +183,12 @@ def test_a_sweep_ends_with_a_report(sweep):
         assert {(folder / f"{name}.{kind}").is_file() for kind in ("png", "svg")} == {True}
 
 
-def test_a_sweep_that_is_started_again_runs_what_is_missing(command, small, sweep, tmp_path):
+def test_a_sweep_that_is_started_again_runs_what_is_missing(typed, small, sweep, tmp_path):
     """One job has finished in another sweep, one is new, one is wrong."""
     finished = sweep / "0_shufflenet_seed0"
     runs = tmp_path / "runs"
     shutil.copytree(finished, runs / "before" / finished.name)
-    done = command("train", "-m", *small, "model.width=0.5,wide,1.0", f"paths.runs={runs}")
+    done = typed("train", "-m", *small, "model.width=0.5,wide,1.0", f"paths.runs={runs}")
     assert done.returncode == 1
     assert "failed jobs" in done.stderr
     assert "model.width=wide is not a number" in done.stderr
@@ -207,8 +207,8 @@ def test_a_sweep_that_is_started_again_runs_what_is_missing(command, small, swee
     pd.testing.assert_frame_equal(by_name, after.set_index("entry")[measured].sort_index())
 
 
-def test_evaluate_recomputes_what_training_wrote(command, finished_run, tmp_path):
-    done = command("evaluate", f"run={finished_run}", f"output={tmp_path}", "trainer=cpu", "split=test")
+def test_evaluate_recomputes_what_training_wrote(typed, finished_run, tmp_path):
+    done = typed("evaluate", f"run={finished_run}", f"output={tmp_path}", "trainer=cpu", "split=test")
     assert done.returncode == 0, done.stderr
     assert "No class is called normal" in done.stdout
     assert json.loads((finished_run / "calibration.json").read_text())["temperature"] > 0
@@ -384,18 +384,18 @@ def test_the_average_of_the_weights_is_what_is_saved_and_stopping_early_stops(sm
     assert any(not torch.equal(saved["state_dict"][k], v) for k, v in saved["current_model_state"].items())
 
 
-def test_evaluate_finds_moved_pictures_and_refuses_others(command, finished_run, photographs, tmp_path):
+def test_evaluate_finds_moved_pictures_and_refuses_others(typed, finished_run, photographs, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(photographs, moved)
     words = [f"run={finished_run}", f"output={tmp_path / 'out'}", f"data.root={moved}", "split=val"]
-    done = command("evaluate", *words)
+    done = typed("evaluate", *words)
     assert done.returncode == 0, done.stderr
     again, before = (json.loads((f / "metrics.json").read_text())["val"] for f in (tmp_path / "out", finished_run))
     assert again["loss"] == pytest.approx(before["loss"], abs=1e-6)
     assert again["per_class"] == before["per_class"]
     for picture in moved.rglob("*.png"):
         Image.new("RGB", (8, 8)).save(picture)
-    done = command("evaluate", *words)
+    done = typed("evaluate", *words)
     assert done.returncode == 2
     assert "is not the picture that the run was made with" in done.stderr
 
@@ -499,8 +499,8 @@ def test_overfitting_two_batches_sees_every_class(small, tmp_path):
     assert history["train/loss"].iloc[-1] < history["train/loss"].iloc[0]
 
 
-def test_a_run_whose_test_pictures_select_the_model_says_so(command, typed, small, tmp_path):
-    done = command("train", *small, "split=paper", f"run_dir={tmp_path / 'run'}")
+def test_a_run_whose_test_pictures_select_the_model_says_so(typed, small, tmp_path):
+    done = typed("train", *small, "split=paper", f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     note = "selected on the evaluation pictures"
     assert done.stdout.count(note) == 2  # below the pictures and below the results
@@ -508,6 +508,6 @@ def test_a_run_whose_test_pictures_select_the_model_says_so(command, typed, smal
     compared = typed("compare", f"runs={tmp_path / 'run'}")
     assert "shufflenet" in compared.stdout
     assert "Each run chose its best epoch on the very pictures that judge it" in " ".join(compared.stdout.split())
-    audited = command("audit", *small[:2], "split=paper", f"output={tmp_path / 'audit'}")
+    audited = typed("audit", *small[:2], "split=paper", f"output={tmp_path / 'audit'}")
     assert note in audited.stdout
     assert note in (tmp_path / "audit" / "audit.html").read_text(encoding="utf-8")
