@@ -14,7 +14,7 @@ from alu_defects.config import instantiate
 from alu_defects.data.augment import as_float
 from alu_defects.errors import UserError
 from alu_defects.learning import losses, metrics, schedules
-from alu_defects.learning.nonfinite import Losses
+from alu_defects.learning.nonfinite import LossWatch
 from alu_defects.models import registry
 
 STAGES = ("train", "val", "test")
@@ -35,7 +35,7 @@ class Classifier(LightningModule):
         optimizer: `_target_` and options of a torch optimiser.
         scheduler: `name` and options of `schedules.create`.
         compile: train with kernels that torch.compile makes; evaluation, whose last batch has another size, does not.
-        on_nonfinite, max_nonfinite: see `Losses`.
+        on_nonfinite, max_nonfinite: see `LossWatch`.
 
     Attributes:
         about: what else whoever has only a checkpoint must know, see `checkpoint.about`; it is stored there.
@@ -64,7 +64,7 @@ class Classifier(LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["compile", "on_nonfinite", "max_nonfinite"])
         self.about: dict[str, Any] = {}
-        self.losses = Losses(on_nonfinite, max_nonfinite)
+        self.loss_watch = LossWatch(on_nonfinite, max_nonfinite)
         self.classes = list(classes)
         self.optimizer_options, self.scheduler_options = dict(optimizer), dict(scheduler)
         backbone = registry.create(**model, num_classes=len(classes))
@@ -108,9 +108,9 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """One batch forward; Lightning does the rest, and no step where there is no loss."""
-        buffers = [buffer.clone() for buffer in self.backbone.buffers()] if self.losses.skip else []
+        buffers = [buffer.clone() for buffer in self.backbone.buffers()] if self.loss_watch.skip else []
         loss, logits = self._step(batch)
-        if not self.losses.usable(loss.detach(), batch["index"], self.trainer, batch_idx):
+        if not self.loss_watch.usable(loss.detach(), batch["index"], self.trainer, batch_idx):
             for buffer, before in zip(self.backbone.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # of batch normalisation: it has seen what must not be seen
             return None
@@ -139,19 +139,19 @@ class Classifier(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forget the predictions of the previous evaluation."""
         self.predictions.clear()
-        self.losses.look(self.trainer)
+        self.loss_watch.look(self.trainer)
 
     on_test_epoch_start = on_validation_epoch_start
 
     def on_train_epoch_end(self) -> None:
         """Log loss, accuracy and the learning rate that the epoch ended with."""
-        self.losses.look(self.trainer)
+        self.loss_watch.look(self.trainer)
         values = self._end_epoch("train")
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         shown = {name: values[name] for name in ("train/loss", "train/accuracy")}
+        if self.loss_watch.skip:
+            shown["train/skipped_steps"] = torch.tensor(float(self.loss_watch.skipped))
         # an entry "step" puts the epoch, not the batch number, on TensorBoard's axis
-        if self.losses.skip:
-            shown["train/skipped_steps"] = torch.tensor(float(self.losses.skipped))
         self.log_dict(shown | {"train/lr": lr, "step": float(self.current_epoch)})
 
     def on_validation_epoch_end(self) -> None:
@@ -193,11 +193,11 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what Lightning does not, and what it logs only after the last checkpoint of the epoch was written."""
         logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        checkpoint |= {"about": self.about, "skipped_steps": self.losses.skipped, "logged": logged}
+        checkpoint |= {"about": self.about, "skipped_steps": self.loss_watch.skipped, "logged": logged}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting."""
-        self.losses.skipped = checkpoint.get("skipped_steps", 0)  # older ones have none
+        self.loss_watch.skipped = checkpoint.get("skipped_steps", 0)  # older ones have none
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and, stepped after every batch, the schedule."""

@@ -13,7 +13,7 @@ CHOICES = ("error", "skip")
 SHOWN = 8  # pictures
 
 
-class Losses:
+class LossWatch:
     """Looks at the losses of the training steps.
 
     Args:

@@ -48,6 +48,7 @@ def saved(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> P
         plugins=[checkpoint.AtomicIO()],
     )
     trainer.strategy.connect(classifier)
+    classifier.trainer = trainer
     trainer.save_checkpoint(folder / "best.ckpt")
     return folder / "best.ckpt"
 
