@@ -42,9 +42,10 @@ def train(config: DictConfig) -> dict[str, Any]:
         config.resume, overrides = (str(unfinished.folder), []) if unfinished else (None, overrides)
     if config.resume:
         run, config = Run.resume(config.resume, overrides)
-        before = run.status()  # other code or other options of the trainer: no sweep may take it for one of its own
+        before, changed = run.status(), [word for word in overrides if not word.startswith("resume=")]
+        # with other code or other options of the trainer, no sweep may take it for one of its own
         run.update(
-            settings=None if overrides[1:] else before.get("settings"),
+            settings=None if changed else before.get("settings"),
             code=identity["code"] if before.get("code") == identity["code"] else None,
         )
     else:
