@@ -46,8 +46,8 @@ def get(number: int, place: str) -> None:
         is_it = file.name.endswith("last.ckpt.part") and content["epoch"] == EPOCH
         save(content, Cut(file, number) if is_it else file)  # type: ignore[arg-type]
 
-    def saved(self: checkpoint.AtomicIO, content: dict[str, Any], path: Any, options: Any = None) -> None:
-        write(self, content, path, options)
+    def saved(self: checkpoint.AtomicIO, content: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write(self, content, path, storage_options)
         if str(path).endswith("last.ckpt") and content["epoch"] == EPOCH:
             os.kill(os.getpid(), number)
 
