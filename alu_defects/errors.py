@@ -1,6 +1,7 @@
 """The one error that a user can mend, and what a wrong name probably meant."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -11,10 +12,16 @@ class UserError(Exception):
     """
 
 
-def of_another_process(error: Exception) -> Exception:
-    """The `UserError` of a worker or of one of several training processes; it arrives as the text of a traceback."""
-    _, marker, text = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")
-    return UserError(text.strip()) if marker else error
+@contextmanager
+def of_other_processes() -> Iterator[None]:
+    """Raise the `UserError` of a worker or of one of several training processes, which comes as text of a traceback."""
+    try:
+        yield
+    except Exception as error:
+        _, marker, text = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")
+        if not marker:
+            raise
+        raise UserError(text.strip()) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The place of decoded pixels, in the processes that tests start too; not the user's own."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["ALU_DEFECTS_CACHE"] = str(folder)

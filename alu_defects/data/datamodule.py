@@ -1,10 +1,8 @@
 """The LightningDataModule: a root folder → catalogue → split → pixels → batches."""
 
-import itertools
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -21,6 +19,7 @@ from alu_defects.data import catalog, folder, pixels, similarity, splits, tianch
 from alu_defects.data.augment import Augment, as_float, uniforms
 from alu_defects.data.catalog import Scan
 from alu_defects.data.pixel_cache import PixelCache
+from alu_defects.data.samplers import EpochSampler, Share
 from alu_defects.data.stores import CACHES, DEVICE_FRACTION, Decoded, Files
 from alu_defects.data.synthetic import Options, ensure
 from alu_defects.errors import UserError, did_you_mean
@@ -81,45 +80,6 @@ class Pictures(Dataset[Batch]):
         if self.gather:
             batch["image"] = self.gather(rows)
         return batch
-
-
-class EpochSampler(Sampler[int]):
-    """A permutation that depends on (seed, epoch) alone, so that a resumed run sees the order it would have seen.
-
-    Of several processes each takes every n-th; all of them the same number, as their gradients are averaged.
-    """
-
-    def __init__(self, length: int, seed: int, epoch: int = 0, rank: int = 0, processes: int = 1) -> None:
-        self.length, self.seed, self.epoch = length, seed, epoch
-        self.rank, self.processes = rank, processes
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch, but after worker processes have begun the first one."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length // self.processes
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return iter(order[self.rank :: self.processes][: len(self)].tolist())
-
-
-class Share(Sampler[int]):
-    """Every n-th picture, for one of several processes that evaluate.
-
-    They must run the same number of batches; where pictures lack for that, there stands -1.
-    """
-
-    def __init__(self, length: int, rank: int, processes: int) -> None:
-        self.length, self.rank, self.processes = length, rank, processes
-
-    def __len__(self) -> int:
-        return math.ceil(self.length / self.processes)
-
-    def __iter__(self) -> Iterator[int]:
-        own = range(self.rank, self.length, self.processes)
-        return itertools.chain(own, itertools.repeat(-1, len(self) - len(own)))
 
 
 class DefectData(LightningDataModule):

@@ -19,7 +19,7 @@ from torch import nn
 
 from alu_defects.config import instantiate
 from alu_defects.data.datamodule import DefectData
-from alu_defects.errors import UserError, did_you_mean, of_another_process
+from alu_defects.errors import UserError, did_you_mean, of_other_processes
 from alu_defects.learning import batch_memory, precision
 from alu_defects.learning.checkpoint import AtomicIO
 from alu_defects.learning.metrics import PER_CLASS, SUMMARY
@@ -114,9 +114,8 @@ def fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, resumed_f
         UserError: also that of one of them.
     """
     try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=resumed_from, weights_only=True)
-    except Exception as error:
-        raise of_another_process(error) from error
+        with of_other_processes():
+            trainer.fit(classifier, datamodule=data, ckpt_path=resumed_from, weights_only=True)
     finally:
         if launcher := trainer.strategy.launcher:
             launcher.kill(signal.SIGKILL)

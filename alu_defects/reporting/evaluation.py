@@ -11,7 +11,7 @@ import torch
 
 from alu_defects.data import splits
 from alu_defects.data.datamodule import DefectData
-from alu_defects.errors import of_another_process
+from alu_defects.errors import of_other_processes
 from alu_defects.learning import trainer
 from alu_defects.learning.module import Classifier
 from alu_defects.learning.run import write_json
@@ -66,10 +66,8 @@ def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapp
     single = {**options, "devices": 1, "strategy": "auto"}
     single_trainer = trainer.create(single, callbacks={}, loggers=[], network=classifier.backbone)
     run = single_trainer.validate if split == "val" else single_trainer.test
-    try:
+    with of_other_processes():
         logged = run(classifier, datamodule=data, verbose=False)[0]
-    except Exception as error:
-        raise of_another_process(error) from error
     return collect(classifier, data, split, logged)
 
 
