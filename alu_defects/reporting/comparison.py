@@ -17,6 +17,7 @@ from alu_defects.reporting.calibration import Calibration
 from alu_defects.reporting.entries import Entry
 from alu_defects.reporting.evaluation import PROBABILITY
 from alu_defects.reporting.jobs import Job
+from alu_defects.reporting.statistics import Few
 
 # Zhang, Sun, Yang 2022, Table 2: accuracy, precision, recall in per cent
 PAPER = {
@@ -156,7 +157,7 @@ def _table_row(entry: Entry) -> dict[str, Any]:
     }
     for metric in SUMMARY:
         values = entry.measured.summary[metric]
-        drawn = statistics.interval(entry.resampled.summary[metric].mean(axis=0))
+        drawn = statistics.interval(entry.resampled.summary[metric].mean(axis=0), entry.few)
         row |= {metric: values.mean(), f"{metric}_sd": _deviation(values)}
         if metric == "accuracy":
             low, high = statistics.wilson(values.mean() * len(entry.pictures), len(entry.pictures))
@@ -182,13 +183,12 @@ def _of_the_paper(entry: Entry) -> dict[str, float]:
 
 
 def _class_rows(entry: Entry) -> list[dict[str, Any]]:
-    guessed = pd.concat([training.predictions["prediction"] for training in entry.trainings])
     rows = statistics.per_class(
         entry.classes,
-        entry.pictures["label"].value_counts(),
-        guessed.value_counts() / len(entry.trainings),
+        entry.ids(entry.trainings[0], "label"),
+        [entry.ids(training, "prediction") for training in entry.trainings],
+        entry.pictures["session"].tolist(),
         entry.measured,
-        entry.resampled,
     )
     return [{"entry": entry.name, **row} for row in rows]
 
@@ -251,7 +251,7 @@ def _difference(a: Entry, b: Entry) -> dict[str, Any]:
     }
     for metric in ("f1", "accuracy"):
         drawn = a.resampled.summary[metric].mean(axis=0) - b.resampled.summary[metric].mean(axis=0)
-        found = statistics.difference(a.measured.summary[metric], b.measured.summary[metric], drawn)
+        found = statistics.difference(a.measured.summary[metric], b.measured.summary[metric], drawn, a.few)
         row |= {metric: found.mean, f"{metric}_low": found.low, f"{metric}_high": found.high}
     weakest = max(tests) if len(signs) == 1 else 1.0
     return row | {"p": max(weakest, found.p), "p_of_each": tests}
@@ -259,15 +259,15 @@ def _difference(a: Entry, b: Entry) -> dict[str, Any]:
 
 def _attention_rows(plain: Entry, attentive: Entry) -> list[dict[str, Any]]:
     rows = []
-    groups = plain.pictures.groupby("label")["session"]
-    support, sessions = groups.size(), groups.nunique()
     for k, name in enumerate(plain.classes):
+        own = plain.pictures[plain.pictures["label"] == name]
+        few = Few.of(own["label"].tolist(), own["session"].tolist())
         row: dict[str, Any] = {"entry": attentive.name, "other": plain.name, "class": name}
-        row |= {"support": int(support.get(name, 0)), "sessions": int(sessions.get(name, 0))}
+        row |= {"support": len(own), "sessions": own["session"].nunique()}
         for metric in ("f1", "recall"):
             values, other = (getattr(entry.measured, metric)[:, k] for entry in (attentive, plain))
             drawn, without = (getattr(entry.resampled, metric)[:, :, k].mean(axis=0) for entry in (attentive, plain))
-            found = statistics.difference(values, other, drawn - without)
+            found = statistics.difference(values, other, drawn - without, few)
             row |= {metric: found.mean, f"{metric}_low": found.low, f"{metric}_high": found.high}
         rows.append(row | {"p": found.p})
     for row, p in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):

@@ -13,7 +13,7 @@ from alu_defects.learning.history import History
 from alu_defects.learning.metrics import SUMMARY
 from alu_defects.reporting import statistics
 from alu_defects.reporting.jobs import Job
-from alu_defects.reporting.statistics import PER_CLASS, Scores
+from alu_defects.reporting.statistics import PER_CLASS, Few, Scores
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,11 @@ class Entry:
         """The metrics of resamples of the test pictures (trainings, resamples, …), whole sessions drawn."""
         groups = self.pictures["session"].tolist()
         return _stacked([statistics.bootstrap(*self._outcome(t), groups=groups) for t in self.trainings], axis=None)
+
+    @cached_property
+    def few(self) -> Few:
+        """What those resamples lack."""
+        return Few.of(self.pictures["label"].tolist(), self.pictures["session"].tolist())
 
     def _outcome(self, training: Training) -> tuple[Any, Any, int]:
         return self.ids(training, "label"), self.ids(training, "prediction"), len(self.classes)

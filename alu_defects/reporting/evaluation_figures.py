@@ -126,7 +126,7 @@ def escape_and_overkill(
     fig = Figure((8.5, 5.4), layout="constrained")
     ax = fig.subplots()
     low, high = operating.band(scores, defective, groups)
-    ax.fill_between(GRID, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95 % of resamples (whole sessions)")
+    ax.fill_between(GRID, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95 % interval (whole sessions drawn)")
     overkill, escape = operating.curve(scores, defective)
     ax.plot(overkill, escape, color=BLUE, label=f"every threshold, on {split}")
     ax.axhline(threshold.max_escape, color=GREY, linestyle=":", label=f"asked for: {threshold.max_escape:.1%} escape")
@@ -155,7 +155,7 @@ def risk_coverage(certainty: Floats, right: Bools, groups: Sequence[str], split:
     ax = fig.subplots()
     low, high = operating.coverage_band(certainty, right, groups)
     ax.fill_between(
-        1 - GRID, low, high, color=GREEN, alpha=0.18, linewidth=0, label="95 % of resamples (whole sessions)"
+        1 - GRID, low, high, color=GREEN, alpha=0.18, linewidth=0, label="95 % interval (whole sessions drawn)"
     )
     share, accuracy = operating.coverage(certainty, right)
     ax.plot(1 - share, accuracy, color=GREEN, label=f"on {split}")

@@ -17,6 +17,7 @@ from alu_defects.reporting import calibration, operating, statistics
 from alu_defects.reporting.calibration import Calibration
 from alu_defects.reporting.evaluation import PROBABILITY, Evaluation
 from alu_defects.reporting.operating import Outcome, Threshold
+from alu_defects.reporting.statistics import Few
 from alu_defects.reporting.text import percent, span
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)  # of pictures sent to a person, in the table
@@ -86,7 +87,7 @@ class Judgement:
         if self.normal is None or not all(operating.both_kinds(it.defective) for it in (self.val, self.judged)):
             return None
         wanted, sure = self.options["max_escape"], self.options["confidence"]
-        return operating.choose(self.val.scores, self.val.defective, wanted, sure)
+        return operating.choose(self.val.scores, self.val.defective, wanted, sure, self.val.sessions)
 
     def outcome(self, judged: Judged) -> Outcome | None:
         """What the threshold does."""
@@ -95,25 +96,12 @@ class Judgement:
         return operating.outcome(judged.scores, judged.defective, self.threshold.score)
 
     @cached_property
-    def _drawn(self) -> statistics.Scores:
-        it = self.judged
-        return statistics.bootstrap(it.labels, it.predicted, len(it.classes), it.sessions)
-
-    @cached_property
     def classes(self) -> pd.DataFrame:
         """One row a class: support, precision, recall and F1 with intervals, average precision, area below the ROC."""
         it = self.judged
         number, every = len(it.classes), np.ones((1, len(it.labels)))
         measured = statistics.scores(it.labels, it.predicted, number, every)
-        drawn = self._drawn
-        table = it.evaluation.predictions
-        rows = statistics.per_class(
-            it.classes,
-            table["label"].value_counts(),
-            table["prediction"].value_counts(),
-            measured,
-            statistics.Scores({}, drawn.precision[None], drawn.recall[None], drawn.f1[None]),
-        )
+        rows = statistics.per_class(it.classes, it.labels, [it.predicted], it.sessions, measured)
         for k, row in enumerate(rows):
             own = it.labels == k
             known = 0 < own.sum() < len(own)
@@ -125,8 +113,9 @@ class Judgement:
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % intervals of the summary: Wilson's for accuracy, the bootstrap of sessions for all."""
         it = self.judged
-        drawn = self._drawn.summary
-        found: dict[str, tuple[float, float]] = {name: statistics.interval(drawn[name]) for name in SUMMARY}
+        drawn = statistics.bootstrap(it.labels, it.predicted, len(it.classes), it.sessions).summary
+        few = Few.of(it.labels, it.sessions)
+        found: dict[str, tuple[float, float]] = {name: statistics.interval(drawn[name], few) for name in SUMMARY}
         return found | {"accuracy_wilson": statistics.wilson(int(it.right.sum()), len(it.right))}
 
     def reject(self) -> pd.DataFrame:
@@ -250,4 +239,10 @@ def sentences(judgement: Judgement) -> list[str]:
         "The bound takes pictures for independent, and each defect's share at the line for that of these pictures. Val "
         "has also chosen the epoch and the temperature, so it is a little too good."
     )
+    if chosen.bound_together > chosen.bound:
+        texts.append(
+            f"If at worst the defective pictures of one session pass or are caught together, they say as much as "
+            f"{chosen.independent:.0f} single ones, and with {sure} confidence at most "
+            f"{percent(chosen.bound_together)} pass."
+        )
     return texts

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from alu_defects.reporting import statistics
-from alu_defects.reporting.statistics import Interval
+from alu_defects.reporting.statistics import Few, Interval
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -31,6 +31,9 @@ class Threshold:
             these pictures it holds although they chose the threshold: this is the score of a defective picture whose
             rank was fixed before, and how many of all defective pieces lie below it has this very distribution.
         needed: defective pictures without an escape that would do for the rate that was asked for.
+        independent: `statistics.effective` defective pictures there.
+        bound_together: the bound if the pictures of one session pass or are caught together: that of as many
+            independent ones, after Korn and Graubard (1998).
     """
 
     score: float
@@ -40,6 +43,8 @@ class Threshold:
     defective: int
     bound: float
     needed: int
+    independent: float
+    bound_together: float
 
     @property
     def promised(self) -> bool:
@@ -95,11 +100,20 @@ def both_kinds(defective: Bools) -> bool:
     return bool(defective.any() and not defective.all())
 
 
-def choose(scores: Floats, defective: Bools, max_escape: float, confidence: float = 0.95) -> Threshold:
+def choose(
+    scores: Floats, defective: Bools, max_escape: float, confidence: float = 0.95, groups: Sequence[str] | None = None
+) -> Threshold:
     """The highest threshold whose escape rate is bounded by `max_escape` with this confidence.
 
     Where the pictures are too few for any such bound, the highest one at which no greater share of them escapes; the
     bound then says what can be promised, and `needed` how many pictures it takes.
+
+    Args:
+        scores: (pictures,).
+        defective: (pictures,).
+        max_escape: share of the defective pieces that may pass.
+        confidence: of the bound.
+        groups: sessions of the pictures, None where each is its own.
     """
     own = np.sort(scores[defective])
     total = len(own)
@@ -109,7 +123,9 @@ def choose(scores: Floats, defective: Bools, max_escape: float, confidence: floa
     escapes = int((own < score).sum())
     bound = statistics.upper_bound(rank, total, confidence)
     needed = statistics.pictures_needed(max_escape, confidence)
-    return Threshold(score, max_escape, confidence, escapes, total, bound, needed)
+    independent = float(total) if groups is None else statistics.effective(np.array(groups)[defective])
+    together = statistics.upper_bound(rank * independent / total, independent, confidence)
+    return Threshold(score, max_escape, confidence, escapes, total, bound, needed, independent, together)
 
 
 def outcome(scores: Floats, defective: Bools, threshold: float) -> Outcome:
@@ -130,13 +146,13 @@ def curve(scores: Floats, defective: Bools) -> tuple[Floats, Floats]:
 
 
 def band(scores: Floats, defective: Bools, groups: Sequence[str]) -> tuple[Floats, Floats]:
-    """95 % of the resamples' escape rates at each overkill of `GRID`: the lower and the upper end."""
+    """95 % intervals of the escape rate at each overkill of `GRID`: the lower and the upper ends."""
     rows = []
     for weights in statistics.draws(groups):
         for overkill, escape in zip(*_curves(scores, defective, weights), strict=True):
             if not np.isnan([overkill[-1], escape[-1]]).any():  # a resample without good or without defective pieces
                 rows.append(np.interp(GRID, overkill, escape))
-    return _ends(rows)
+    return _ends(rows, Few.of(defective, groups))
 
 
 def _curves(scores: Floats, defective: Bools, weights: Floats) -> tuple[Floats, Floats]:
@@ -153,8 +169,8 @@ def _curves(scores: Floats, defective: Bools, weights: Floats) -> tuple[Floats, 
     return np.hstack([zero, overkill]), np.hstack([one, escape])
 
 
-def _ends(rows: Sequence[Floats]) -> tuple[Floats, Floats]:
-    low, high = np.nanquantile(np.stack(rows), [(1 - statistics.LEVEL) / 2, (1 + statistics.LEVEL) / 2], axis=0)
+def _ends(rows: Sequence[Floats], few: Few) -> tuple[Floats, Floats]:
+    low, high = np.nanquantile(np.stack(rows), few.ends, axis=0)
     return low, high
 
 
@@ -167,7 +183,7 @@ def coverage(certainty: Floats, right: Bools) -> tuple[Floats, Floats]:
 
 
 def coverage_band(certainty: Floats, right: Bools, groups: Sequence[str]) -> tuple[Floats, Floats]:
-    """95 % of the resamples' accuracies at each coverage of `GRID`."""
+    """95 % intervals of the accuracy at each coverage of `GRID`."""
     order = np.argsort(-certainty, kind="stable")
     rows = []
     last = np.append(certainty[order][1:] != certainty[order][:-1], True)
@@ -178,7 +194,7 @@ def coverage_band(certainty: Floats, right: Bools, groups: Sequence[str]) -> tup
         for own, have in zip(decided, hits, strict=True):
             known = own > 0
             rows.append(np.interp(GRID, own[known] / own[-1], have[known] / own[known]))
-    return _ends(rows)
+    return _ends(rows, Few.of(np.zeros(len(right)), groups))
 
 
 def certainty_for_share(certainty: Floats, share: float) -> float:

@@ -41,19 +41,31 @@ def wilson(hits: float, total: float) -> Interval:
     return Interval(float(low), float(high))
 
 
-def of_class(metric: str, value: float, support: float, guessed: float) -> Interval:
-    """Wilson's interval of precision, recall or F1 of a class from its pictures and its predictions.
+def effective(groups: Sequence[str] | NDArray[np.str_]) -> float:
+    """How many independent pictures say as much as these, of which each group goes right or wrong as one.
+
+    Kish's effective sample size (1965) for groups of n pictures, (Σ n)² / Σ n²; 0 of none.
+    """
+    sizes = pd.Series(list(groups)).value_counts().to_numpy(float)
+    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
+
+
+def of_class(metric: str, value: float, total: float) -> Interval:
+    """Wilson's interval of precision, recall or F1 of a class.
 
     F1 = 2J / (1 + J) for the share J of hits among the pictures that are of the class or taken for it.
+
+    Args:
+        metric: its name.
+        value: what was measured, or its mean over trainings.
+        total: `effective` pictures that are of the class (recall), taken for it (precision), or either (F1).
     """
     if math.isnan(value):
         return Interval(math.nan, math.nan)
     if metric != "f1":
-        total = support if metric == "recall" else guessed
         return wilson(value * total, total)
     share = value / (2 - value)
-    union = (support + guessed) / (1 + share)
-    low, high = wilson(share * union, union)
+    low, high = wilson(share * total, total)
     return Interval(2 * low / (1 + low), 2 * high / (1 + high))
 
 
@@ -62,7 +74,7 @@ def wider(first: Interval, second: Interval) -> Interval:
     return Interval(float(np.fmin(first.low, second.low)), float(np.fmax(first.high, second.high)))
 
 
-def upper_bound(events: int, total: int, confidence: float = LEVEL) -> float:
+def upper_bound(events: float, total: float, confidence: float = LEVEL) -> float:
     """One-sided upper bound of a rate after Clopper and Pearson (1934): the rate is below it with this confidence."""
     return float(stats.beta.ppf(confidence, events + 1, total - events)) if events < total else 1.0
 
@@ -81,6 +93,35 @@ def mcnemar(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's correction (1979): p-values that hold for all of several tests together."""
     return [float(p) for p in multipletests(list(p_values), method="holm")[1]] if len(p_values) else []
+
+
+class Few(NamedTuple):
+    """What resamples of few groups lack, after Hesterberg (2015), What teachers should know about the bootstrap.
+
+    Resamples of n groups vary by (n - 1) / n of the variance that they stand for, and this is a guess from n values.
+    The middle 95 % of them hold the truth less often than that; the quantiles at `ends` mend it.
+
+    Attributes:
+        inflation: what the standard deviation between resamples lacks, √(n / (n - 1)) for n groups a class.
+        freedom: degrees of freedom of Student's t.
+    """
+
+    inflation: float
+    freedom: int
+
+    @classmethod
+    def of(cls, labels: Sequence[Any] | NDArray[Any], groups: Sequence[str] | NDArray[np.str_]) -> "Few":
+        """From the label and the group of each picture; n is the harmonic mean over classes, at least 2."""
+        pairs = pd.DataFrame({"label": labels, "group": groups}).drop_duplicates()
+        counts = pairs["label"].value_counts()
+        n = max(float(stats.hmean(counts)), 2.0) if len(counts) else 2.0
+        return cls(math.sqrt(n / (n - 1)), max(pairs["group"].nunique() - len(counts), 1))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The quantiles of resamples that make a 95 % interval."""
+        low = float(stats.norm.cdf(self.inflation * stats.t(self.freedom).ppf((1 - LEVEL) / 2)))
+        return low, 1 - low
 
 
 def draws(groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Floats]:
@@ -144,28 +185,32 @@ def bootstrap(
 
 def per_class(
     classes: Sequence[str],
-    support: "pd.Series[int]",
-    guessed: "pd.Series[Any]",
+    labels: NDArray[np.intp],
+    predictions: Sequence[NDArray[np.intp]],
+    groups: Sequence[str],
     measured: Scores,
-    drawn: Scores,
 ) -> list[dict[str, Any]]:
     """One row a class: support, and precision, recall and F1 with intervals.
 
+    Resamples of the few groups of one class know too little: of 0 of 20 pictures they never hold a hit.
+
     Args:
         classes: names in the order of their ids.
-        support: class → pictures.
-        guessed: class → predictions; of several trainings their mean.
+        labels: class ids (pictures,).
+        predictions: class ids (pictures,) of every training.
+        groups: of the pictures, which go right or wrong together in each.
         measured: of every training, (trainings, classes).
-        drawn: their resamples, (trainings, resamples, classes).
     """
-    rows = []
+    rows, group = [], np.array(groups)
     for k, name in enumerate(classes):
-        row: dict[str, Any] = {"class": name, "support": int(support.get(name, 0))}
+        own = labels == k
+        row: dict[str, Any] = {"class": name, "support": int(own.sum())}
         for metric in PER_CLASS:
             values = getattr(measured, metric)[:, k]
             value = float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
-            single = of_class(metric, value, row["support"], float(guessed.get(name, 0)))
-            low, high = wider(interval(getattr(drawn, metric)[:, :, k].mean(axis=0)), single)
+            taken = [predicted == k for predicted in predictions]
+            counted = {"recall": [own], "precision": taken, "f1": [own | guessed for guessed in taken]}[metric]
+            low, high = of_class(metric, value, float(np.mean([effective(group[those]) for those in counted])))
             row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
         rows.append(row)
     return rows
@@ -180,7 +225,7 @@ class Difference(NamedTuple):
     p: float
 
 
-def difference(values: Floats, other: Floats, drawn: Floats) -> Difference:
+def difference(values: Floats, other: Floats, drawn: Floats, few: Few) -> Difference:
     """The difference between two models, which knows of test pictures and of trainings.
 
     Welch's t interval with the variance between resamples added: of two or three trainings, percentiles would be far
@@ -190,24 +235,25 @@ def difference(values: Floats, other: Floats, drawn: Floats) -> Difference:
         values: of each training of one model.
         other: of each training of the other.
         drawn: the difference of their means in each resample of the test pictures.
+        few: what the resamples lack.
     """
     mean = float(np.mean(values) - np.mean(other))
     parts = [(float(np.var(v, ddof=1)) / len(v), len(v) - 1) for v in (values, other) if len(v) > 1]
-    variance = float(np.nanvar(drawn)) + sum(part for part, _ in parts)
+    parts.append((float(np.nanvar(drawn)) * few.inflation**2, few.freedom))
+    variance = sum(part for part, _ in parts)
     if math.isnan(mean) or math.isnan(variance):
         return Difference(mean, math.nan, math.nan, 1.0)
     if variance < 1e-18:  # of equal numbers it is not quite 0
         return Difference(mean, mean, mean, 1.0)  # nothing varies: nothing can be said
-    unsure = sum(part**2 / freedom for part, freedom in parts)
-    t = stats.t(variance**2 / unsure) if unsure else stats.norm
+    t = stats.t(variance**2 / sum(part**2 / freedom for part, freedom in parts))
     half = float(t.ppf((1 + LEVEL) / 2)) * math.sqrt(variance)
     return Difference(mean, mean - half, mean + half, float(2 * t.sf(abs(mean) / math.sqrt(variance))))
 
 
-def interval(values: Floats) -> Interval:
-    """The middle 95 % of resamples, without those that have no value."""
+def interval(values: Floats, few: Few) -> Interval:
+    """The 95 % interval from resamples, without those that have no value."""
     known = values[~np.isnan(values)]
     if not len(known):
         return Interval(math.nan, math.nan)
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(known, few.ends)
     return Interval(float(low), float(high))

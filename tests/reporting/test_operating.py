@@ -94,6 +94,30 @@ def test_too_few_pictures_promise_less():
     assert (single.score, single.escapes, single.bound) == (0.9, 0, pytest.approx(0.95))
 
 
+@pytest.mark.usefixtures("_fast_bounds")
+@pytest.mark.parametrize("max_escape", [0.02, pytest.param(0.1, marks=pytest.mark.slow)])
+def test_where_pictures_of_a_session_share_their_score_the_other_bound_holds(max_escape):
+    rng, sets = np.random.default_rng(0), 1000
+    broken = {"bound": 0, "bound_together": 0}
+    for _ in range(sets):
+        session = np.repeat(np.arange(80), rng.integers(1, 7, 80))
+        scores = rng.random(80)[session]  # uniform: below a threshold lie as many as it says
+        every = np.ones(len(session), bool)
+        chosen = operating.choose(scores, every, max_escape, groups=session.astype(str).tolist())
+        assert chosen.independent == pytest.approx(statistics.effective(session.astype(str)))
+        for name in broken:
+            broken[name] += chosen.score > getattr(chosen, name)
+    assert broken["bound"] / sets > 0.1
+    assert broken["bound_together"] / sets <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / sets)
+
+
+def test_single_pictures_have_one_bound():
+    scores, defective = line(np.random.default_rng(0), 500, 400)
+    chosen = operating.choose(scores, defective, 0.02, groups=[str(k) for k in range(900)])
+    assert (chosen.independent, chosen.bound_together) == (400, chosen.bound)
+    assert chosen == operating.choose(scores, defective, 0.02)
+
+
 def test_good_pieces_have_no_say_in_the_threshold():
     rng = np.random.default_rng(0)
     scores, defective = line(rng, 500, 400)
