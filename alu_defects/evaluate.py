@@ -23,7 +23,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     Raises:
         UserError: no such run, split or class, no checkpoint, an option out of range, pictures that are missing or
-            others than those of the run.
+            others than those of the run, a network whose training has diverged.
     """
     from alu_defects.data import catalog, splits
     from alu_defects.data.datamodule import DefectData
@@ -52,6 +52,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         split: evaluation.evaluate(classifier, data, split, plain(config.trainer))
         for split in dict.fromkeys(("val", config.split.name))
     }
+    for result in results.values():
+        result.check_numbers()
     calibrated = judgement.calibrate(results["val"])
     write_json(run.folder / "calibration.json", calibrated.as_dict())
     judged = {

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 import signal
@@ -240,6 +241,19 @@ def test_evaluate_says_what_is_wrong(typed, finished_run, overrides, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_network_that_gives_no_numbers_is_not_judged(typed, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    for values in checkpoint["state_dict"].values():
+        values.fill_(math.nan) if values.is_floating_point() else None
+    torch.save(checkpoint, run / "checkpoints" / "best.ckpt")
+    done = typed("evaluate", f"run={run}", f"output={tmp_path / 'report'}", "trainer=cpu")
+    assert done.returncode == 2
+    pictures = len(pd.read_csv(run / "evaluation" / "val" / "predictions.csv"))
+    assert f"no numbers (NaN) for {pictures} of {pictures} val pictures" in done.stderr
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_resumed_run_ends_as_the_uninterrupted_one(typed, small, tmp_path):

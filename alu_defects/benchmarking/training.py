@@ -23,7 +23,8 @@ from alu_defects.benchmarking.results import Table
 from alu_defects.benchmarking.timing import Spread, ratio, turns
 from alu_defects.config import backbone_options, instantiate, plain, whole_numbers
 from alu_defects.data.augment import Augment, as_float, uniforms
-from alu_defects.data.datamodule import Batch, DefectData
+from alu_defects.data.batches import Batch
+from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 from alu_defects.learning import trainer
 from alu_defects.learning.history import History

@@ -2,84 +2,31 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
-from alu_defects.data import catalog, folder, pixels, similarity, splits, tianchi
+from alu_defects.data import pixels, similarity, splits
 from alu_defects.data.augment import Augment, as_float, uniforms
+from alu_defects.data.batches import Batch, Pictures, whole_batch
 from alu_defects.data.catalog import Scan
 from alu_defects.data.pixel_cache import PixelCache
 from alu_defects.data.samplers import EpochSampler, Share
+from alu_defects.data.sources import SOURCES
 from alu_defects.data.stores import CACHES, DEVICE_FRACTION, Decoded, Files
-from alu_defects.data.synthetic import Options, ensure
 from alu_defects.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 
 ON_BROKEN = ("error", "exclude")
-
-
-def _folder(root: str) -> tuple[Path, Scan]:
-    path = catalog.existing_root(root)
-    return path, folder.scan(path)
-
-
-def _tianchi(root: str, **options: Any) -> tuple[Path, Scan]:
-    path = catalog.existing_root(root)
-    return path, tianchi.scan(path, **options)
-
-
-def _synthetic(root: str, synthetic: Mapping[str, Any], progress: bool) -> tuple[Path, Scan]:
-    path = ensure(Path(root), Options(**synthetic), progress=progress)
-    return path, tianchi.scan(path, corrections=False)  # they are of photographs that may bear the same names
-
-
-SOURCES: dict[str, Callable[..., tuple[Path, Scan]]] = {
-    "folder": _folder,
-    "tianchi": _tianchi,
-    "synthetic": _synthetic,
-}
-
-
-class Batch(TypedDict):
-    """What the loaders yield."""
-
-    # uint8 (B, 3, H, W) in channels_last; float32 in [0, 1] once augmented. Absent until the batch is on the device if
-    # the pixels are there
-    image: NotRequired[Tensor]
-    label: Tensor  # int64 (B,)
-    index: Tensor  # int64 (B,): row of the catalogue
-    random: NotRequired[Tensor]  # float32 (B, Augment.COUNT), for training pictures on their way to the device
-    filler: NotRequired[int]  # so many at the end only make up the number, and are not to be counted
-
-
-class Pictures(Dataset[Batch]):
-    """Some rows of the catalogue; hands over whole batches."""
-
-    def __init__(self, labels: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor] | None) -> None:
-        self.labels, self.rows, self.gather = labels, rows, gather
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, positions: list[int]) -> Batch:
-        rows = self.rows[torch.tensor(positions)]
-        batch = Batch(label=self.labels[rows], index=rows)
-        if filler := positions.count(-1):
-            batch["filler"] = filler
-        if self.gather:
-            batch["image"] = self.gather(rows)
-        return batch
 
 
 class DefectData(LightningDataModule):
@@ -288,7 +235,7 @@ class DefectData(LightningDataModule):
             # a rest of one picture has no variance for batch normalisation at a 1×1 feature map
             drop_last=training and len(dataset) // processes >= self.batch_size,
             num_workers=self.num_workers,
-            collate_fn=_whole_batch,
+            collate_fn=whole_batch,
             worker_init_fn=signals.ignore,
             pin_memory=torch.cuda.is_available(),
             # its own generator: the base seed of workers is then not drawn from the global one
@@ -323,11 +270,6 @@ class DefectData(LightningDataModule):
         if self.augment is not None and "random" in batch:
             batch["image"] = self.augment(as_float(batch["image"]), batch.pop("random"))
         return batch
-
-
-def _whole_batch(batch: Any) -> Any:
-    """`__getitems__` has collated already; a named function, so that worker processes can be started with it."""
-    return batch
 
 
 def _choose(key: str, name: str, known: Mapping[str, Any]) -> Any:

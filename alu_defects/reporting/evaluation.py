@@ -11,7 +11,7 @@ import torch
 
 from alu_defects.data import splits
 from alu_defects.data.datamodule import DefectData
-from alu_defects.errors import of_other_processes
+from alu_defects.errors import UserError, of_other_processes
 from alu_defects.learning import trainer
 from alu_defects.learning.module import Classifier
 from alu_defects.learning.run import write_json
@@ -49,6 +49,19 @@ class Evaluation:
         certainty = self.predictions.filter(like=PROBABILITY).max(axis=1)
         table = self.predictions.assign(row=self.rows, certainty=certainty)
         return table[table["label"] != table["prediction"]].sort_values("certainty", ascending=False)
+
+    def check_numbers(self) -> None:
+        """Make sure that there is something to judge.
+
+        Raises:
+            UserError: pictures whose probabilities are no numbers.
+        """
+        lost = self.predictions.loc[self.predictions.filter(like=PROBABILITY).isna().any(axis=1), "path"]
+        if len(lost):
+            raise UserError(
+                f"the network gives no numbers (NaN) for {len(lost)} of {len(self.predictions)} {self.split} pictures, "
+                f"such as {lost.iloc[0]}: its training has diverged. Train again, with a lower optimizer.lr"
+            )
 
 
 def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapping[str, Any]) -> Evaluation:
