@@ -53,7 +53,7 @@ def command() -> Command:
     def run(verb: str, *overrides: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", f"alu_defects.{verb}", *map(str, overrides)]
         environment = {**os.environ, "COLUMNS": "140", "HYDRA_FULL_ERROR": "0"}
-        return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+        return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=600)
 
     return run
 

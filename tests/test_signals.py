@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +50,33 @@ def test_an_end_that_takes_too_long_can_be_interrupted(monkeypatch: pytest.Monke
     monkeypatch.setattr(signals, "GRACE", 0.05)
     with pytest.raises(Interrupted, match="130"), interrupting(), ending(signal.SIGINT, after=0.1):
         get(signal.SIGTERM)
+
+
+LEFT_BEHIND = """
+import multiprocessing, sys, time
+from alu_defects import signals
+def work(started):
+    signals.ignore()
+    started.set()
+    time.sleep(600)
+if __name__ == "__main__":
+    started = multiprocessing.Event()
+    worker = multiprocessing.Process(target=work, args=[started], daemon=True)
+    worker.start()
+    print(worker.pid)
+    started.wait()
+    sys.exit(3)
+"""
+
+
+def test_a_program_ends_though_its_workers_ignore_signals(tmp_path: Path) -> None:
+    """After an error, iterators with workers are left in the frames of its traceback."""
+    (tmp_path / "left_behind.py").write_text(LEFT_BEHIND)
+    words = [sys.executable, str(tmp_path / "left_behind.py")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (3, "")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
 
 
 def test_worker_processes_wait_for_the_main_one() -> None:

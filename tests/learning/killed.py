@@ -3,6 +3,7 @@
 In the third epoch: within it (`epoch`), in its validation, while its checkpoint is written, or once it is (`saved`).
 """
 
+import gc
 import os
 import signal
 import sys
@@ -63,6 +64,7 @@ def get(number: int, place: str) -> None:
 
 if __name__ == "__main__":
     _, place, number, *words = sys.argv
+    gc.disable()  # what a traceback holds is collected sooner or later; here later, after the end
     get(signal.Signals[number], place)
     sys.argv = ["train", *words]
     main()

@@ -22,6 +22,7 @@ from alu_defects.learning import checkpoint
 
 SECONDS = ["train/images_per_second", "train/seconds"]
 EPOCHS = 5
+LONGEST = 300  # seconds; a training that hangs is an error, not a test without end
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,11 @@ def start(*words: object, **options: Any) -> "subprocess.Popen[str]":
 def run(*words: object) -> "subprocess.CompletedProcess[str]":
     """Wait for the main process alone: its workers may live on for some seconds, and hold what they have of it."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        code = start(*words, stdout=output, stderr=errors).wait()
+        process = start(*words, stdout=output, stderr=errors)
+        try:
+            code = process.wait(LONGEST)
+        finally:
+            process.kill()
         output.seek(0)
         errors.seek(0)
         return subprocess.CompletedProcess(words, code, output.read(), errors.read())
@@ -155,7 +160,7 @@ def test_a_signal_to_all_processes_ends_all_of_them_at_once(words, tmp_path, num
     wait_for(lambda: last_epoch(tmp_path / "run") >= 0)
     os.killpg(process.pid, number)
     begun = time.monotonic()
-    _, errors = process.communicate()
+    _, errors = process.communicate(timeout=LONGEST)
     assert time.monotonic() - begun < 10
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
@@ -178,9 +183,9 @@ def test_twenty_kills_at_random_moments_lose_no_more_than_the_running_epoch(word
             time.sleep(moments.uniform(0, 1.5))
         else:
             time.sleep(moments.uniform(0, 10))
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate(timeout=LONGEST)
         process.kill()
-        process.communicate()
+        process.communicate(timeout=LONGEST)
         if reached >= 0 or kill % 3:
             folder = folder_of_the_run(runs)
             history = pd.read_csv(folder / "metrics.csv")["epoch"].max()
