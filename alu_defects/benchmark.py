@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from alu_defects.command_line import verb
 from alu_defects.config import model_options
-from alu_defects.errors import UserError, did_you_mean
+from alu_defects.errors import UserError, check_choice
 
 if TYPE_CHECKING:  # torch and pandas take seconds to import: --help and --cfg must not wait for them
     from alu_defects.benchmarking.results import Table
@@ -69,9 +69,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: an unknown measurement, or a setting that it cannot work with.
     """
-    if config.what not in MEASUREMENTS:
-        hint = did_you_mean(str(config.what), MEASUREMENTS)
-        raise UserError(f"what={config.what} does not exist{hint} There are: {', '.join(MEASUREMENTS)}")
+    check_choice("what", str(config.what), MEASUREMENTS)
     tables = MEASUREMENTS[config.what](config)
 
     from rich.console import Console

@@ -24,6 +24,16 @@ def of_other_processes() -> Iterator[None]:
         raise UserError(text.strip()) from error
 
 
+def check_choice(key: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a setting that is none of the known names.
+
+    Raises:
+        UserError: with the nearest of them, and all.
+    """
+    if name not in (names := list(known)):
+        raise UserError(f"{key}={name} does not exist{did_you_mean(name, names)} There are: {', '.join(names)}")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """End a sentence on a wrong name: "; did you mean a or b?", or "." where no known name is near."""
     nearest = get_close_matches(name, list(known), n=3, cutoff=0.5)

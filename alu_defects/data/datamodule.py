@@ -14,15 +14,14 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
-from alu_defects.data import pixels, similarity, splits
+from alu_defects.data import pixels, similarity, sources, splits
 from alu_defects.data.augment import Augment, as_float, uniforms
 from alu_defects.data.batches import Batch, Pictures, whole_batch
 from alu_defects.data.catalog import Scan
 from alu_defects.data.pixel_cache import PixelCache
 from alu_defects.data.samplers import EpochSampler, Share
-from alu_defects.data.sources import SOURCES
 from alu_defects.data.stores import CACHES, DEVICE_FRACTION, Decoded, Files
-from alu_defects.errors import UserError, did_you_mean
+from alu_defects.errors import UserError, check_choice
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +78,9 @@ class DefectData(LightningDataModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        pixels.check_resize(resize)
-        _choose("data.cache", cache, dict.fromkeys(CACHES))
-        _choose("data.on_broken", on_broken, dict.fromkeys(ON_BROKEN))
+        check_choice("data.resize", resize, pixels.RESIZES)
+        check_choice("data.cache", cache, CACHES)
+        check_choice("data.on_broken", on_broken, ON_BROKEN)
         if on_broken == "exclude" and cache == "none":
             raise UserError(
                 "data.on_broken=exclude needs pictures that are decoded before the training starts; "
@@ -123,7 +122,7 @@ class DefectData(LightningDataModule):
         Pictures without a class, and those with several, take no part; `unused` has them.
         """
         if self.catalog is None:
-            self.root, self.found = _choose("data.source", self.source, SOURCES)(**self.source_options)
+            self.root, self.found = sources.find(self.source, self.source_options)
             single = self.found.table[self.found.table["label"] != ""]
             self.use(self.root, splits.divide(single, **self.split))
         assert self.catalog is not None
@@ -270,9 +269,3 @@ class DefectData(LightningDataModule):
         if self.augment is not None and "random" in batch:
             batch["image"] = self.augment(as_float(batch["image"]), batch.pop("random"))
         return batch
-
-
-def _choose(key: str, name: str, known: Mapping[str, Any]) -> Any:
-    if name not in known:
-        raise UserError(f"{key}={name} does not exist{did_you_mean(name, known)} There are: {', '.join(known)}")
-    return known[name]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from alu_defects.errors import UserError, did_you_mean
+from alu_defects.errors import UserError
 
 UInt8 = npt.NDArray[np.uint8]
 RESIZES = ("squash", "letterbox")
@@ -129,13 +129,3 @@ def cannot_decode(broken: Sequence[tuple[Path, Exception]], mend: str = "") -> U
     more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
     shown = "\n  ".join(lines[:20])
     return UserError(f"{len(lines)} pictures cannot be decoded; replace or remove them{mend}:\n  {shown}{more}")
-
-
-def check_resize(resize: str) -> None:
-    """Refuse a way of resizing that does not exist.
-
-    Raises:
-        UserError: with the nearest one.
-    """
-    if resize not in RESIZES:
-        raise UserError(f"data.resize={resize} is not one of {', '.join(RESIZES)}{did_you_mean(resize, RESIZES)}")

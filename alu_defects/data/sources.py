@@ -7,6 +7,7 @@ from typing import Any
 from alu_defects.data import catalog, folder, tianchi
 from alu_defects.data.catalog import Scan
 from alu_defects.data.synthetic import Options, ensure
+from alu_defects.errors import UserError, check_choice
 
 
 def _folder(root: str) -> tuple[Path, Scan]:
@@ -24,8 +25,24 @@ def _synthetic(root: str, synthetic: Mapping[str, Any], progress: bool) -> tuple
     return path, tianchi.scan(path, corrections=False)  # they are of photographs that may bear the same names
 
 
-SOURCES: dict[str, Callable[..., tuple[Path, Scan]]] = {
-    "folder": _folder,
-    "tianchi": _tianchi,
-    "synthetic": _synthetic,
+# each with the options that it takes beside the root
+SOURCES: dict[str, tuple[Callable[..., tuple[Path, Scan]], tuple[str, ...]]] = {
+    "folder": (_folder, ()),
+    "tianchi": (_tianchi, ("round", "include_other", "corrections")),
+    "synthetic": (_synthetic, ("synthetic", "progress")),
 }
+
+
+def find(source: str, options: Mapping[str, Any]) -> tuple[Path, Scan]:
+    """The folder and what is in it.
+
+    Raises:
+        UserError: no such source, an option of another one, or a folder that is not what the source takes it for.
+    """
+    check_choice("data.source", source, SOURCES)
+    scan, known = SOURCES[source]
+    if strange := [name for name in options if name not in ("root", *known)]:
+        raise UserError(
+            f"data.{strange[0]} is no option of data.source={source}; data={source} sets source and options together"
+        )
+    return scan(**options)

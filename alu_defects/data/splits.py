@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alu_defects.data import catalog, sessions
-from alu_defects.errors import UserError, did_you_mean
+from alu_defects.errors import UserError, check_choice
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +42,7 @@ def divide(table: pd.DataFrame, *, name: str, gap: float = 60, **options: Any) -
     Raises:
         UserError: no such splitter, an option out of range, or a class with too few pictures or sessions.
     """
-    if name not in SPLITTERS:
-        raise UserError(
-            f"split.name={name} does not exist{did_you_mean(name, SPLITTERS)} There are: {', '.join(SPLITTERS)}"
-        )
+    check_choice("split.name", name, SPLITTERS)
     table = table.assign(session=sessions.find(table, gap))
     table["split"] = SPLITTERS[name](table, **options)
     mend = _MENDS.get(name, "add pictures or leave the class out")

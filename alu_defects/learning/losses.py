@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alu_defects.errors import UserError, did_you_mean
+from alu_defects.errors import UserError, check_choice
 
 
 class CrossEntropy(nn.Module):
@@ -85,8 +85,7 @@ def create(
     Raises:
         UserError: an unknown name or option, or weights that do not fit the classes.
     """
-    if name not in LOSSES:
-        raise UserError(f"loss.name={name} does not exist{did_you_mean(name, LOSSES)} There are: {', '.join(LOSSES)}")
+    check_choice("loss.name", name, LOSSES)
     weight = _weights(class_weights, class_counts)
     try:
         return LOSSES[name](weight=weight, **options)

@@ -5,7 +5,7 @@ import logging
 from lightning.pytorch import Trainer
 from torch import Tensor, stack
 
-from alu_defects.errors import UserError, did_you_mean
+from alu_defects.errors import UserError, check_choice
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +29,7 @@ class LossWatch:
     """
 
     def __init__(self, on_nonfinite: str, most: int) -> None:
-        if on_nonfinite not in CHOICES:
-            hint = did_you_mean(on_nonfinite, CHOICES)
-            raise UserError(f"on_nonfinite={on_nonfinite} does not exist{hint} There are: {', '.join(CHOICES)}")
+        check_choice("on_nonfinite", on_nonfinite, CHOICES)
         if most < 0:
             raise UserError(f"max_nonfinite={most} must be 0 or more")
         self.skip, self.most, self.skipped = on_nonfinite == "skip", most, 0

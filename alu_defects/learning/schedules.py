@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from alu_defects.errors import UserError, did_you_mean
+from alu_defects.errors import UserError, check_choice
 
 
 def constant(optimizer: Optimizer, total_steps: int, epochs: int) -> LRScheduler:
@@ -58,10 +58,7 @@ def create(name: str, optimizer: Optimizer, total_steps: int, epochs: int, **opt
     Raises:
         UserError: an unknown name, options that the schedule does not take, or an optimiser that it cannot steer.
     """
-    if name not in SCHEDULES:
-        raise UserError(
-            f"scheduler.name={name} does not exist{did_you_mean(name, SCHEDULES)} There are: {', '.join(SCHEDULES)}"
-        )
+    check_choice("scheduler.name", name, SCHEDULES)
     try:
         return SCHEDULES[name](optimizer, total_steps, epochs, **options)
     except (TypeError, ValueError, ZeroDivisionError) as error:

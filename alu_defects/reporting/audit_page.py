@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from alu_defects.data import pixels
 from alu_defects.data.auditing import Audit
 from alu_defects.data.findings import MENDS, Severity
+from alu_defects.reporting import page
 from alu_defects.reporting.text import printable
 
 MOST = {Severity.ERROR: 60, Severity.WARNING: 60, Severity.INFO: 12}  # shown of one kind; audit.csv has all
@@ -22,17 +23,13 @@ _THUMBNAIL = (360, 270)  # pixels, for screens with two a point
 
 def write(audit: Audit, path: Path) -> None:
     """Write the page."""
-    path.write_text("\n".join(_page(audit)), encoding="utf-8")
+    title = f"Data audit of {audit.root.name}"
+    path.write_text(page.html(title, "\n".join(_body(audit)), _STYLE), encoding="utf-8")
 
 
-def _page(audit: Audit) -> Iterator[str]:
+def _body(audit: Audit) -> Iterator[str]:
     colour = "error" if audit.fails else "warning" if Severity.WARNING in set(audit.findings["severity"]) else "good"
-    yield f"""<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Data audit of {_html(audit.root.name)}</title><style>{_STYLE}</style></head>
-<body>
-<header><h1>Data audit</h1>
+    yield f"""<header><h1>Data audit</h1>
 <p>{len(audit.pictures)} pictures below {_html(str(audit.root))}, {datetime.now():%Y-%m-%d %H:%M}</p></header>
 <p class="verdict {colour}">{_html(audit.verdict)}</p>
 <div class="tables"><div>"""
@@ -51,7 +48,6 @@ def _page(audit: Audit) -> Iterator[str]:
         yield f"<h2>What the split gives away</h2><p>{_html(audit.leakage.sentence())}</p>"
     for (severity, kind), found in kinds:
         yield from _section(audit, Severity(str(severity)), str(kind), found)
-    yield "</body></html>"
 
 
 def _section(audit: Audit, severity: Severity, kind: str, found: pd.DataFrame) -> Iterator[str]:
@@ -116,14 +112,11 @@ def _html(text: str) -> str:
     return escape(printable(text))
 
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --soft: #687078; --line: #dfe3e6; --paper: #fff; --card: #f6f7f8;
-  --error: #b3261e; --warning: #8a5a00; --info: #4b5660; --good: #17693a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ea; --soft: #9aa2aa; --line: #343a40; --paper: #16191c;
-  --card: #1f2327; --error: #ff8a80; --warning: #f2bd5c; --info: #aab4be; --good: #6fd39a; } }
-body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1180px; margin: 0 auto; padding: 32px 24px 64px; }
-h1 { font-size: 26px; margin: 0; } header p { color: var(--soft); margin: 2px 0 20px; overflow-wrap: anywhere; }
+_STYLE = """:root { --error: #b3261e; --warning: #8a5a00; --info: #4b5660; --good: #17693a; }
+@media (prefers-color-scheme: dark) { :root { --error: #ff8a80; --warning: #f2bd5c; --info: #aab4be;
+  --good: #6fd39a; } }
+body { max-width: 1180px; } h1 { margin: 0; }
+header p { color: var(--soft); margin: 2px 0 20px; overflow-wrap: anywhere; }
 h2 { font-size: 17px; margin: 34px 0 4px; } h2 small { color: var(--soft); font-weight: 400; }
 h2 i { font: 600 11px/1 system-ui; letter-spacing: .04em; text-transform: uppercase; border: 1px solid;
   border-radius: 4px; padding: 2px 6px; vertical-align: 2px; }
@@ -133,9 +126,7 @@ p { margin: 4px 0; max-width: 76ch; }
 .error { color: var(--error); } .warning { color: var(--warning); } .info { color: var(--info); }
 .good { color: var(--good); }
 .tables { display: flex; flex-wrap: wrap; gap: 0 56px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-top: 6px; }
-th, td { text-align: right; padding: 3px 0 3px 22px; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 500; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
+table { margin-top: 6px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 14px; margin-top: 12px; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px; min-width: 0; }
 article.of2 { grid-column: span 2; } article > div { display: flex; gap: 10px; }
@@ -145,6 +136,6 @@ figure { margin: 0; flex: 1; min-width: 0; } figure img { width: 100%; border-ra
 figure b { display: block; margin-top: 6px; font-size: 13px; }
 figure span { display: block; font-size: 12px; color: var(--soft); overflow-wrap: anywhere; }
 .none { aspect-ratio: 4/3; display: grid; place-items: center; border: 1px dashed var(--soft); border-radius: 4px;
-  color: var(--soft); font-size: 13px; } .of1 .none { aspect-ratio: 3; } a { color: inherit; text-decoration: none; }
+  color: var(--soft); font-size: 13px; } .of1 .none { aspect-ratio: 3; } a { text-decoration: none; }
 @media (max-width: 520px) { article.of2 { grid-column: auto; } }
 """

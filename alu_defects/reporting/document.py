@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,16 @@ import pandas as pd
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
+from alu_defects.reporting import page
 from alu_defects.reporting.text import printable
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --soft: #687078; --line: #dfe3e6; --paper: #fff; --card: #f6f7f8; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ea; --soft: #9aa2aa; --line: #343a40; --paper: #16191c;
-  --card: #1f2327; } }
-body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1060px; margin: 0 auto; padding: 32px 24px 64px; }
-h1 { font-size: 26px; margin: 0 0 8px; } h2 { font-size: 19px; margin: 36px 0 6px; } h3 { font-size: 16px; }
+_STYLE = """h3 { font-size: 16px; }
 p, li { max-width: 80ch; overflow-wrap: anywhere; } li { margin: 3px 0; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 10px 0; font-size: 13.5px; }
-th, td { padding: 4px 0 4px 18px; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
-  white-space: nowrap; } th { white-space: normal; vertical-align: bottom; }
-th { color: var(--soft); font-weight: 500; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.wide { overflow-x: auto; } table { margin: 10px 0; font-size: 13.5px; }
+th, td { vertical-align: top; white-space: nowrap; } th { white-space: normal; vertical-align: bottom; }
 img { max-width: 100%; background: #fff; border-radius: 6px; margin: 8px 0; }
 blockquote { margin: 14px 0; padding: 10px 16px; border-left: 4px solid #b26a00; background: var(--card); }
-blockquote p { margin: 0; }
-code { font-size: 13px; } a { color: inherit; }
+blockquote p { margin: 0; } code { font-size: 13px; }
 """
 
 
@@ -61,14 +51,9 @@ def write(folder: Path, title: str, parts: Sequence[str]) -> Path:
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     body = re.sub(r'<img src="([^"]+)"', lambda found: f'<img src="{_inside(folder / found[1])}"', body)
     body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    page = folder / "report.html"
-    page.write_text(
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(printable(title))}</title><style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n",
-        encoding="utf-8",
-    )
-    return page
+    file = folder / "report.html"
+    file.write_text(page.html(title, body, _STYLE), encoding="utf-8")
+    return file
 
 
 def _inside(picture: Path) -> str:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import pickle
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -274,7 +275,19 @@ def test_the_split_does_not_depend_on_where_the_pictures_lie(photographs: Path, 
     assert here.store is None  # scanning alone decodes nothing
 
 
+@pytest.mark.parametrize(
+    ("source", "options", "name"),
+    [("folder", {"synthetic": {"images": 5}}, "synthetic"), ("tianchi", {"round": 2, "roots": "x"}, "roots")],
+)
+def test_an_option_of_another_source_is_refused(photographs: Path, source: str, options: Any, name: str) -> None:
+    message = f"data.{name} is no option of data.source={source}; data={source} sets source and options together"
+    with pytest.raises(UserError, match=re.escape(message)):
+        make(photographs, source=source, **options).scan()
+
+
 def test_unknown_source_and_split_answer_with_the_nearest_name(photographs: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.resize=leterbox does not exist; did you mean letterbox\?"):
+        make(photographs, resize="leterbox")
     with pytest.raises(UserError, match=r"data\.source=foldr does not exist; did you mean folder\?"):
         make(photographs, source="foldr")
     with pytest.raises(UserError, match=r"split\.name=randon does not exist; did you mean random\?"):

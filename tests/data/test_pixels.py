@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from alu_defects.data import folder, pixels
-from alu_defects.errors import UserError
 
 COLOUR = (200, 100, 50)
 
@@ -197,8 +196,3 @@ def test_a_file_that_changed_since_it_was_catalogued_is_not_taken_for_what_it_wa
     assert isinstance(gone, pixels.UnreadableError)
     os.utime(paths[1], (0, 0))  # as if another file had been moved here
     assert isinstance(next(iter(pixels.decode_all(paths[1:2], [hashed(paths[0])], now, 8))), pixels.UnreadableError)
-
-
-def test_an_unknown_way_of_resizing_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data.resize=leterbox .* did you mean letterbox"):
-        pixels.check_resize("leterbox")
