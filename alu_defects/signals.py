@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C end a program in order: what runs can note that it was interrupted, and the exit code tells."""
 
 import atexit
+import math
 import multiprocessing.util
 import os
 import signal
@@ -21,14 +22,17 @@ class Interrupted(SystemExit):
 
 
 def ignore(worker: int = 0) -> None:
-    """Leave it to the main process to end this one: Ctrl-C, for one, goes to both, and a dead worker is an error."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    """Leave it to the main process to end this one: Ctrl-C, for one, goes to both, and a dead worker is an error.
+
+    SIGTERM counts after `GRACE` seconds: multiprocessing ends workers by it, and then waits for them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(math.ceil(GRACE)))
 
 
-@atexit.register  # later than multiprocessing.util did, so this runs before it waits for what ignores its SIGTERM
+@atexit.register  # later than multiprocessing.util did, so this runs before it waits for them
 def _kill_workers() -> None:
-    """End workers that are left, as after an error: those of an iterator that nobody has collected yet."""
+    """End at once the workers that are left, as after an error: those of an iterator that nobody has collected yet."""
     workers = [child for child in multiprocessing.active_children() if child.daemon]
     if workers and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # for torch, a worker that was killed is an error

@@ -79,6 +79,16 @@ def test_a_program_ends_though_its_workers_ignore_signals(tmp_path: Path) -> Non
         os.kill(int(done.stdout), 0)
 
 
+def test_a_worker_that_nobody_ends_ends_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "GRACE", 0.5)
+    if (child := os.fork()) == 0:
+        signals.ignore()
+        get(signal.SIGTERM)
+        time.sleep(60)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGALRM
+
+
 def test_worker_processes_wait_for_the_main_one() -> None:
     with interrupting():
         if (child := os.fork()) == 0:
