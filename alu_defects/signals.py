@@ -28,6 +28,8 @@ def ignore(worker: int = 0) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(math.ceil(GRACE)))
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))  # for torch, another code is an error
 
 
 @atexit.register  # later than multiprocessing.util did, so this runs before it waits for them
