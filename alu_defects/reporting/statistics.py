@@ -103,7 +103,7 @@ class Few(NamedTuple):
 
     Attributes:
         inflation: what the standard deviation between resamples lacks, √(n / (n - 1)) for n groups a class.
-        freedom: degrees of freedom of Student's t.
+        freedom: degrees of freedom of Student's t: groups less classes, but n - 1 where groups hold several classes.
     """
 
     inflation: float
@@ -115,7 +115,7 @@ class Few(NamedTuple):
         pairs = pd.DataFrame({"label": labels, "group": groups}).drop_duplicates()
         counts = pairs["label"].value_counts()
         n = max(float(stats.hmean(counts)), 2.0) if len(counts) else 2.0
-        return cls(math.sqrt(n / (n - 1)), max(pairs["group"].nunique() - len(counts), 1))
+        return cls(math.sqrt(n / (n - 1)), max(pairs["group"].nunique() - len(counts), int(n) - 1))
 
     @property
     def ends(self) -> tuple[float, float]:

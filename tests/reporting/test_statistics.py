@@ -231,6 +231,11 @@ def test_of_few_groups_the_ends_lie_further_out():
     )
 
 
+def test_groups_of_all_classes_are_as_free_as_there_are_groups_less_one():
+    labels, groups = np.tile(np.arange(11), 5), np.repeat(list("abcde"), 11)
+    assert Few.of(labels, groups) == (pytest.approx(math.sqrt(5 / 4)), 4)
+
+
 def test_of_one_group_nearly_nothing_is_left_out():
     assert Few.of([0, 0, 1], ["a", "a", "b"]) == (math.sqrt(2), 1)
     assert Few.of([], []) == (math.sqrt(2), 1)
