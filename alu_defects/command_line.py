@@ -86,6 +86,7 @@ def verb(
                 show(error, verbose, config_name)
                 sys.exit(interrupted.code if interrupted else 2)
             finally:
+                HydraConfig.instance().cfg = None  # what Python calls next is not of this command line
                 for folder in set(made) - {Path.cwd()}:  # verbs without a folder of their own run where the user is
                     with contextlib.suppress(OSError):  # it holds something: a run
                         folder.rmdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -458,6 +459,11 @@ def test_a_run_says_what_its_start_took_and_how_it_computes(finished_run):
     assert list(status["startup"]) == ["imports", "catalogue", "pixels", "leakage", "network", "first step"]
     assert all(seconds >= 0 for seconds in status["startup"].values())
     assert (status["device"], status["precision"], status["accumulate_grad_batches"]) == ("cpu", "32-true", 1)
+
+
+def test_a_command_line_leaves_nothing_behind_for_what_python_calls_next(typed, tmp_path):
+    assert typed("train", "model=timm", f"paths.runs={tmp_path}").returncode == 2
+    assert not HydraConfig.initialized()
 
 
 def test_a_run_of_before_the_pixel_cache_goes_on_and_can_be_evaluated(small, tmp_path):

@@ -1,5 +1,6 @@
 """Where labelled photographs come from: a name in the configuration → the folder and what was found in it."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ def _folder(root: str) -> tuple[Path, Scan]:
     return path, folder.scan(path)
 
 
-def _tianchi(root: str, **options: Any) -> tuple[Path, Scan]:
+def _tianchi(root: str, round: int = 1, include_other: bool = False, corrections: bool = True) -> tuple[Path, Scan]:
     path = catalog.existing_root(root)
-    return path, tianchi.scan(path, **options)
+    return path, tianchi.scan(path, round=round, include_other=include_other, corrections=corrections)
 
 
 def _synthetic(root: str, synthetic: Mapping[str, Any], progress: bool) -> tuple[Path, Scan]:
@@ -25,11 +26,10 @@ def _synthetic(root: str, synthetic: Mapping[str, Any], progress: bool) -> tuple
     return path, tianchi.scan(path, corrections=False)  # they are of photographs that may bear the same names
 
 
-# each with the options that it takes beside the root
-SOURCES: dict[str, tuple[Callable[..., tuple[Path, Scan]], tuple[str, ...]]] = {
-    "folder": (_folder, ()),
-    "tianchi": (_tianchi, ("round", "include_other", "corrections")),
-    "synthetic": (_synthetic, ("synthetic", "progress")),
+SOURCES: dict[str, Callable[..., tuple[Path, Scan]]] = {
+    "folder": _folder,
+    "tianchi": _tianchi,
+    "synthetic": _synthetic,
 }
 
 
@@ -37,12 +37,12 @@ def find(source: str, options: Mapping[str, Any]) -> tuple[Path, Scan]:
     """The folder and what is in it.
 
     Raises:
-        UserError: no such source, an option of another one, or a folder that is not what the source takes it for.
+        UserError: no such source, options that are not its own, or a folder that is not what the source takes it for.
     """
     check_choice("data.source", source, SOURCES)
-    scan, known = SOURCES[source]
-    if strange := [name for name in options if name not in ("root", *known)]:
-        raise UserError(
-            f"data.{strange[0]} is no option of data.source={source}; data={source} sets source and options together"
-        )
+    scan = SOURCES[source]
+    try:
+        inspect.signature(scan).bind(**options)
+    except TypeError as error:
+        raise UserError(f"data.source={source}: {error}; data={source} sets source and options together") from error
     return scan(**options)

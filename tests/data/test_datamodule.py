@@ -276,11 +276,15 @@ def test_the_split_does_not_depend_on_where_the_pictures_lie(photographs: Path, 
 
 
 @pytest.mark.parametrize(
-    ("source", "options", "name"),
-    [("folder", {"synthetic": {"images": 5}}, "synthetic"), ("tianchi", {"round": 2, "roots": "x"}, "roots")],
+    ("source", "options", "reason"),
+    [
+        ("folder", {"synthetic": {"images": 5}}, "got an unexpected keyword argument 'synthetic'"),
+        ("tianchi", {"round": 2, "roots": "x"}, "got an unexpected keyword argument 'roots'"),
+        ("synthetic", {}, "missing a required argument: 'synthetic'"),  # and nothing is written among photographs
+    ],
 )
-def test_an_option_of_another_source_is_refused(photographs: Path, source: str, options: Any, name: str) -> None:
-    message = f"data.{name} is no option of data.source={source}; data={source} sets source and options together"
+def test_options_of_another_source_are_refused(photographs: Path, source: str, options: Any, reason: str) -> None:
+    message = f"data.source={source}: {reason}; data={source} sets source and options together"
     with pytest.raises(UserError, match=re.escape(message)):
         make(photographs, source=source, **options).scan()
 
