@@ -31,7 +31,7 @@ def check_choice(key: str, name: str, known: Iterable[str]) -> None:
         UserError: with the nearest of them, and all.
     """
     if name not in (names := list(known)):
-        raise UserError(f"{key}={name} does not exist{did_you_mean(name, names)} There are: {', '.join(names)}")
+        raise UserError(f"{key}={name} does not exist{did_you_mean(str(name), names)} There are: {', '.join(names)}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

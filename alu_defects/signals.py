@@ -1,6 +1,5 @@
 """SIGTERM and Ctrl-C end a program in order: what runs can note that it was interrupted, and the exit code tells."""
 
-import atexit
 import math
 import multiprocessing.util
 import os
@@ -32,7 +31,6 @@ def ignore(worker: int = 0) -> None:
         signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))  # for torch, another code is an error
 
 
-@atexit.register  # later than multiprocessing.util did, so this runs before it waits for them
 def _kill_workers() -> None:
     """End at once the workers that are left, as after an error: those of an iterator that nobody has collected yet."""
     workers = [child for child in multiprocessing.active_children() if child.daemon]
@@ -40,6 +38,10 @@ def _kill_workers() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # for torch, a worker that was killed is an error
     for worker in workers:
         worker.kill()
+
+
+# after pools have ended their own workers (priority 15), before multiprocessing waits for all that are left
+multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def test_a_program_ends_though_its_workers_ignore_signals(tmp_path: Path) -> Non
     """After an error, iterators with workers are left in the frames of its traceback."""
     (tmp_path / "left_behind.py").write_text(LEFT_BEHIND)
     words = [sys.executable, str(tmp_path / "left_behind.py")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=signals.GRACE / 2, check=False)
     assert (done.returncode, done.stderr) == (3, "")
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout), 0)
@@ -87,6 +87,22 @@ def test_a_worker_that_nobody_ends_ends_after_a_while(monkeypatch: pytest.Monkey
         time.sleep(60)
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+OPEN_POOL = """
+import multiprocessing
+from alu_defects import signals
+if __name__ == "__main__":
+    pool = multiprocessing.Pool(2)
+    print(pool.map(abs, [-1, -2]))
+"""
+
+
+def test_pools_of_others_end_in_their_own_way(tmp_path: Path) -> None:
+    (tmp_path / "open_pool.py").write_text(OPEN_POOL)
+    words = [sys.executable, str(tmp_path / "open_pool.py")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "[1, 2]\n")
 
 
 def test_worker_processes_wait_for_the_main_one() -> None:

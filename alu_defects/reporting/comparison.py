@@ -157,7 +157,9 @@ def _table_row(entry: Entry) -> dict[str, Any]:
     }
     for metric in SUMMARY:
         values = entry.measured.summary[metric]
-        drawn = statistics.interval(entry.resampled.summary[metric].mean(axis=0), entry.few)
+        resampled, shown = entry.resampled.summary[metric].mean(axis=0), entry.pictures
+        labels, sessions = shown["label"].tolist(), shown["session"].tolist()
+        drawn = statistics.of_summary(metric, float(values.mean()), resampled, labels, sessions)
         row |= {metric: values.mean(), f"{metric}_sd": _deviation(values)}
         if metric == "accuracy":
             low, high = statistics.wilson(values.mean() * len(entry.pictures), len(entry.pictures))

@@ -17,7 +17,6 @@ from alu_defects.reporting import calibration, operating, statistics
 from alu_defects.reporting.calibration import Calibration
 from alu_defects.reporting.evaluation import PROBABILITY, Evaluation
 from alu_defects.reporting.operating import Outcome, Threshold
-from alu_defects.reporting.statistics import Few
 from alu_defects.reporting.text import percent, span
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)  # of pictures sent to a person, in the table
@@ -114,8 +113,10 @@ class Judgement:
         """95 % intervals of the summary: Wilson's for accuracy, the bootstrap of sessions for all."""
         it = self.judged
         drawn = statistics.bootstrap(it.labels, it.predicted, len(it.classes), it.sessions).summary
-        few = Few.of(it.labels, it.sessions)
-        found: dict[str, tuple[float, float]] = {name: statistics.interval(drawn[name], few) for name in SUMMARY}
+        found: dict[str, tuple[float, float]] = {
+            name: statistics.of_summary(name, it.evaluation.metrics[name], drawn[name], it.labels, it.sessions)
+            for name in SUMMARY
+        }
         return found | {"accuracy_wilson": statistics.wilson(int(it.right.sum()), len(it.right))}
 
     def reject(self) -> pd.DataFrame:

@@ -95,6 +95,28 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(list(p_values), method="holm")[1]] if len(p_values) else []
 
 
+def of_summary(
+    metric: str, value: float, drawn: Floats, labels: Sequence[Any] | NDArray[Any], groups: Sequence[str]
+) -> Interval:
+    """The interval of accuracy or a macro average: that of the resamples, and no narrower than Wilson's.
+
+    Resamples of pictures that are nearly all right hold too few errors. Wilson's is of as many independent pictures as
+    the groups are worth; of a mean over C classes that are worth n each, C² / Σ 1 / n.
+
+    Args:
+        metric: its name.
+        value: what was measured, or its mean over trainings.
+        drawn: of each resample.
+        labels: of each picture.
+        groups: of each picture.
+    """
+    total = effective(groups)
+    if metric != "accuracy":
+        own = pd.Series(list(groups)).groupby(np.asarray(labels)).agg(lambda those: effective(those.to_numpy()))
+        total = len(own) ** 2 / float((1 / own).sum())
+    return wider(interval(drawn, Few.of(labels, groups)), wilson(value * total, total))
+
+
 class Few(NamedTuple):
     """What resamples of few groups lack, after Hesterberg (2015), What teachers should know about the bootstrap.
 
