@@ -426,9 +426,10 @@ def coverages(line: Line, by_session: bool, sets: int, resamples: int, seed: int
         labels, predicted, sessions = line.pictures(rng)
         groups = sessions if by_session else np.arange(len(labels))
         drawn = statistics.bootstrap(labels, predicted, line.classes, groups.tolist(), resamples)
-        few = Few.of(labels, groups)
+        measured = statistics.scores(labels, predicted, line.classes, np.ones((1, len(labels)))).summary
         for name in SUMMARY:
-            low, high = statistics.interval(drawn.summary[name], few)
+            value = float(measured[name][0])
+            low, high = statistics.of_summary(name, value, drawn.summary[name], labels, groups.tolist())
             held[name] += low <= truth[name] <= high
     return {name: count / sets for name, count in held.items()}
 
@@ -458,6 +459,21 @@ def assert_95_percent(found: dict[str, float], names: Sequence[str], sets: int) 
 def test_coverage_of_independent_pictures():
     line = Line(spread(4, 40, 80), together=False)
     assert_95_percent(coverages(line, by_session=False, sets=250, resamples=200, seed=1), SUMMARY, 250)
+
+
+@pytest.mark.parametrize("sessions", [[10] * 4, [6] * 11])
+def test_coverage_of_a_network_that_is_nearly_always_right(sessions):
+    line = Line(sessions, together=True)
+    line.right = np.full(line.classes, 0.97)
+    found = coverages(line, by_session=True, sets=150, resamples=200, seed=1)
+    assert min(found.values()) >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / 150), found
+
+
+def test_all_right_is_not_without_doubt():
+    labels, groups = np.repeat([0, 1], 20), [str(k // 4) for k in range(40)]
+    low, high = statistics.of_summary("accuracy", 1.0, np.ones(200), labels, groups)
+    assert (low, high) == (pytest.approx(statistics.wilson(10, 10).low), 1.0)
+    assert statistics.of_summary("recall", 1.0, np.ones(200), labels, groups).low == pytest.approx(low)
 
 
 def test_coverage_of_sessions_that_go_right_or_wrong_together():
