@@ -69,7 +69,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: an unknown measurement, or a setting that it cannot work with.
     """
-    check_choice("what", str(config.what), MEASUREMENTS)
+    check_choice("what", config.what, MEASUREMENTS)
     tables = MEASUREMENTS[config.what](config)
 
     from rich.console import Console

@@ -87,6 +87,7 @@ def verb(
                 sys.exit(interrupted.code if interrupted else 2)
             finally:
                 HydraConfig.instance().cfg = None  # what Python calls next is not of this command line
+                os.environ["HYDRA_FULL_ERROR"] = "1" if verbose else "0"
                 for folder in set(made) - {Path.cwd()}:  # verbs without a folder of their own run where the user is
                     with contextlib.suppress(OSError):  # it holds something: a run
                         folder.rmdir()

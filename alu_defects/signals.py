@@ -26,7 +26,12 @@ def ignore(worker: int = 0) -> None:
     SIGTERM counts after `GRACE` seconds: multiprocessing ends workers by it, and then waits for them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(math.ceil(GRACE)))
+
+    def end_soon(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not begin anew
+        signal.alarm(math.ceil(GRACE))
+
+    signal.signal(signal.SIGTERM, end_soon)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))  # for torch, another code is an error
 

@@ -464,6 +464,7 @@ def test_a_run_says_what_its_start_took_and_how_it_computes(finished_run):
 def test_a_command_line_leaves_nothing_behind_for_what_python_calls_next(typed, tmp_path):
     assert typed("train", "model=timm", f"paths.runs={tmp_path}").returncode == 2
     assert not HydraConfig.initialized()
+    assert os.environ["HYDRA_FULL_ERROR"] == "0"
 
 
 def test_a_run_of_before_the_pixel_cache_goes_on_and_can_be_evaluated(small, tmp_path):

@@ -237,8 +237,8 @@ def sentences(judgement: Judgement) -> list[str]:
             f"({percent(here.overkill)}; {span(here.overkill_interval)})."
         )
     texts.append(
-        "The bound takes pictures for independent, and each defect's share at the line for that of these pictures. Val "
-        "has also chosen the epoch and the temperature, so it is a little too good."
+        "Bound, intervals and p take pictures for independent, and each defect's share at the line for that of these. "
+        "Val has also chosen the epoch and the temperature, so it is a little too good."
     )
     if chosen.bound_together > chosen.bound:
         texts.append(

@@ -232,7 +232,8 @@ def per_class(
             value = float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
             taken = [predicted == k for predicted in predictions]
             counted = {"recall": [own], "precision": taken, "f1": [own | guessed for guessed in taken]}[metric]
-            low, high = of_class(metric, value, float(np.mean([effective(group[those]) for those in counted])))
+            worth = [effective(group[those]) for those in counted if those.any()]  # others have no value
+            low, high = of_class(metric, value, float(np.mean(worth)) if worth else 0.0)
             row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
         rows.append(row)
     return rows
