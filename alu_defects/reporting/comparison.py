@@ -164,7 +164,6 @@ def _table_row(entry: Entry) -> dict[str, Any]:
         if metric == "accuracy":
             low, high = statistics.wilson(values.mean() * len(entry.pictures), len(entry.pictures))
             row |= {"accuracy_low": low, "accuracy_high": high}
-            drawn = statistics.wider(drawn, statistics.Interval(low, high))
             row |= {"accuracy_session_low": drawn.low, "accuracy_session_high": drawn.high}
         else:
             row |= {f"{metric}_low": drawn.low, f"{metric}_high": drawn.high}

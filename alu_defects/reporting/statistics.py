@@ -70,7 +70,7 @@ def of_class(metric: str, value: float, total: float) -> Interval:
 
 
 def wider(first: Interval, second: Interval) -> Interval:
-    """From the lower of the low ends to the higher of the high ones: resamples of 0 of 20 never hold a hit."""
+    """From the lower of the low ends to the higher of the high ones: resamples of 20 of 20 never hold a mistake."""
     return Interval(float(np.fmin(first.low, second.low)), float(np.fmax(first.high, second.high)))
 
 
