@@ -1,6 +1,7 @@
 """Several runs → what they show: scores with their intervals, which differences are real, and where they lie."""
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,8 +98,8 @@ class Comparison:
     def attention(self) -> pd.DataFrame:
         """One row a class for each network with attention and the same without: the difference in recall and F1.
 
-        `clear`: the difference in recall is below 0.05 after Holm's correction for the number of classes, in a class of
-        `FEWEST_SESSIONS` test sessions or more; of fewer, a bootstrap of sessions says too little.
+        `clear`: the p-value of the difference in recall is below 0.05 after Holm's correction for the classes of
+        `FEWEST_SESSIONS` test sessions or more. Of fewer, a bootstrap of sessions says too little; of one, nothing.
         """
         names = {entry.name: entry for entry in self.entries}
         pairs = [(names.get(ATTENTION.sub("", name)), entry) for name, entry in names.items() if ATTENTION.search(name)]
@@ -158,8 +159,14 @@ def _table_row(entry: Entry) -> dict[str, Any]:
     for metric in SUMMARY:
         values = entry.measured.summary[metric]
         resampled, shown = entry.resampled.summary[metric].mean(axis=0), entry.pictures
-        labels, sessions = shown["label"].tolist(), shown["session"].tolist()
-        drawn = statistics.of_summary(metric, float(values.mean()), resampled, labels, sessions)
+        drawn = statistics.of_summary(
+            metric,
+            float(values.mean()),
+            resampled,
+            labels=shown["label"].tolist(),
+            groups=shown["session"].tolist(),
+            right=[entry.right(training) for training in entry.trainings],
+        )
         row |= {metric: values.mean(), f"{metric}_sd": _deviation(values)}
         if metric == "accuracy":
             low, high = statistics.wilson(values.mean() * len(entry.pictures), len(entry.pictures))
@@ -209,7 +216,7 @@ def _operating_row(entry: Entry, normal: str, max_escape: float) -> dict[str, An
             on_val, on_test = (_line(table, entry.classes, normal, calibrated) for table in (val, test))
             if not (operating.both_kinds(on_val[1]) and operating.both_kinds(on_test[1])):
                 return None
-            threshold = operating.choose(*on_val, max_escape)
+            threshold = operating.choose(*on_val, max_escape, groups=val["session"].tolist())
             outcomes.append((threshold, operating.outcome(*on_test, threshold.score)))
     escapes, overkills = ([getattr(found, name) for _, found in outcomes] for name in ("escape", "overkill"))
     return {
@@ -217,6 +224,7 @@ def _operating_row(entry: Entry, normal: str, max_escape: float) -> dict[str, An
         "runs": len(outcomes),
         "promised": sum(threshold.promised for threshold, _ in outcomes),
         "bound": max(threshold.bound for threshold, _ in outcomes),
+        "bound_together": max(threshold.bound_together for threshold, _ in outcomes),
         "defective": outcomes[0][1].defective,
         "normal": outcomes[0][1].normal,
         "escape": _mean(escapes),
@@ -263,16 +271,19 @@ def _attention_rows(plain: Entry, attentive: Entry) -> list[dict[str, Any]]:
     for k, name in enumerate(plain.classes):
         own = plain.pictures[plain.pictures["label"] == name]
         few = Few.of(own["label"].tolist(), own["session"].tolist())
+        sessions = own["session"].nunique()
         row: dict[str, Any] = {"entry": attentive.name, "other": plain.name, "class": name}
-        row |= {"support": len(own), "sessions": own["session"].nunique()}
+        row |= {"support": len(own), "sessions": sessions}
         for metric in ("f1", "recall"):
             values, other = (getattr(entry.measured, metric)[:, k] for entry in (attentive, plain))
             drawn, without = (getattr(entry.resampled, metric)[:, :, k].mean(axis=0) for entry in (attentive, plain))
-            found = statistics.difference(values, other, drawn - without, few)
+            change = drawn - without if sessions > 1 else np.full(len(drawn), np.nan)  # one session never varies
+            found = statistics.difference(values, other, change, few)
             row |= {metric: found.mean, f"{metric}_low": found.low, f"{metric}_high": found.high}
-        rows.append(row | {"p": found.p})
-    for row, p in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
-        row |= {"p_holm": p, "clear": p < SIGNIFICANT and row["sessions"] >= FEWEST_SESSIONS}
+        rows.append(row | {"p": found.p, "p_holm": math.nan, "clear": False})
+    tested = [row for row in rows if row["sessions"] >= FEWEST_SESSIONS]
+    for row, p in zip(tested, statistics.holm([row["p"] for row in tested]), strict=True):
+        row |= {"p_holm": p, "clear": p < SIGNIFICANT}
     return rows
 
 

@@ -80,7 +80,7 @@ def accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], clock:
         ax.scatter([entry["accuracy"]], [row], 60, color=BLUE, marker="D", zorder=4)
     ax.plot([], [], "D", color=BLUE, label="mean of the trainings (circles)")
     ax.plot([], [], linewidth=9, alpha=0.25, color=BLUE, label="95 % interval, pictures independent (Wilson)")
-    ax.plot([], [], linewidth=2, color=BLUE, label="95 % interval, sessions drawn (bootstrap)")
+    ax.plot([], [], linewidth=2, color=BLUE, label="95 % interval, by session")
     if clock is not None:
         ax.axvline(clock, color=ORANGE, linestyle="--", label=f"the clock, which sees no pixels: {clock:.1%}")
     label_ticks(ax, "y", [readable(str(name)) for name in table["entry"]])

@@ -25,16 +25,17 @@ METRICS = {"accuracy": "accuracy", "precision": "macro precision", "recall": "ma
 METHOD = f"""
 * Each number is the mean over the trainings of a row, ± their standard deviation. In brackets the 95 % interval for
   other test pictures of the same kind: of accuracy Wilson's, which takes the pictures for independent; of the macro
-  averages a bootstrap of {statistics.RESAMPLES} resamples that draws whole sessions, since the pictures of one session
-  go right or wrong together; of few sessions its quantiles are taken further out (Hesterberg 2015), and it is never
-  narrower than Wilson's of as many pictures as the sessions are worth. The same for accuracy stands beside it.
+  averages Wilson's of as many independent pictures as vary like a bootstrap of {statistics.RESAMPLES} resamples that
+  draws whole sessions, since the pictures of one session go right or wrong together; where few sessions hold mistakes,
+  it leans to the worst case, that each goes right or wrong as one. The same for accuracy stands beside it.
 * Differences: Welch's t interval over the trainings, with the variance between resamples of the test sessions added.
   The p-value is the larger of its and of the exact McNemar test's on the same pictures, taken from the training where
   that is weakest, and 1 where the trainings disagree about who is better. Holm's correction makes it hold for all pairs
   of the table together; a difference is called real if it is then below 0.05. One training of each can show that two
   trained networks differ, not that two models do.
 * At the line: probabilities are calibrated on the val pictures, which have also chosen the epoch. The bound that val
-  promises takes pictures for independent; alu-evaluate has that of sessions that pass together.
+  promises takes pictures for independent; "together" is the one that holds if the defective pictures of one session
+  pass or are caught together.
 * Precision, recall and F1 of a class: Wilson's interval of as many independent pictures as they say as much as, if the
   pictures of one session go right or wrong together (Kish's effective sample size).
 * Macro averages are over the classes that occur. F1 of a class is 2 · hits / (its pictures + its predictions).
@@ -196,6 +197,7 @@ def _operating(line: pd.DataFrame) -> pd.DataFrame:
         {
             "model": row["entry"],
             "promised by val": f"escape ≤ {points(row['bound'])} %",
+            "together": f"≤ {points(row['bound_together'])} %",
             f"escape (% of {row['defective']} defective)": _spread(row, "escape"),
             f"overkill (% of {row['normal']} good)": _spread(row, "overkill"),
         }
@@ -229,7 +231,9 @@ def _attention(comparison: Comparison, folder: Path) -> Iterator[str]:
         clear = own[own["clear"]]
         named = ", ".join(f"{readable(r['class'])} ({points(r['recall'])})" for r in clear.to_dict("records"))
         few = int((own["sessions"] < FEWEST_SESSIONS).sum())
-        text = f"{title}: a difference in recall is shown for {named or 'no class'} (Holm over {len(own)} classes)."
+        text = (
+            f"{title}: a difference in recall is shown for {named or 'no class'} (Holm over {len(own) - few} classes)."
+        )
         if few:
             text += f" {few} classes have fewer than {FEWEST_SESSIONS} test sessions, too few to show any."
         yield document.cell(text)

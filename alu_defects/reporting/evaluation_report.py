@@ -79,7 +79,7 @@ def _summary(judgement: Judgement) -> pd.DataFrame:
     metrics, ends = judgement.judged.evaluation.metrics, judgement.intervals
     titles = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
     rows = [
-        {"metric": title, "%": percent(metrics[name], ""), "95 %, sessions drawn": span(ends[name], "")}
+        {"metric": title, "%": percent(metrics[name], ""), "95 %, by session": span(ends[name], "")}
         for name, title in titles.items()
     ]
     rows[0]["95 %, pictures independent (Wilson)"] = span(ends["accuracy_wilson"], "")

@@ -110,11 +110,13 @@ class Judgement:
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """95 % intervals of the summary: Wilson's for accuracy, the bootstrap of sessions for all."""
+        """95 % intervals of the summary by session, and Wilson's for accuracy."""
         it = self.judged
         drawn = statistics.bootstrap(it.labels, it.predicted, len(it.classes), it.sessions).summary
         found: dict[str, tuple[float, float]] = {
-            name: statistics.of_summary(name, it.evaluation.metrics[name], drawn[name], it.labels, it.sessions)
+            name: statistics.of_summary(
+                name, it.evaluation.metrics[name], drawn[name], labels=it.labels, groups=it.sessions, right=[it.right]
+            )
             for name in SUMMARY
         }
         return found | {"accuracy_wilson": statistics.wilson(int(it.right.sum()), len(it.right))}
@@ -222,28 +224,31 @@ def sentences(judgement: Judgement) -> list[str]:
         f"On val, {on_val.overkills} of {on_val.normal} good pictures are scrapped ({percent(on_val.overkill)}).",
     ]
     if split != "val":
-        chance = here.breaks(chosen.bound)
         same = judgement.judged.evaluation.rows == judgement.val.evaluation.rows
-        verdict = (
-            "the very pictures that chose the threshold, so this proves nothing"
-            if same
-            else "the promise is kept"
-            if here.escape <= chosen.bound
-            else f"more than promised, which chance alone does with p = {chance:.2g}"
-        )
+        found = "the very pictures that chose the threshold, so this proves nothing" if same else _kept(chosen, here)
         texts.append(
             f"On {split}, {here.escapes} of {here.defective} defective pictures pass ({percent(here.escape)}; "
-            f"{span(here.escape_interval)}): {verdict}. {here.overkills} of {here.normal} good ones are scrapped "
+            f"{span(here.escape_interval)}): {found}. {here.overkills} of {here.normal} good ones are scrapped "
             f"({percent(here.overkill)}; {span(here.overkill_interval)})."
         )
     texts.append(
-        "Bound, intervals and p take pictures for independent, and each defect's share at the line for that of these. "
-        "Val has also chosen the epoch and the temperature, so it is a little too good."
+        "This bound, the intervals and p take pictures for independent, and each defect's share at the line for that "
+        "of these. Val has also chosen the epoch and the temperature, so it is a little too good."
     )
     if chosen.bound_together > chosen.bound:
+        worth = f"{chosen.independent:.{0 if chosen.independent >= 10 else 1}f}"
         texts.append(
-            f"If at worst the defective pictures of one session pass or are caught together, they say as much as "
-            f"{chosen.independent:.0f} single ones, and with {sure} confidence at most "
-            f"{percent(chosen.bound_together)} pass."
+            f"If at worst the defective pictures of one session pass or are caught together, those of val say as much "
+            f"as {worth} independent ones, and with {sure} confidence at most {percent(chosen.bound_together)} pass."
         )
     return texts
+
+
+def _kept(chosen: Threshold, here: Outcome) -> str:
+    """Whether the test pictures keep the promise."""
+    if here.escape <= chosen.bound:
+        return "the promise is kept"
+    by_chance = f"p = {here.breaks(chosen.bound):.2g}"
+    if here.escape <= chosen.bound_together:
+        return f"more than promised of independent pictures ({by_chance}), not if those of one session pass together"
+    return f"more than promised, which chance alone does with {by_chance}"

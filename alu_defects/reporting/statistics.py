@@ -21,6 +21,7 @@ from alu_defects.learning.metrics import SUMMARY
 
 LEVEL = 0.95  # of every interval
 RESAMPLES = 2000  # the ends of a 95 % interval then move by 3 % of its width from seed to seed
+PRIOR = 4  # groups, as Agresti and Coull (1998) add two hits and two misses
 _CHUNK = 100  # resamples at once: 16 MB for 20,000 pictures
 PER_CLASS = ("precision", "recall", "f1")
 Floats = NDArray[np.float64]
@@ -69,11 +70,6 @@ def of_class(metric: str, value: float, total: float) -> Interval:
     return Interval(2 * low / (1 + low), 2 * high / (1 + high))
 
 
-def wider(first: Interval, second: Interval) -> Interval:
-    """From the lower of the low ends to the higher of the high ones: resamples of 20 of 20 never hold a mistake."""
-    return Interval(float(np.fmin(first.low, second.low)), float(np.fmax(first.high, second.high)))
-
-
 def upper_bound(events: float, total: float, confidence: float = LEVEL) -> float:
     """One-sided upper bound of a rate after Clopper and Pearson (1934): the rate is below it with this confidence."""
     return float(stats.beta.ppf(confidence, events + 1, total - events)) if events < total else 1.0
@@ -96,12 +92,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def of_summary(
-    metric: str, value: float, drawn: Floats, labels: Sequence[Any] | NDArray[Any], groups: Sequence[str]
+    metric: str,
+    value: float,
+    drawn: Floats,
+    *,
+    labels: Sequence[Any] | NDArray[Any],
+    groups: Sequence[str],
+    right: Sequence[NDArray[np.bool_]],
 ) -> Interval:
-    """The interval of accuracy or a macro average: that of the resamples, and no narrower than Wilson's.
+    """Wilson's interval of accuracy or a macro average, of as many pictures as vary like the resamples.
 
-    Resamples of pictures that are nearly all right hold too few errors. Wilson's is of as many independent pictures as
-    the groups are worth; of a mean over C classes that are worth n each, C² / Σ 1 / n.
+    Resamples that hold few mistakes, or few hits, know little of their variance. Where k groups hold any, it counts k
+    times and that of groups which go right or wrong as one `PRIOR` times. Of a mean over C classes that are worth n
+    pictures each, the latter is that of C² / Σ 1 / n. The former is wider by Student's t over the normal quantile, as
+    Korn and Graubard (1998) have it.
 
     Args:
         metric: its name.
@@ -109,23 +113,28 @@ def of_summary(
         drawn: of each resample.
         labels: of each picture.
         groups: of each picture.
+        right: whether each picture is, of each training.
     """
-    total = effective(groups)
-    if metric != "accuracy":
-        own = pd.Series(list(groups)).groupby(np.asarray(labels)).agg(lambda those: effective(those.to_numpy()))
-        total = len(own) ** 2 / float((1 / own).sum())
-    return wider(interval(drawn, Few.of(labels, groups)), wilson(value * total, total))
+    of = np.zeros(len(groups)) if metric == "accuracy" else np.asarray(labels)
+    group, few = np.array(groups), Few.of(of, groups)
+    worth = pd.Series(group).groupby(of).agg(lambda own: effective(own.to_numpy()))
+    one = float((1 / worth).sum()) / len(worth) ** 2  # 1 / pictures, in the worst case
+    known = float(np.mean([min(len(set(group[hit])), len(set(group[~hit]))) for hit in right]))
+    if known:
+        wide = few.inflation * few.t / stats.norm.ppf((1 + LEVEL) / 2)
+        seen = float(np.var(drawn)) * wide**2 / (value * (1 - value))
+        one = (known * seen + PRIOR * one) / (known + PRIOR)
+    return wilson(value / one, 1 / one)
 
 
 class Few(NamedTuple):
     """What resamples of few groups lack, after Hesterberg (2015), What teachers should know about the bootstrap.
 
     Resamples of n groups vary by (n - 1) / n of the variance that they stand for, and this is a guess from n values.
-    The middle 95 % of them hold the truth less often than that; the quantiles at `ends` mend it.
 
     Attributes:
         inflation: what the standard deviation between resamples lacks, √(n / (n - 1)) for n groups a class.
-        freedom: degrees of freedom of Student's t: groups less classes, but n - 1 where groups hold several classes.
+        freedom: degrees of freedom of Student's t, groups less classes.
     """
 
     inflation: float
@@ -137,12 +146,17 @@ class Few(NamedTuple):
         pairs = pd.DataFrame({"label": labels, "group": groups}).drop_duplicates()
         counts = pairs["label"].value_counts()
         n = max(float(stats.hmean(counts)), 2.0) if len(counts) else 2.0
-        return cls(math.sqrt(n / (n - 1)), max(pairs["group"].nunique() - len(counts), int(n) - 1))
+        return cls(math.sqrt(n / (n - 1)), max(pairs["group"].nunique() - len(counts), 1))
+
+    @property
+    def t(self) -> float:
+        """So many standard deviations to either side make a 95 % interval."""
+        return float(stats.t(self.freedom).ppf((1 + LEVEL) / 2))
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The quantiles of resamples that make a 95 % interval."""
-        low = float(stats.norm.cdf(self.inflation * stats.t(self.freedom).ppf((1 - LEVEL) / 2)))
+        """The quantiles of resamples that make a 95 % interval; the middle 95 % hold the truth less often than that."""
+        low = float(stats.norm.cdf(-self.inflation * self.t))
         return low, 1 - low
 
 
@@ -257,12 +271,13 @@ def difference(values: Floats, other: Floats, drawn: Floats, few: Few) -> Differ
     Args:
         values: of each training of one model.
         other: of each training of the other.
-        drawn: the difference of their means in each resample of the test pictures.
+        drawn: the difference of their means in each resample of the test pictures; NaN where it has no value.
         few: what the resamples lack.
     """
     mean = float(np.mean(values) - np.mean(other))
     parts = [(float(np.var(v, ddof=1)) / len(v), len(v) - 1) for v in (values, other) if len(v) > 1]
-    parts.append((float(np.nanvar(drawn)) * few.inflation**2, few.freedom))
+    known = drawn[~np.isnan(drawn)]
+    parts.append((float(np.var(known)) * few.inflation**2 if len(known) else math.nan, few.freedom))
     variance = sum(part for part, _ in parts)
     if math.isnan(mean) or math.isnan(variance):
         return Difference(mean, math.nan, math.nan, 1.0)
@@ -271,12 +286,3 @@ def difference(values: Floats, other: Floats, drawn: Floats, few: Few) -> Differ
     t = stats.t(variance**2 / sum(part**2 / freedom for part, freedom in parts))
     half = float(t.ppf((1 + LEVEL) / 2)) * math.sqrt(variance)
     return Difference(mean, mean - half, mean + half, float(2 * t.sf(abs(mean) / math.sqrt(variance))))
-
-
-def interval(values: Floats, few: Few) -> Interval:
-    """The 95 % interval from resamples, without those that have no value."""
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return Interval(math.nan, math.nan)
-    low, high = np.quantile(known, few.ends)
-    return Interval(float(low), float(high))

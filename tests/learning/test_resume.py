@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from alu_defects import signals
 from alu_defects.learning import checkpoint
 
 SECONDS = ["train/images_per_second", "train/seconds"]
@@ -118,8 +120,11 @@ def test_a_killed_run_goes_on_to_the_bit(words, straight, tmp_path, number, plac
     folder = tmp_path / "run"
     killed = Path(__file__).with_name("killed.py")
     done = run(killed, place, number, *words, f"data.num_workers={workers}", f"run_dir={folder}")
+    ended = time.time()
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
+    (sent,) = re.findall(r"^signal sent at (\S+)$", done.stderr, re.MULTILINE)
+    assert ended - float(sent) < signals.GRACE
     assert json.loads((folder / "run.json").read_text())["status"] == status
     assert last_epoch(folder) == (2 if place == "saved" else 1)  # it lost the third
     done = train(f"resume={folder}")

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, precision_score
 
 from alu_defects.data import catalog
 from alu_defects.learning.run import Run, write_json
-from alu_defects.reporting import comparison_report, verdict
+from alu_defects.reporting import comparison_report, statistics, verdict
 from alu_defects.reporting.comparison import Comparison
 from alu_defects.reporting.evaluation import PROBABILITY
 
@@ -212,6 +212,20 @@ def test_what_attention_changes_class_by_class(sweep):
     assert table["support"].tolist() == [40, 40, 40]
     assert 0.5 > table["recall"].max() > 0
     assert (table["recall_low"] <= table["recall"]).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_of_one_session_shows_no_difference(tmp_path):
+    table = pictures(120)
+    table.loc[table["label"] == "pit", "session"] = "pit 0"
+    pits = [k for k in range(120) if k % 3 == 1]
+    fabricate(tmp_path, "inceptionv4", 0, pits, table=table)
+    fabricate(tmp_path, "inceptionv4_scse", 0, range(0, 9, 3), table=table)
+    rows = Comparison.of([tmp_path]).attention.set_index("class")
+    assert (rows.loc["pit", "sessions"], rows.loc["pit", "recall"]) == (1, 1)
+    assert rows.loc["pit", ["recall_low", "recall_high", "f1_low", "p_holm"]].isna().all()
+    assert not rows["clear"].any()
+    assert (rows.drop(index="pit")["p_holm"] == statistics.holm(rows.drop(index="pit")["p"].tolist())).all()
 
 
 def test_the_papers_numbers_stand_beside_its_experiment_alone(tmp_path):

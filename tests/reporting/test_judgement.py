@@ -1,0 +1,100 @@
+"""What the operating point promises and what the test pictures make of it, in words, on made-up scores."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from alu_defects.learning.metrics import SUMMARY
+from alu_defects.reporting import judgement, statistics
+from alu_defects.reporting.calibration import Calibration
+from alu_defects.reporting.evaluation import PROBABILITY, Evaluation
+from alu_defects.reporting.judgement import Judged, Judgement
+
+CLASSES = ["normal", "dent"]
+OPTIONS = {"max_escape": 0.03, "confidence": 0.95, "reject": 0.1, "target_accuracy": 0.99}
+
+
+def judged(split: str, good: list[float], defective: list[float], session: int, first: int = 0) -> Judged:
+    """Pictures with these scores of being defective; so many of a class in turn make a session."""
+    scores = np.array(good + defective)
+    labels = ["normal"] * len(good) + ["dent"] * len(defective)
+    predictions = pd.DataFrame({"path": [f"{split}{k}" for k in range(len(scores))], "label": labels})
+    predictions["prediction"] = np.where(scores >= 0.5, "dent", "normal")
+    predictions[PROBABILITY + "normal"], predictions[PROBABILITY + "dent"] = 1 - scores, scores
+    confusion = pd.crosstab(predictions["label"], predictions["prediction"]).reindex(
+        index=CLASSES, columns=CLASSES, fill_value=0
+    )
+    found = statistics.scores(
+        judgement.ids(predictions["label"], CLASSES),
+        judgement.ids(predictions["prediction"], CLASSES),
+        2,
+        np.ones((1, len(scores))),
+    )
+    metrics = {name: float(found.summary[name][0]) for name in SUMMARY}
+    rows = list(range(first, first + len(scores)))
+    sessions = [
+        f"{name} {k // session}"
+        for name, part in zip(CLASSES, (good, defective), strict=True)
+        for k in range(len(part))
+    ]
+    evaluation = Evaluation(split, metrics, predictions, confusion, rows)
+    return Judged(evaluation, sessions, Calibration(1.0, len(scores)), "normal")
+
+
+def said(val: Judged, test: Judged) -> str:
+    return " ".join(judgement.sentences(Judgement(val, test, Calibration(1.0, 1), OPTIONS, "normal")))
+
+
+GOOD, CAUGHT, PASSED = [0.1] * 40, [0.9] * 100, [0.2]
+
+
+@pytest.mark.parametrize(
+    ("passed", "verdict"),
+    [
+        (0, "(0.0 %; 0.0–3.6 %): the promise is kept."),
+        (3, "(2.9 %; 0.6–8.3 %): the promise is kept."),
+        (8, "more than promised of independent pictures (p = 0.0"),
+        (40, "more than promised, which chance alone does with p = "),
+    ],
+)
+def test_the_verdict_on_the_test_pictures(passed, verdict):
+    text = said(judged("val", GOOD, CAUGHT, 4), judged("test", GOOD, CAUGHT + PASSED * passed, 4, 200))
+    # 0 of 100 pass on val, which bounds them by 3.0 %; of 25 sessions by 11.3 %
+    assert "with 95 % confidence at most 3.0 % do, and 3.0 % was asked for" in text
+    assert f"On test, {passed} of {100 + passed} defective pictures pass" in text
+    assert verdict in text
+    assert "those of val say as much as 25 independent ones, and with 95 % confidence at most 11.3 % pass." in text
+
+
+def test_single_pictures_have_no_other_bound():
+    text = said(judged("val", GOOD, CAUGHT, 1), judged("test", GOOD, CAUGHT, 1, 200))
+    assert "the promise is kept" in text
+    assert "of one session" not in text
+
+
+def test_few_sessions_are_counted_with_a_decimal():
+    text = said(judged("val", GOOD, CAUGHT, 60), judged("test", GOOD, CAUGHT, 60, 200))
+    assert "say as much as 1.9 independent ones" in text
+
+
+def test_the_pictures_that_chose_prove_nothing():
+    both = [0.01, *CAUGHT]
+    text = said(judged("val", GOOD, both, 4), judged("test", GOOD, both, 4))
+    assert "the very pictures that chose the threshold, so this proves nothing" in text
+    assert "promise is kept" not in text
+
+
+def test_too_few_pictures_promise_what_they_can():
+    text = said(judged("val", GOOD, CAUGHT[:20], 1), judged("test", GOOD, CAUGHT, 1, 200))
+    assert "The 20 defective pictures of val are too few to promise an escape rate of 3.0 %" in text
+    assert "at most 13.9 % do. 99 defective pictures without an escape would be needed." in text
+
+
+def test_numbers_for_metrics_json():
+    it = judged("test", GOOD, CAUGHT + PASSED * 5, 4, 200)
+    numbers = Judgement(judged("val", GOOD, CAUGHT, 4), it, Calibration(1.0, 1), OPTIONS, "normal").as_dict()
+    assert numbers["operating"]["test"]["escapes"] == 5
+    assert numbers["operating"]["independent"] == pytest.approx(25)
+    low, high = numbers["intervals"]["accuracy"]
+    narrow = numbers["intervals"]["accuracy_wilson"]
+    assert low < narrow[0] < 140 / 145 < narrow[1] < high
