@@ -279,10 +279,8 @@ def difference(values: Floats, other: Floats, drawn: Floats, few: Few) -> Differ
     known = drawn[~np.isnan(drawn)]
     parts.append((float(np.var(known)) * few.inflation**2 if len(known) else math.nan, few.freedom))
     variance = sum(part for part, _ in parts)
-    if math.isnan(mean) or math.isnan(variance):
+    if math.isnan(mean) or not variance > 1e-18:  # where nothing varies nothing can be said; it is not quite 0 then
         return Difference(mean, math.nan, math.nan, 1.0)
-    if variance < 1e-18:  # of equal numbers it is not quite 0
-        return Difference(mean, mean, mean, 1.0)  # nothing varies: nothing can be said
     t = stats.t(variance**2 / sum(part**2 / freedom for part, freedom in parts))
     half = float(t.ppf((1 + LEVEL) / 2)) * math.sqrt(variance)
     return Difference(mean, mean - half, mean + half, float(2 * t.sf(abs(mean) / math.sqrt(variance))))

@@ -62,7 +62,7 @@ def warnings(comparison: Comparison) -> list[str]:
     if any(not entry.pictures["session"].duplicated().any() for entry in comparison.entries):
         texts.append("No session has two test pictures: the intervals take each for independent of the others.")
     if any(entry.pictures["session"].nunique() < FEW_SESSIONS for entry in comparison.entries):
-        texts.append(f"Fewer than {FEW_SESSIONS} test sessions: intervals that draw sessions are too narrow.")
+        texts.append(f"Fewer than {FEW_SESSIONS} test sessions: too few to say much about others.")
     return texts
 
 

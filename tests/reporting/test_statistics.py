@@ -336,6 +336,7 @@ def test_difference_of_single_trainings_knows_of_pictures_alone():
 def test_where_nothing_varies_nothing_is_said():
     found = statistics.difference(np.array([0.9, 0.9]), np.array([0.8, 0.8]), np.full(20, 0.1), MANY)
     assert found.p == 1
+    assert np.isnan([found.low, found.high]).all()
     assert statistics.difference(np.array([0.9, np.nan]), np.array([0.8, 0.8]), np.full(20, 0.1), MANY).p == 1
 
 
