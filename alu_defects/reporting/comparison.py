@@ -66,7 +66,7 @@ class Comparison:
         """Table 2, one row an entry, as fractions: each metric, its standard deviation over seeds and its interval.
 
         The interval of accuracy is Wilson's, which takes the pictures for independent; `accuracy_session_low` and
-        `_high` and the other metrics' are from the bootstrap of sessions.
+        `_high` and the other metrics' ends know of sessions (`statistics.of_summary`).
         """
         return pd.DataFrame([_table_row(entry) for entry in self.entries])
 
@@ -222,6 +222,7 @@ def _operating_row(entry: Entry, normal: str, max_escape: float) -> dict[str, An
     return {
         "entry": entry.name,
         "runs": len(outcomes),
+        "max_escape": max_escape,
         "promised": sum(threshold.promised for threshold, _ in outcomes),
         "bound": max(threshold.bound for threshold, _ in outcomes),
         "bound_together": max(threshold.bound_together for threshold, _ in outcomes),

@@ -18,16 +18,17 @@ from alu_defects.reporting import document, statistics
 from alu_defects.reporting.comparison import FEWEST_SESSIONS, Comparison
 from alu_defects.reporting.drawing import readable
 from alu_defects.reporting.report import numbers_to_the_right
-from alu_defects.reporting.text import p_value, points
-from alu_defects.reporting.verdict import clock, findings, warnings
+from alu_defects.reporting.text import p_value, percent, points
+from alu_defects.reporting.verdict import clock, findings, reach, warnings
 
 METRICS = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
 METHOD = f"""
 * Each number is the mean over the trainings of a row, ± their standard deviation. In brackets the 95 % interval for
   other test pictures of the same kind: of accuracy Wilson's, which takes the pictures for independent; of the macro
   averages Wilson's of as many independent pictures as vary like a bootstrap of {statistics.RESAMPLES} resamples that
-  draws whole sessions, since the pictures of one session go right or wrong together; where few sessions hold mistakes,
-  it leans to the worst case, that each goes right or wrong as one. The same for accuracy stands beside it.
+  draws whole sessions, since the pictures of one session go right or wrong together; Student's t widens it. Where few
+  sessions hold mistakes, or hits, it leans to the worst case, that each goes right or wrong as one. The same for
+  accuracy stands beside it.
 * Differences: Welch's t interval over the trainings, with the variance between resamples of the test sessions added.
   The p-value is the larger of its and of the exact McNemar test's on the same pictures, taken from the training where
   that is weakest, and 1 where the trainings disagree about who is better. Holm's correction makes it hold for all pairs
@@ -105,8 +106,9 @@ def _parts(comparison: Comparison, line: pd.DataFrame, folder: Path) -> Iterator
         yield "## At the line"
         yield document.table(_operating(line))
         yield (
-            "Each run's val chose the highest threshold at which, with 95 % confidence, no more defective pieces pass "
-            "than may; where it has too few pictures to promise that, the highest at which no more of them did. With "
+            f"Each run's val chose the highest threshold at which, with 95 % confidence, at most "
+            f"{percent(line['max_escape'].iloc[0])} of the defective pieces pass; where it has too few pictures to "
+            "promise that, the highest at which no greater share of them did. With "
             "split=paper val and test are the same pictures: then it proves nothing. alu-evaluate shows a run's curve."
         )
     if comparison.entries:
@@ -166,9 +168,8 @@ def differences(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "models": f"{row['entry']} − {row['other']}",
-            "accuracy (points)": f"{points(row['accuracy'])} ({points(row['accuracy_low'])} to "
-            f"{points(row['accuracy_high'])})",
-            "macro F1 (points)": f"{points(row['f1'])} ({points(row['f1_low'])} to {points(row['f1_high'])})",
+            "accuracy (points)": f"{points(row['accuracy'])} ({reach(row, 'accuracy')})",
+            "macro F1 (points)": f"{points(row['f1'])} ({reach(row, 'f1')})",
             "right alone": f"{row['only_right']} : {row['other_only_right']}",
             "McNemar p of each training": " ".join(p_value(p) for p in row["p_of_each"]),
             "p, Holm": p_value(row["p_holm"]),
@@ -196,7 +197,8 @@ def _operating(line: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "model": row["entry"],
-            "promised by val": f"escape ≤ {points(row['bound'])} %",
+            "promised by val": f"escape ≤ {points(row['bound'])} %"
+            + ("" if row["promised"] == row["runs"] else f", too few for {percent(row['max_escape'])}"),
             "together": f"≤ {points(row['bound_together'])} %",
             f"escape (% of {row['defective']} defective)": _spread(row, "escape"),
             f"overkill (% of {row['normal']} good)": _spread(row, "overkill"),
@@ -231,11 +233,11 @@ def _attention(comparison: Comparison, folder: Path) -> Iterator[str]:
         clear = own[own["clear"]]
         named = ", ".join(f"{readable(r['class'])} ({points(r['recall'])})" for r in clear.to_dict("records"))
         few = int((own["sessions"] < FEWEST_SESSIONS).sum())
-        text = (
-            f"{title}: a difference in recall is shown for {named or 'no class'} (Holm over {len(own) - few} classes)."
-        )
+        text = f"{title}: a difference in recall is shown for {named or 'no class'}."
+        if few < len(own):
+            text += f" Holm's correction is for {len(own) - few} of {len(own)} classes."
         if few:
-            text += f" {few} classes have fewer than {FEWEST_SESSIONS} test sessions, too few to show any."
+            text += f" {few} of {len(own)} have fewer than {FEWEST_SESSIONS} test sessions, too few to show any."
         yield document.cell(text)
 
 

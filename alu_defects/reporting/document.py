@@ -18,7 +18,8 @@ body { max-width: 1320px; } p, li { max-width: 80ch; overflow-wrap: anywhere; } 
 .wide { overflow-x: auto; } table { margin: 10px 0; font-size: 13.5px; }
 th, td { vertical-align: top; white-space: nowrap; } th { white-space: normal; vertical-align: bottom; }
 img { max-width: 100%; background: #fff; border-radius: 6px; margin: 8px 0; }
-blockquote { max-width: 80ch; margin: 14px 0; padding: 10px 16px; border-left: 4px solid #b26a00; background: var(--card); }
+blockquote { max-width: 80ch; margin: 14px 0; padding: 10px 16px; border-left: 4px solid #b26a00;
+  background: var(--card); }
 blockquote p { margin: 0; } code { font-size: 13px; }
 """
 

@@ -232,8 +232,8 @@ def sentences(judgement: Judgement) -> list[str]:
             f"({percent(here.overkill)}; {span(here.overkill_interval)})."
         )
     texts.append(
-        "This bound, the intervals and p take pictures for independent, and each defect's share at the line for that "
-        "of these. Val has also chosen the epoch and the temperature, so it is a little too good."
+        "The bound of val, the intervals and p take pictures for independent, and each defect's share at the line for "
+        "that of these. Val has also chosen the epoch and the temperature, so it is a little too good."
     )
     if chosen.bound_together > chosen.bound:
         worth = f"{chosen.independent:.{0 if chosen.independent >= 10 else 1}f}"

@@ -1,5 +1,9 @@
 """A comparison in plain words: what must be known before a number is read, and which differences are real."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 from alu_defects.data.splits import SELECTED_ON_TEST
 from alu_defects.reporting.comparison import Comparison
 from alu_defects.reporting.text import p_value, points
@@ -62,8 +66,14 @@ def warnings(comparison: Comparison) -> list[str]:
     if any(not entry.pictures["session"].duplicated().any() for entry in comparison.entries):
         texts.append("No session has two test pictures: the intervals take each for independent of the others.")
     if any(entry.pictures["session"].nunique() < FEW_SESSIONS for entry in comparison.entries):
-        texts.append(f"Fewer than {FEW_SESSIONS} test sessions: too few to say much about others.")
+        texts.append(f"Fewer than {FEW_SESSIONS} test sessions: too few to say much about other sessions.")
     return texts
+
+
+def reach(row: Mapping[Any, Any], metric: str) -> str:
+    """The interval of a difference, in points."""
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    return "none, as nothing varies" if math.isnan(low) else f"{points(low)} to {points(high)}"
 
 
 def findings(comparison: Comparison) -> list[str]:
@@ -79,10 +89,9 @@ def findings(comparison: Comparison) -> list[str]:
         texts[0] += f" {'The others' if real else 'They'} may be chance."
     for row in table.to_dict("records"):
         trainings = int(row["trainings"])
-        span = f"{points(row['accuracy_low'])} to {points(row['accuracy_high'])}"
         tested = f"p {p_value(row['p_holm'], '= ')} after Holm's correction, "
         tested += f"{trainings} trainings each" if trainings > 1 else "one training each"
-        body = f"{points(abs(row['accuracy']))} points of accuracy (95 % interval {span}; {tested})"
+        body = f"{points(abs(row['accuracy']))} points of accuracy (95 % interval: {reach(row, 'accuracy')}; {tested})"
         if row["real"]:
             texts.append(f"{row['entry']} is better than {row['other']} by {body}.")
         elif row["clear"]:

@@ -1,6 +1,7 @@
 """What several runs show: rows, intervals, verdicts, folds and the report, on runs whose outcome is made up."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -226,6 +227,63 @@ def test_a_class_of_one_session_shows_no_difference(tmp_path):
     assert rows.loc["pit", ["recall_low", "recall_high", "f1_low", "p_holm"]].isna().all()
     assert not rows["clear"].any()
     assert (rows.drop(index="pit")["p_holm"] == statistics.holm(rows.drop(index="pit")["p"].tolist())).all()
+
+
+def test_classes_of_few_sessions_are_not_counted_by_holm(tmp_path):
+    table = pictures(120)
+    for label, sessions in zip(CLASSES, (6, 5, 13), strict=True):
+        own = table["label"] == label
+        table.loc[own, "session"] = [f"{label} {k % sessions}" for k in range(own.sum())]
+    fabricate(tmp_path, "inceptionv4", 0, range(40), table=table)
+    fabricate(tmp_path, "inceptionv4_scse", 0, [0, 1, 2], table=table)
+    comparison = Comparison.of([tmp_path])
+    rows = comparison.attention.set_index("class")
+    assert rows["sessions"].tolist() == [6, 5, 13]
+    assert math.isnan(rows.loc["pit", "p_holm"])
+    others = rows.drop(index="pit")
+    assert others["p_holm"].tolist() == statistics.holm(others["p"].tolist())
+    comparison_report.write(comparison, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "Holm's correction is for 2 of 3 classes. 1 of 3 have fewer than 6 test sessions" in text
+
+
+def test_at_the_line_says_what_holds_if_sessions_pass_together_and_what_cannot_be_promised(tmp_path):
+    fabricate(tmp_path, "xception", 0, [])  # 2 of 80 may pass, and none does
+    worth = statistics.effective(pictures(120).query("label != 'normal'")["session"].tolist())
+    bounds = statistics.upper_bound(2, 80), statistics.upper_bound(2 * worth / 80, worth)
+    (row,) = Comparison.of([tmp_path]).at_the_line("normal", 0.03).to_dict("records")
+    assert (row["bound"], row["bound_together"]) == pytest.approx(bounds)
+    assert (row["promised"], row["runs"]) == (0, 1)
+    comparison_report.write(Comparison.of([tmp_path]), tmp_path / "out", max_escape=0.03)
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "| escape ≤ 7.7 %, too few for 3.0 % | ≤ 15.1 % |" in text
+    assert "with 95 % confidence, at most 3.0 % of the defective pieces pass" in text
+    comparison_report.write(Comparison.of([tmp_path]), tmp_path / "out", max_escape=0.1)
+    assert "too few for" not in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
+def test_intervals_by_session_are_those_of_all_trainings(tmp_path):
+    for seed, wrong in enumerate((range(9), range(30, 90))):
+        fabricate(tmp_path, "xception", seed, wrong)
+    comparison = Comparison.of([tmp_path])
+    (row,), (entry,) = comparison.table.to_dict("records"), comparison.entries
+    sessions = entry.pictures["session"].tolist()
+    for metric, name in {"accuracy": "accuracy_session", "recall": "recall", "f1": "f1"}.items():
+        drawn = entry.resampled.summary[metric].mean(axis=0)
+        right = [entry.right(training) for training in entry.trainings]
+        labels = entry.pictures["label"].tolist()
+        expected = statistics.of_summary(metric, row[metric], drawn, labels=labels, groups=sessions, right=right)
+        assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(expected)
+
+
+def test_few_sessions_are_named_and_where_nothing_varies_there_is_no_interval(tmp_path):
+    table = pictures(120, sessions=3)
+    for model in ("xception", "shufflenet"):
+        fabricate(tmp_path, model, 0, [], table=table)
+    comparison = Comparison.of([tmp_path])
+    assert "Fewer than 10 test sessions: too few to say much about other sessions." in verdict.warnings(comparison)
+    assert "(95 % interval: none, as nothing varies; " in " ".join(verdict.findings(comparison))
+    assert comparison_report.differences(comparison)["accuracy (points)"].tolist() == ["0.0 (none, as nothing varies)"]
 
 
 def test_the_papers_numbers_stand_beside_its_experiment_alone(tmp_path):
