@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 
 from alu_defects.learning.metrics import SUMMARY
 from alu_defects.reporting import statistics
-from alu_defects.reporting.statistics import PRIOR, Few, Scores
+from alu_defects.reporting.statistics import Few, Scores
 
 Ids = NDArray[np.intp]
 COUNTS = [(0, 1), (1, 1), (0, 20), (20, 20), (3, 20), (1, 400), (399, 400), (7, 9)]
@@ -212,15 +212,16 @@ def test_bootstrap_is_the_scores_of_its_draws():
 
 
 def test_of_few_groups_the_ends_lie_further_out():
-    # three classes in 3, 3 and 6 groups, one of which holds two classes: 12 groups by class, 11 in all
+    # three classes in 3, 3 and 6 groups; the first are of 2, 1 and 1 pictures, which is as good as 16 / 6 groups
     labels = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 2]
-    groups = ["a", "a", "b", "c", "d", "e", "f", "f", "g", "h", "i", "j", "k"]
+    groups = ["a", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"]
     few = Few.of(labels, groups)
-    n = 3 / (1 / 3 + 1 / 3 + 1 / 6)
-    assert few == (pytest.approx(math.sqrt(n / (n - 1))), 11 - 3)
-    low = stats.norm.cdf(-stats.t(8).ppf(0.975) * math.sqrt(n / (n - 1)))
+    n = 3 / (6 / 16 + 1 / 3 + 1 / 6)
+    assert few == pytest.approx((math.sqrt(n / (n - 1)), 16 / 6 + 3 + 6 - 3))
+    t = stats.t(16 / 6 + 6).ppf(0.975)
+    low = stats.norm.cdf(-t * math.sqrt(n / (n - 1)))
     assert few.ends == pytest.approx((low, 1 - low))
-    assert few.t == stats.t(8).ppf(0.975)
+    assert few.t == pytest.approx(t)
     assert Few.of(np.repeat([0, 1], 10**4), np.arange(2 * 10**4).astype(str)).ends == pytest.approx(
         (0.025, 0.975), abs=1e-4
     )
@@ -458,6 +459,13 @@ def test_coverage_where_one_class_has_most_of_the_sessions():
     assert_95_percent(coverages(line, by_session=True, sets=500, resamples=200, seed=1), SUMMARY, 500)
 
 
+def test_mistakes_of_a_large_class_say_nothing_of_small_ones():
+    line = Line([100, 2, 2, 2, 2], together=True, exact=True)
+    line.right = np.array([0.95, 0.8, 0.8, 0.8, 0.8])
+    found = coverages(line, by_session=True, sets=250, resamples=200, seed=1)
+    assert min(found.values()) >= 0.93 - 2 * math.sqrt(0.95 * 0.05 / 250), found
+
+
 def test_all_right_is_not_without_doubt():
     of: dict[str, Any] = {"labels": np.repeat([0, 1], 20), "groups": [str(k // 4) for k in range(40)]}
     every, none = [np.full(40, True)], [np.full(40, False)]
@@ -467,18 +475,28 @@ def test_all_right_is_not_without_doubt():
     assert statistics.of_summary("f1", 0.0, np.zeros(200), **of, right=none).high == pytest.approx(1 - low)
 
 
+def test_one_session_is_worth_one_picture():
+    right = [np.arange(40) < 30]
+    found = statistics.of_summary("accuracy", 0.75, np.full(9, 0.75), labels=[0] * 40, groups=["a"] * 40, right=right)
+    assert found == pytest.approx(statistics.wilson(0.75, 1))
+
+
 def test_interval_of_a_summary_by_hand():
-    """Four classes of 5 groups of 4 pictures, of which 6 groups hold a mistake in one training and 2 in the other."""
-    labels, groups = np.repeat(np.arange(4), 20), np.repeat(np.arange(20), 4).astype(str)
-    right = [~np.isin(groups.astype(int), np.arange(wrong)) for wrong in (6, 2)]
-    drawn, few = np.random.default_rng(0).normal(0.8, 0.05, 1000), Few(math.sqrt(5 / 4), 20 - 4)
-    seen = drawn.var() * 5 / 4 * (stats.t(16).ppf(0.975) / stats.norm.ppf(0.975)) ** 2 / (0.8 * 0.2)
-    one = (4 * seen + PRIOR / 20) / (4 + PRIOR)
-    assert Few.of(labels, groups) == (pytest.approx(few.inflation), few.freedom)
-    of: dict[str, Any] = {"labels": labels, "groups": groups.tolist(), "right": right}
-    found = statistics.of_summary("recall", 0.8, drawn, **of)
-    assert found == pytest.approx(statistics.wilson(0.8 / one, 1 / one))
-    assert statistics.of_summary("accuracy", 0.8, drawn, **of).low > found.low  # 19 degrees of freedom, 20 groups
+    """Classes of 16 and of 4 groups of 4 pictures; 6 and 1 of them are wrong in one training, 2 and 0 in the other."""
+    labels, groups = np.repeat([0, 1], [64, 16]), np.repeat(np.arange(20), 4)
+    right = [~np.isin(groups, [0, 1, 2, 3, 4, 5, 19]), ~np.isin(groups, [0, 1])]
+    drawn, z = np.random.default_rng(0).normal(0.8, 0.05, 1000), stats.norm.ppf(0.975)
+    of: dict[str, Any] = {"labels": labels, "groups": groups.astype(str).tolist(), "right": right}
+
+    worst, n = (1 / 16 + 1 / 4) / 2**2, 2 / (1 / 16 + 1 / 4)
+    known = 2 * (0.2 * (6 + 2) / 2 + 0.8 * (1 + 0) / 2)  # the small class has four fifths of the variance
+    seen = drawn.var() * n / (n - 1) * (stats.t(20 - 2).ppf(0.975) / z) ** 2 / (0.8 * 0.2)
+    one = (known * seen + 2 * worst) / (known + 2)
+    assert statistics.of_summary("recall", 0.8, drawn, **of) == pytest.approx(statistics.wilson(0.8 / one, 1 / one))
+
+    seen = drawn.var() * 20 / 19 * (stats.t(19).ppf(0.975) / z) ** 2 / (0.8 * 0.2)
+    one = (4.5 * seen + 2 / 20) / (4.5 + 2)  # 7 and 2 groups of all
+    assert statistics.of_summary("accuracy", 0.8, drawn, **of) == pytest.approx(statistics.wilson(0.8 / one, 1 / one))
 
 
 def test_coverage_of_sessions_that_go_right_or_wrong_together():
