@@ -98,3 +98,4 @@ def test_numbers_for_metrics_json():
     low, high = numbers["intervals"]["accuracy"]
     narrow = numbers["intervals"]["accuracy_wilson"]
     assert low < narrow[0] < 140 / 145 < narrow[1] < high
+    assert high - low > 1.4 * (narrow[1] - narrow[0])  # of 36 sessions
