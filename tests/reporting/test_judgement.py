@@ -98,4 +98,6 @@ def test_numbers_for_metrics_json():
     low, high = numbers["intervals"]["accuracy"]
     narrow = numbers["intervals"]["accuracy_wilson"]
     assert low < narrow[0] < 140 / 145 < narrow[1] < high
-    assert high - low > 1.4 * (narrow[1] - narrow[0])  # of 36 sessions
+    of = {"labels": it.labels, "groups": it.sessions, "right": [it.right]}
+    drawn = statistics.bootstrap(it.labels, it.predicted, 2, it.sessions).summary["accuracy"]
+    assert (low, high) == pytest.approx(statistics.of_summary("accuracy", 140 / 145, drawn, **of))
