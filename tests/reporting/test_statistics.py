@@ -445,7 +445,8 @@ def test_coverage_of_independent_pictures():
     assert_95_percent(coverages(line, by_session=False, sets=250, resamples=200, seed=1), SUMMARY, 250)
 
 
-@pytest.mark.parametrize("sessions", [[10] * 4, pytest.param([6] * 11, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sessions", [[10] * 4, [6] * 11])
 def test_coverage_of_a_network_that_is_nearly_always_right(sessions):
     line = Line(sessions, together=True)
     line.right = np.full(line.classes, 0.97)
@@ -459,6 +460,7 @@ def test_coverage_where_one_class_has_most_of_the_sessions():
     assert_95_percent(coverages(line, by_session=True, sets=500, resamples=200, seed=1), SUMMARY, 500)
 
 
+@pytest.mark.slow
 def test_mistakes_of_a_large_class_say_nothing_of_small_ones():
     line = Line([100, 2, 2, 2, 2], together=True, exact=True)
     line.right = np.array([0.95, 0.8, 0.8, 0.8, 0.8])
@@ -523,7 +525,7 @@ def test_coverage_of_each_class(sessions):
     assert all(0.93 <= np.mean(of_metric) <= 0.98 for of_metric in held.values())
 
 
-@pytest.mark.parametrize("sessions", [spread(4, 8, 15), [4] * 11])
+@pytest.mark.parametrize("sessions", [spread(4, 8, 15), pytest.param([4] * 11, marks=pytest.mark.slow)])
 def test_two_networks_alike_are_told_apart_in_about_5_percent(sessions):
     """Single trainings that are equally good, on the same few sessions."""
     line, sets = Line(sessions, together=True), 200
