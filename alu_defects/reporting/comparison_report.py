@@ -106,10 +106,10 @@ def _parts(comparison: Comparison, line: pd.DataFrame, folder: Path) -> Iterator
         yield "## At the line"
         yield document.table(_operating(line))
         yield (
-            f"Each run's val chose the highest threshold at which, with 95 % confidence, at most "
+            "Each run's val chose the highest threshold at which, with 95 % confidence, at most "
             f"{percent(line['max_escape'].iloc[0])} of the defective pieces pass; where it has too few pictures to "
-            "promise that, the highest at which no greater share of them did. With "
-            "split=paper val and test are the same pictures: then it proves nothing. alu-evaluate shows a run's curve."
+            "promise that, the highest at which no greater share of them did. With split=paper val and test are the "
+            "same pictures: then it proves nothing. alu-evaluate shows a run's curve."
         )
     if comparison.entries:
         yield "## Training"

@@ -20,7 +20,7 @@ from statsmodels.stats.proportion import proportion_confint
 from alu_defects.learning.metrics import SUMMARY
 
 LEVEL = 0.95  # of every interval
-RESAMPLES = 2000  # the ends of a 95 % interval then move by 3 % of its width from seed to seed
+RESAMPLES = 2000  # the ends of a 95 % interval then move by at most 3 % of its width from seed to seed
 PRIOR = 2  # groups: simulated intervals of 1 hold the truth less often, those of 4 more often than they should
 _CHUNK = 100  # resamples at once: 16 MB for 20,000 pictures
 PER_CLASS = ("precision", "recall", "f1")
@@ -49,6 +49,11 @@ def effective(groups: Sequence[str] | NDArray[np.str_]) -> float:
     """
     sizes = pd.Series(list(groups)).value_counts().to_numpy(float)
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
+
+
+def _worth(labels: Sequence[Any] | NDArray[Any], groups: Sequence[str] | NDArray[np.str_]) -> "pd.Series[float]":
+    """Label → how many independent pictures its groups are worth."""
+    return pd.Series(list(groups), dtype=str).groupby(np.asarray(labels)).agg(effective).astype(float)
 
 
 def of_class(metric: str, value: float, total: float) -> Interval:
@@ -117,7 +122,7 @@ def of_summary(
     """
     of = np.zeros(len(groups)) if metric == "accuracy" else np.asarray(labels)
     group, few = np.array(groups), Few.of(of, groups)
-    each = 1 / pd.Series(group).groupby(of).agg(effective)
+    each = 1 / _worth(of, groups)
     one = float(each.sum()) / len(each) ** 2  # 1 / pictures, in the worst case
     fewer = [_fewer(group[of == name], hit[of == name]) for hit in right for name in each.index]
     # classes count by their share of the variance: the mistakes of a large one say nothing of the others
@@ -131,7 +136,9 @@ def of_summary(
 
 def _fewer(groups: NDArray[np.str_], right: NDArray[np.bool_]) -> int:
     """How many groups hold a mistake, or a hit, whichever is fewer; none of a single group, which never varies."""
-    return (len(np.unique(groups)) > 1) * min(len(np.unique(groups[~right])), len(np.unique(groups[right])))
+    if len(np.unique(groups)) == 1:
+        return 0
+    return min(len(np.unique(groups[~right])), len(np.unique(groups[right])))
 
 
 class Few(NamedTuple):
@@ -151,7 +158,7 @@ class Few(NamedTuple):
     @classmethod
     def of(cls, labels: Sequence[Any] | NDArray[Any], groups: Sequence[str] | NDArray[np.str_]) -> "Few":
         """From the label and the group of each picture; n is the harmonic mean over classes, at least 2."""
-        worth = pd.Series(list(groups), dtype=str).groupby(np.asarray(labels)).agg(effective).astype(float)
+        worth = _worth(labels, groups)
         n = max(float(stats.hmean(worth)), 2.0) if len(worth) else 2.0
         return cls(math.sqrt(n / (n - 1)), max(float(worth.sum()) - len(worth), 1.0))
 
