@@ -142,9 +142,7 @@ def _variants(network: Backbone, images: Tensor, compiled: bool) -> dict[str, Ta
 
 def _computes_in_bf16(device: torch.device) -> bool:
     """Whether there are instructions for it; where there are none, compiling it takes long for nothing."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return precision.native_bf16()
+    return precision.native_bf16(device.type)
 
 
 def _latency(first: Mapping[str, float], seconds: Mapping[str, Seconds]) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,10 @@ from alu_defects.errors import UserError, check_choice
 
 
 class CrossEntropy(nn.Module):
-    """Softmax cross-entropy."""
+    """Softmax cross-entropy.
+
+    With class weights the mean is a weighted one: each image counts with the weight of its class.
+    """
 
     weight: Tensor | None
 
@@ -23,8 +26,19 @@ class CrossEntropy(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch: logits (B, C), labels int64 (B,)."""
-        return F.cross_entropy(logits, labels, self.weight, label_smoothing=self.label_smoothing)
+        """Mean loss of a batch: logits (B, C), labels int64 (B,); 0 where no image of it has a weight."""
+        # not the mean of several batches: their weights differ
+        return self.total(logits, labels) / self.total_weight(labels).clamp(min=torch.finfo(torch.float32).tiny)
+
+    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the losses of a batch, each times the weight of its image."""
+        return F.cross_entropy(logits, labels, self.weight, reduction="sum", label_smoothing=self.label_smoothing)
+
+    def total_weight(self, labels: Tensor) -> Tensor:
+        """Sum of the weights of the images of a batch; their number where classes have none."""
+        if self.weight is None:
+            return torch.full((), float(len(labels)), device=labels.device)
+        return self.weight[labels].sum()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities (B, C) that sum to one."""
@@ -38,13 +52,12 @@ class Focal(CrossEntropy):
         super().__init__(weight, label_smoothing)
         self.gamma = gamma
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch: logits (B, C), labels int64 (B,)."""
+    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the losses of a batch, each times the weight of its image."""
         losses = F.cross_entropy(logits, labels, self.weight, reduction="none", label_smoothing=self.label_smoothing)
         p = logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
-        norm = len(labels) if self.weight is None else self.weight[labels].sum()
         # with 0 < gamma < 1 the slope at p = 1 is infinite, and infinite times zero is NaN
-        return ((1 - p).clamp(min=1e-6) ** self.gamma * losses).sum() / norm
+        return ((1 - p).clamp(min=1e-6) ** self.gamma * losses).sum()
 
 
 class Binary(CrossEntropy):
@@ -53,15 +66,12 @@ class Binary(CrossEntropy):
     The classes' terms are summed, so that its size compares with the softmax loss.
     """
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch: logits (B, C), labels int64 (B,)."""
+    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the losses of a batch, each times the weight of its image."""
         targets = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
         targets = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1)
-        if self.weight is None:
-            return losses.mean()
-        weights = self.weight[labels]
-        return (losses * weights).sum() / weights.sum()
+        return (losses if self.weight is None else losses * self.weight[labels]).sum()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probability of each class against the rest (B, C); they need not sum to one."""

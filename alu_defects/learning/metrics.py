@@ -23,18 +23,21 @@ class Summary(Metric):
     full_state_update = False
     confusion: Tensor
     loss: Tensor
+    weight: Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.add_state("confusion", torch.zeros(num_classes**2, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")  # sum over the pictures
+        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")  # sums over the images
+        self.add_state("weight", torch.zeros(()), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Add a batch: logits (B, C), labels int64 (B,) and the mean loss of its pictures."""
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor, weight: Tensor) -> None:
+        """Add a batch: logits (B, C), labels int64 (B,), the sum of its losses, and of its images' weights."""
         cells = labels * self.num_classes + logits.argmax(dim=1)
         self.confusion.scatter_add_(0, cells, torch.ones_like(cells))
-        self.loss += loss * len(labels)
+        self.loss += loss
+        self.weight += weight
 
     def compute(self) -> dict[str, Tensor]:
         """`loss`, `SUMMARY`, `precision_per_class`, `recall_per_class` (C,), `confusion` (C, C) with a row a label."""
@@ -45,7 +48,7 @@ class Summary(Metric):
         occurs = (labels + predictions) > 0
         macro = {"precision": precision, "recall": recall, "f1": f1}
         return {
-            "loss": self.loss / confusion.sum(),
+            "loss": self.loss / self.weight.clamp(min=torch.finfo(torch.float32).tiny),
             "accuracy": _ratio(hits.sum(), confusion.sum()),
             **{name: values[occurs].mean() for name, values in macro.items()},
             "precision_per_class": precision,

@@ -13,7 +13,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from alu_defects.config import instantiate
 from alu_defects.data.augment import as_float
 from alu_defects.errors import UserError
-from alu_defects.learning import losses, metrics, schedules
+from alu_defects.learning import losses, metrics, precision, schedules
 from alu_defects.learning.nonfinite import LossWatch
 from alu_defects.models import registry
 
@@ -93,6 +93,10 @@ class Classifier(LightningModule):
         logits: Tensor = backbone(images)
         return logits
 
+    def setup(self, stage: str) -> None:
+        """Prepare the process: this is called in each of several, which do not inherit what was set in the first."""
+        precision.allow_tf32(self.trainer.strategy.root_device)
+
     def on_fit_start(self) -> None:
         """Compile here and not before: several processes could not be given compiled code."""
         if self.compile_training:
@@ -102,19 +106,21 @@ class Classifier(LightningModule):
         """Forget the compiled code."""
         self._train_backbone = None
 
-    def _step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        logits = self(batch["image"]).float()
-        return self.loss(logits, batch["label"]), logits
+    def _logits(self, batch: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = self(batch["image"]).float()
+        return logits
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """One batch forward; Lightning does the rest, and no step where there is no loss."""
         buffers = [buffer.clone() for buffer in self.backbone.buffers()] if self.loss_watch.skip else []
-        loss, logits = self._step(batch)
+        logits, labels = self._logits(batch), batch["label"]
+        loss: Tensor = self.loss(logits, labels)
         if not self.loss_watch.usable(loss.detach(), batch["index"], self.trainer, batch_idx):
             for buffer, before in zip(self.backbone.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # of batch normalisation: it has seen what must not be seen
             return None
-        self._summary("train").update(logits.detach(), batch["label"], loss.detach())
+        weight = self.loss.total_weight(labels)
+        self._summary("train").update(logits.detach(), labels, loss.detach() * weight, weight)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -131,8 +137,8 @@ class Classifier(LightningModule):
             if not len(batch["label"]):
                 self.predictions.append((batch["index"], batch["label"], self.mean.new_empty(0, len(self.classes))))
                 return
-        loss, logits = self._step(batch)
-        self._summary(stage).update(logits, batch["label"], loss)
+        logits, labels = self._logits(batch), batch["label"]
+        self._summary(stage).update(logits, labels, self.loss.total(logits, labels), self.loss.total_weight(labels))
         # the class by the logits, as the metrics have it: sigmoids of large ones are all 1
         self.predictions.append((batch["index"], logits.argmax(dim=1), self.loss.probabilities(logits)))
 

@@ -6,7 +6,7 @@ import torch
 import torchmetrics
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
-from alu_defects.learning import metrics
+from alu_defects.learning import losses, metrics
 
 CLASSES = ["normal", "pit", "dent", "bruise", "spot"]
 
@@ -33,7 +33,7 @@ def test_metrics_are_those_of_scikit_learn(label_choices: list[int], prediction_
     losses = torch.rand(60, generator=torch.Generator().manual_seed(0))
     summary = metrics.Summary(5)
     for part in torch.arange(60).split(7):  # in batches of unequal size
-        summary.update(logits[part], torch.from_numpy(labels)[part], losses[part].mean())
+        summary.update(logits[part], torch.from_numpy(labels)[part], losses[part].sum(), torch.tensor(float(len(part))))
     computed = summary.compute()
     assert computed["confusion"].tolist() == confusion_matrix(labels, predictions, labels=range(5)).tolist()
 
@@ -53,7 +53,7 @@ def test_metrics_are_those_of_scikit_learn(label_choices: list[int], prediction_
 def test_metrics_are_those_of_torchmetrics() -> None:
     labels, predictions = (torch.from_numpy(values) for values in drawn([0, 1, 2], [0, 1, 2, 3]))
     summary = metrics.Summary(5)
-    summary.update(torch.nn.functional.one_hot(predictions, 5).float(), labels, torch.tensor(0.0))
+    summary.update(torch.nn.functional.one_hot(predictions, 5).float(), labels, torch.tensor(0.0), torch.tensor(60.0))
     computed = summary.compute()
     options = {"task": "multiclass", "num_classes": 5}
     for name, average in (("accuracy", "micro"), ("precision", "macro"), ("recall", "macro"), ("f1", "macro")):
@@ -65,11 +65,11 @@ def test_metrics_are_those_of_torchmetrics() -> None:
 
 def test_reset_forgets_the_epoch_before() -> None:
     summary = metrics.Summary(5)
-    summary.update(torch.eye(5), torch.tensor([1, 2, 3, 4, 0]), torch.tensor(3.0))
+    summary.update(torch.eye(5), torch.tensor([1, 2, 3, 4, 0]), torch.tensor(15.0), torch.tensor(5.0))
     first = summary.compute()
     assert (first["accuracy"], first["loss"]) == (0, 3)
     summary.reset()
-    summary.update(torch.eye(5), torch.arange(5), torch.tensor(1.0))
+    summary.update(torch.eye(5), torch.arange(5), torch.tensor(5.0), torch.tensor(5.0))
     values = summary.compute()
     assert (values["accuracy"], values["loss"]) == (1, 1)
     assert values["confusion"].tolist() == torch.eye(5).tolist()
@@ -78,3 +78,27 @@ def test_reset_forgets_the_epoch_before() -> None:
 
 def test_what_an_epoch_has_counted_is_no_part_of_a_checkpoint() -> None:
     assert not metrics.Summary(5).state_dict()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "binary"])
+@pytest.mark.parametrize("weights", ["none", [1.0, 0.2, 5.0, 0.0]])
+def test_the_loss_does_not_depend_on_the_batches(name: str, weights: object) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = (
+        torch.randn(48, 4, generator=generator),
+        torch.arange(4).repeat_interleave(12),
+    )  # batches of one class
+    loss = losses.create(name, [12] * 4, weights)
+    found = []
+    for batch_size, order in (
+        (1, torch.arange(48)),
+        (16, torch.arange(48)),
+        (16, torch.randperm(48)),
+        (48, torch.arange(48)),
+    ):
+        summary = metrics.Summary(4)
+        for part in order.split(batch_size):
+            total = loss.total(logits[part], labels[part])
+            summary.update(logits[part], labels[part], total, loss.total_weight(labels[part]))
+        found.append(float(summary.compute()["loss"]))
+    assert found == pytest.approx([float(loss(logits, labels))] * 4, rel=1e-5)

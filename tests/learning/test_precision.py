@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from alu_defects.errors import UserError
 from alu_defects.learning import precision
 from alu_defects.models import registry
 
@@ -21,13 +22,13 @@ def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def test_heavy_networks_alone_gain_from_bf16_on_a_processor_that_has_it(name: str, expected: str) -> None:
     with torch.device("meta"):
         network = registry.create(name, 11)
-    assert precision.on_cpu(network) == expected
+    assert precision.choose(network, "cpu") == expected
 
 
 def test_a_processor_that_would_have_to_emulate_bf16_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False)
-    assert precision.on_cpu(torch.nn.Linear(4096, 4096)) == "32-true"
+    assert precision.choose(torch.nn.Linear(4096, 4096), "cpu") == "32-true"
 
 
 @pytest.mark.usefixtures("native")
@@ -48,3 +49,26 @@ def test_products_are_those_of_an_output_value() -> None:
     layers = torch.nn.Sequential(torch.nn.Conv2d(8, 4, 3), torch.nn.Conv2d(4, 4, 3, groups=4), torch.nn.Linear(30, 2))
     assert precision.products(layers) == (72 + 9 + 30) / 3
     assert precision.products(torch.nn.ReLU()) == 0
+
+
+@pytest.mark.parametrize("asked", ["bf16-true", "16-true", "64-true", "transformer-engine", "float7"])
+def test_a_precision_that_cannot_be_trained_in_is_refused(asked: str) -> None:
+    with pytest.raises(UserError, match=f"trainer.precision={asked} is not supported. There are: auto, 32-true"):
+        precision.check(asked)
+
+
+def test_what_is_short_for_a_supported_precision_is_taken() -> None:
+    for asked in (*precision.CHOICES, 32, "32", 16, "bf16"):
+        precision.check(asked)
+
+
+@pytest.mark.usefixtures("native")
+def test_the_kind_of_device_is_told_with_bf16_only_where_that_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision.CUDAAccelerator, "is_available", lambda: False)
+    monkeypatch.setattr(precision.MPSAccelerator, "is_available", lambda: False)
+    assert precision.computes_on("auto", "auto") == "cpu with bf16"
+    assert precision.computes_on("cpu", "32-true") == "cpu"
+    monkeypatch.setattr(precision.CUDAAccelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert precision.computes_on("auto", "auto") == "cuda"
+    assert precision.computes_on("cpu", "auto") == "cpu with bf16"
