@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.command_line import verb
 from alu_defects.config import backbone_options, plain
+from alu_defects.errors import UserError
 
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
     from alu_defects.data.datamodule import DefectData
@@ -33,7 +34,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         UserError: a setting, a file or a folder that the user can mend. The run is then marked failed in run.json.
     """
     from alu_defects.learning import sweeps
-    from alu_defects.learning.run import Run
+    from alu_defects.learning.run import Run, claim
 
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     identity = sweeps.identity(config)
@@ -43,12 +44,12 @@ def train(config: DictConfig) -> dict[str, Any]:
     if config.resume:
         run, config = Run.resume(config.resume, overrides)
         before, changed = run.status(), [word for word in overrides if not word.startswith("resume=")]
-        # with other code or other options of the trainer, no sweep may take it for one of its own
-        run.update(
-            settings=None if changed else before.get("settings"),
-            code=identity["code"] if before.get("code") == identity["code"] else None,
-        )
+        # with other code, another device or other options of the trainer, no sweep may take it for one of its own
+        same = {key: value if before.get(key) == value else None for key, value in identity.items()}
+        run.update(**same, settings=None if changed else before.get("settings"))
     else:
+        if OmegaConf.is_interpolation(config, "run_dir"):  # made from the time, which other runs may share
+            config.run_dir = str(claim(Path(config.run_dir)))
         run = Run.create(Path(config.run_dir), config, overrides, **identity)
     with run.recorded():
         return _train(config, run)
@@ -101,7 +102,9 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     )
     history = History(run.history_file)
     history.complete(data.first_epoch - 1, last.get("logged", {}), [tensorboard])
-    fit = trainer.create(options["trainer"], options["callbacks"], [tensorboard, history], classifier.backbone)
+    fit = trainer.create(
+        options["trainer"], options["callbacks"], [tensorboard, history], classifier.backbone, run.folder
+    )
     if options["trainer"]["accumulate_grad_batches"] == "auto":
         trainer.fit_batch(fit, classifier, data, before.get("accumulate_grad_batches"))
     macs = multiply_adds(classifier.backbone, data.image_size)
@@ -111,7 +114,14 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     device = str(fit.strategy.root_device)
     run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)
     log.info("%s on %s in %s, into %s", options["model"]["name"], device, fit.precision, run.folder)
-    trainer.fit(fit, classifier, data, resumed_from)
+    try:
+        trainer.fit(fit, classifier, data, resumed_from)
+    except trainer.GpuMemoryError as error:
+        hint = "start again with a lower data.batch_size or data.image_size"
+        if options["trainer"]["accumulate_grad_batches"] == "auto" and data.batch_size > 2:  # batch norm needs two
+            run.update(accumulate_grad_batches=2 * fit.accumulate_grad_batches)
+            hint = f"resume={run.folder} continues with each batch cut into {2 * fit.accumulate_grad_batches} parts"
+        raise UserError(f"{error}; {hint}") from error
     parameters = sum(p.numel() for p in classifier.backbone.parameters())
     return _outcome(config, run, data, {"parameters": parameters, "multiply_adds": macs})
 
@@ -207,28 +217,16 @@ def _after_sweep(folder: Path) -> None:
 
 @verb("train", after_sweep=_after_sweep, failed=_failed)
 def main(config: DictConfig) -> None:
-    """Train in the folder that Hydra made, which in a sweep is inside the sweep's."""
-    config.run_dir = HydraConfig.get().runtime.output_dir
+    """Train, in a sweep in the folder that Hydra made for the job."""
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         train(config)
-    elif config.sweep.force:
+        return
+    config.run_dir = HydraConfig.get().runtime.output_dir
+    if config.sweep.force:
         config.resume = None  # auto, which would find what is to be run again
         train(config)
     elif not _begun_before(config):
         train(config)
-
-
-def _run_folder(resume: str | None, run_dir: str, *, _root_: DictConfig) -> str:
-    """Where Hydra writes: into the run that is resumed, unless there is no such run, which is reported later."""
-    if resume == "auto":
-        from alu_defects.learning import sweeps
-
-        unfinished = sweeps.unfinished(_root_)
-        return str(unfinished.folder) if unfinished else run_dir
-    return str(resume) if resume and Path(str(resume), "run.json").is_file() else run_dir
-
-
-OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import errno
 import importlib.metadata
+import itertools
 import json
 import logging
 import os
@@ -42,6 +43,7 @@ class Run:
         self.unused_file = folder / "unused.csv"
         self.broken_file = folder / "broken.csv"
         self.metrics_file = folder / "metrics.json"
+        self.log_file = folder / "train.log"
         self.history_file = folder / "metrics.csv"
         self.checkpoints = folder / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
@@ -76,10 +78,15 @@ class Run:
             UserError: the folder holds another run already, which would be overwritten.
         """
         run = cls(folder)
+        occupied = UserError(f"{folder} holds a run already; continue it with resume={folder}, or give another run_dir")
         if run.status_file.exists():
-            raise UserError(f"{folder} holds a run already; continue it with resume={folder}, or give another run_dir")
+            raise occupied
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, run.config_file, resolve=True)
+        try:  # only one of several processes can create it, on network drives too
+            with run.config_file.open("x", encoding="utf-8") as file:
+                OmegaConf.save(config, file, resolve=True)
+        except FileExistsError as error:
+            raise occupied from error
         run.update(
             status="running",
             started=_now(),
@@ -159,7 +166,7 @@ class Run:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Note in run.json how what happens inside ends: finished, failed or interrupted.
+        """Note in run.json how what happens inside ends: finished, failed or interrupted; train.log has what is logged.
 
         Raises:
             UserError: another process is just doing it.
@@ -169,7 +176,12 @@ class Run:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise _alive(self.folder) from error
+        log_file = logging.FileHandler(self.log_file, encoding="utf-8", delay=True)
+        log_file.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
+        logging.getLogger().addHandler(log_file)
         try:
+            for folder in (self.folder, self.checkpoints):
+                atomic.remove_unfinished(folder)
             self.update(pid=os.getpid())
             yield
             self.update(status="finished", ended=_now())
@@ -188,6 +200,8 @@ class Run:
             self._update_if_possible(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
             raise
         finally:
+            logging.getLogger().removeHandler(log_file)
+            log_file.close()
             lock.release()
 
     def _update_if_possible(self, **entries: Any) -> None:
@@ -237,6 +251,18 @@ class Run:
     def update(self, **entries: Any) -> None:
         """Add entries to run.json."""
         write_json(self.status_file, (self.status() if self.status_file.exists() else {}) | entries)
+
+
+def claim(folder: Path) -> Path:
+    """Create a folder that nobody else has: this one or if that exists the first free `<name>_2`, `<name>_3`, …."""
+    for number in itertools.count(1):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return candidate
+    raise AssertionError("unreachable")
 
 
 def _exists(pid: int) -> bool:

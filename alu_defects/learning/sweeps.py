@@ -1,17 +1,21 @@
 """What a job of a sweep would come to, told from its settings: a job that finished before is not run again."""
 
+import ast
 import hashlib
 import json
 import os
+import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from alu_defects.config import plain
 from alu_defects.data.catalog import data_hash
-from alu_defects.learning.run import Run
+from alu_defects.learning.run import Run, claim
 
 if TYPE_CHECKING:  # torch takes seconds to import: a run that is resumed is looked for before
     from alu_defects.data.datamodule import DefectData
@@ -19,43 +23,106 @@ if TYPE_CHECKING:  # torch takes seconds to import: a run that is resumed is loo
 # where files lie and what the screen shows: nothing that a training comes to
 ELSEWHERE = ("hydra", "run_dir", "resume", "paths", "sweep")
 DATA_ELSEWHERE = ("root", "cache", "cache_dir", "num_workers", "progress")  # the pictures are compared by content
-PACKAGES = ("data", "models", "learning")  # the code of ours that decides what a training comes to
-FILES = ("train.py", "config.py", "taxonomy.py", "reporting/evaluation.py")
+# what decides the outcome of a training: modules with all of ours that they import, modules alone, and packages
+WITH_IMPORTS = ("alu_defects.learning.trainer", "alu_defects.learning.callbacks")
+ALONE = ("alu_defects.train", "alu_defects.reporting.evaluation")
+PACKAGES = ("lightning", "numpy", "pillow", "timm", "torch", "torchmetrics", "torchvision")
+
+
+class OwnFolder(Callback):
+    """Gives a sweep a folder that no other sweep has, also if both start in the same second."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Claim the folder before Hydra uses it, unless the user named it."""
+        if OmegaConf.is_interpolation(config.hydra.sweep, "dir"):
+            config.hydra.sweep.dir = str(claim(Path(config.hydra.sweep.dir)))
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{config.hydra.sweep.dir}'")  # for the jobs
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
     """The settings that decide what a training comes to."""
-    found: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
-    found = {key: value for key, value in found.items() if key not in ELSEWHERE}
+    found: dict[str, Any] = {str(key): plain(config[key]) for key in config if key not in ELSEWHERE}
     found["data"] = {key: value for key, value in found.get("data", {}).items() if key not in DATA_ELSEWHERE}
     found["trainer"] = {key: value for key, value in found.get("trainer", {}).items() if key != "enable_progress_bar"}
     shown = ("dashboard", "epoch_lines", "progress_bar")
-    found["callbacks"] = {key: value for key, value in found.get("callbacks", {}).items() if key not in shown}
+    callbacks = {name: entry or {} for name, entry in found.get("callbacks", {}).items() if name not in shown}
+    found["callbacks"] = {
+        name: {key: value for key, value in entry.items() if key != "dirpath"} for name, entry in callbacks.items()
+    }
     return found
 
 
 def identity(config: DictConfig) -> dict[str, str]:
-    """What tells in run.json what a training would come to: digests of its `settings` and of the `code`.
+    """What tells in run.json what a training would come to: digests of its `settings` and `code`, and `computes_on`.
 
-    Reports and documents may change between two jobs of a sweep; what trains and measures, and torch, may not.
+    Reports and documents may change between two jobs of a sweep; what trains and measures, the libraries and the kind
+    of device may not.
+
+    Raises:
+        UserError: there is no such backbone.
     """
+    from alu_defects.learning import precision
+    from alu_defects.models import registry
+
     digest = hashlib.sha256(json.dumps(settings(config), sort_keys=True).encode())
     if weights := OmegaConf.select(config, "model.weights"):
         file = Path(str(weights)).expanduser()
         digest.update(file.read_bytes() if file.is_file() else b"")  # training says that it is missing
-    return {"settings": digest.hexdigest(), "code": _code()}
+    return {
+        "settings": digest.hexdigest(),
+        "code": _code(registry.module_of(config.model.name)),
+        "computes_on": precision.computes_on(config.trainer.accelerator, config.trainer.precision),
+    }
 
 
 @cache
-def _code() -> str:
-    """A digest of the code; taken once, since a process goes on with what it has imported."""
-    package = Path(__file__).parents[1]
-    files = [file for name in PACKAGES for file in sorted((package / name).rglob("*.py"))]
+def _code(backbone: str) -> str:
+    """A digest of the code; taken once, since a process continues with what it has imported.
+
+    Args:
+        backbone: the module of the network, ours or another package's, of which all modules count.
+    """
+    files = {name: file for name in ALONE if (file := _file(name))}
+    package = backbone.partition(".")[0]
+    if package != "alu_defects":
+        files |= {str(file): file for file in _files_of_package(package)}
+    todo = [*WITH_IMPORTS, backbone]
+    while todo:
+        name = todo.pop()
+        if name not in files and (source := _file(name)):
+            files[name] = source
+            todo += _imports(source)
     digest = hashlib.sha256()
-    for file in [*files, *(package / name for name in FILES)]:
-        digest.update(file.read_bytes())
-    digest.update(" ".join(version(name) for name in ("torch", "torchvision", "timm")).encode())
+    for name in sorted(files):
+        digest.update(files[name].read_bytes())
+    digest.update(" ".join(version(name) for name in PACKAGES).encode())
     return digest.hexdigest()
+
+
+def _file(module: str) -> Path | None:
+    """The source of a module of ours; None if it is none."""
+    package, *names = module.split(".")
+    path = Path(__file__).parents[1].joinpath(*names)
+    candidates = (path / "__init__.py", path.with_suffix(".py"))
+    return next((file for file in candidates if package == "alu_defects" and file.is_file()), None)
+
+
+def _imports(file: Path) -> list[str]:
+    """What a file imports, anywhere in it, as names of modules or of what is in them."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return found
+
+
+def _files_of_package(name: str) -> list[Path]:
+    """The sources of a package of somebody else."""
+    module = sys.modules[name]
+    folders = [Path(folder) for folder in getattr(module, "__path__", [])]
+    return [file for folder in folders for file in sorted(folder.rglob("*.py"))] or [Path(str(module.__file__))]
 
 
 def _runs(config: DictConfig) -> list[tuple[Run, dict[str, Any]]]:

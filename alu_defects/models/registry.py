@@ -133,6 +133,16 @@ def create(
     return model
 
 
+def module_of(name: str) -> str:
+    """The module that makes a backbone, such as `alu_defects.models.inception`.
+
+    Raises:
+        UserError: there is no such backbone.
+    """
+    factory = _find(name).factory
+    return str((factory.func if isinstance(factory, functools.partial) else factory).__module__)
+
+
 def _find(name: str) -> _Entry:
     if name.startswith("timm/"):
         from alu_defects.models.timm_backbone import timm_backbone

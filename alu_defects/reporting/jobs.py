@@ -66,12 +66,7 @@ class Job:
         if not self.run.config_file.exists():
             return None
         config = self.run.config()
-        found = sweeps.settings(config)
-        found["callbacks"] = {
-            name: {key: value for key, value in (options or {}).items() if key != "dirpath"}
-            for name, options in found["callbacks"].items()
-        }
-        found = flat(OmegaConf.create(found))
+        found = flat(OmegaConf.create(sweeps.settings(config)))
         found = {key: value for key, value in found.items() if value is not None and not isinstance(value, dict)}
         if config.split.name != "kfold":  # there the fold is in it
             found["pictures"] = str(self.run.status().get("data_hash", ""))[:8]

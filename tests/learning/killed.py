@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from alu_defects.learning import checkpoint
@@ -51,7 +52,7 @@ def get(number: int, place: str) -> None:
         return at_step
 
     def cut(content: dict[str, Any], file: Any) -> None:
-        is_it = file.name.endswith("last.ckpt.part") and content["epoch"] == EPOCH
+        is_it = Path(file.name).name.startswith("last.ckpt.") and content["epoch"] == EPOCH
         save(content, Cut(file, number) if is_it else file)  # type: ignore[arg-type]
 
     def saved(self: checkpoint.AtomicIO, content: dict[str, Any], path: Any, storage_options: Any = None) -> None:

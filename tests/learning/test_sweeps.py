@@ -1,5 +1,8 @@
 """Which jobs of a sweep need not be run again."""
 
+import importlib
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -8,9 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from alu_defects.config import compose, plain
 from alu_defects.data.catalog import data_hash
 from alu_defects.data.datamodule import DefectData
+from alu_defects.learning import precision, sweeps
 from alu_defects.learning import run as run_module
-from alu_defects.learning import sweeps
 from alu_defects.learning.run import Run
+from alu_defects.models import registry
 
 
 @pytest.fixture
@@ -55,29 +59,116 @@ def test_what_decides_the_outcome_is_in_the_identity(words, override, same):
     assert (sweeps.identity(compose("train", words)) == sweeps.identity(compose("train", [*words, override]))) is same
 
 
-def test_code_that_trains_is_in_the_identity(words, monkeypatch, tmp_path):
-    config = compose("train", words)
-    package = tmp_path / "alu_defects"
-    for name in ("data", "models", "learning", "reporting"):
-        (package / name).mkdir(parents=True)
-        (package / name / "code.py").write_text("1")
-    for name in sweeps.FILES:
-        (package / name).write_text("1")
-    monkeypatch.setattr(sweeps, "__file__", str(package / "learning" / "sweeps.py"))
+@pytest.fixture
+def of_a_new_process(words, monkeypatch, tmp_path):
+    """The digest of the code of a small package in place of ours, with the path of each of its modules."""
+    sources = {
+        "train": "from alu_defects.reporting import page",  # alone: what it imports does not count
+        "reporting.evaluation": "",
+        "reporting.page": "",
+        "learning.trainer": "def later():\n    from alu_defects.data import datamodule",
+        "learning.callbacks": "import alu_defects.signals",
+        "signals": "",
+        "data.datamodule": "",
+        "data.auditing": "import alu_defects.learning.trainer",
+        "models.inception": "",
+        "models.shufflenet": "",
+    }
+    files = {name: tmp_path.joinpath("alu_defects", *name.split(".")).with_suffix(".py") for name in sources}
+    for name, file in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(sources[name])
+    monkeypatch.setattr(sweeps, "__file__", str(tmp_path / "alu_defects" / "learning" / "sweeps.py"))
 
-    def of_a_new_process() -> str:
+    def digest(model: str = "shufflenet") -> str:
         sweeps._code.cache_clear()
-        return sweeps.identity(config)["code"]
+        return sweeps.identity(compose("train", [*words, f"model={model}"]))["code"]
 
-    before = of_a_new_process()
-    (package / "reporting" / "code.py").write_text("2")
-    assert of_a_new_process() == before
-    (package / "models" / "code.py").write_text("2")
-    assert sweeps.identity(config)["code"] == before  # this process goes on with the code that it has
-    after = of_a_new_process()
-    (package / "train.py").write_text("2")
-    assert len({before, after, of_a_new_process()}) == 3
+    yield digest, files
     sweeps._code.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["train", "reporting.evaluation", "learning.trainer", "data.datamodule", "signals", "models.shufflenet"],
+)
+def test_code_that_a_training_uses_is_in_the_identity(of_a_new_process, module):
+    digest, files = of_a_new_process
+    before = digest()
+    with files[module].open("a") as file:
+        file.write("\nx = 1")
+    assert digest() != before
+
+
+@pytest.mark.parametrize("module", ["reporting.page", "data.auditing", "models.inception"])
+def test_code_that_a_training_does_not_use_is_not_in_the_identity(of_a_new_process, module):
+    digest, files = of_a_new_process
+    before = digest()
+    with files[module].open("a") as file:
+        file.write("\nx = 1")
+    assert digest() == before
+
+
+def test_code_that_changes_while_a_process_runs_is_not_in_its_identity(of_a_new_process, words):
+    digest, files = of_a_new_process
+    before = digest()
+    files["data.datamodule"].write_text("x = 1")
+    assert sweeps.identity(compose("train", [*words, "model=shufflenet"]))["code"] == before
+
+
+def test_a_sentence_of_the_audit_is_not_in_the_identity_and_the_data_path_is(monkeypatch):
+    read: list[str] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (read.append(self.name), read_bytes(self))[1])
+    sweeps._code.cache_clear()
+    sweeps.identity(compose("train"))
+    assert {"train.py", "evaluation.py", "module.py", "datamodule.py", "scene.py", "shufflenet.py"} <= set(read)
+    assert not {"auditing.py", "findings.py", "audit_page.py", "compare.py", "inception.py"} & set(read)
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """A backbone of another package; returns another of its modules."""
+    package = tmp_path / "plugin" / "some_networks"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "parts.py").write_text("")
+    (package / "network.py").write_text("def tiny(num_classes, **options):\n    raise NotImplementedError\n")
+    monkeypatch.syspath_prepend(package.parent)
+    network = importlib.import_module("some_networks.network")
+    registry.names()
+    monkeypatch.setitem(registry._registry, "tiny", registry._Entry(network.tiny, "none"))
+    yield package / "parts.py"
+    for name in ("some_networks", "some_networks.network"):
+        del sys.modules[name]
+    sweeps._code.cache_clear()
+
+
+def test_a_backbone_of_another_package_is_in_the_identity(words, plugin):
+    config = compose("train", [*words, "model.name=tiny"])
+    before = sweeps.identity(config)["code"]
+    plugin.write_text("x = 1")
+    sweeps._code.cache_clear()
+    assert sweeps.identity(config)["code"] != before
+
+
+def test_the_version_of_lightning_and_the_device_are_in_the_identity(words, monkeypatch):
+    config = compose("train", words)
+    sweeps._code.cache_clear()
+    before = sweeps.identity(config)
+    monkeypatch.setattr(sweeps, "version", lambda name: "9.9" if name == "lightning" else version(name))
+    sweeps._code.cache_clear()
+    after = sweeps.identity(config)
+    assert before["code"] != after["code"]
+    sweeps._code.cache_clear()
+    monkeypatch.setattr(precision, "native_bf16", lambda kind: before["computes_on"] == "cpu")
+    assert sweeps.identity(config)["computes_on"] != before["computes_on"]
+
+
+def test_settings_are_compared_with_their_interpolations_resolved(words):
+    config = compose("train", words)
+    same = compose("train", [*words, f"optimizer.lr={config.model.learning_rate}", "run_dir=elsewhere"])
+    assert sweeps.identity(same) == sweeps.identity(config)
 
 
 def test_a_job_finished_in_another_sweep_is_found_and_stands_in(words, tmp_path):
