@@ -27,7 +27,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     """
     from alu_defects.data import catalog, splits
     from alu_defects.data.datamodule import DefectData
-    from alu_defects.learning import checkpoint
+    from alu_defects.learning import checkpoint, trainer
     from alu_defects.learning.run import Run, write_json
     from alu_defects.reporting import evaluation, evaluation_report, judgement, report
     from alu_defects.reporting.judgement import Judged, Judgement
@@ -47,9 +47,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     data.use(root, table)
     checkpoint.check_classes(run.best, data.classes)
     normal = judgement.normal_class(operating["normal"], data.classes)
-    classifier = checkpoint.load(run.best)
+    classifier, computing = checkpoint.load(run.best), trainer.as_before(plain(config.trainer), run.status())
     results = {
-        split: evaluation.evaluate(classifier, data, split, plain(config.trainer))
+        split: evaluation.evaluate(classifier, data, split, computing)
         for split in dict.fromkeys(("val", config.split.name))
     }
     for result in results.values():

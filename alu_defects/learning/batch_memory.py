@@ -11,6 +11,8 @@ from alu_defects.config import instantiate
 from alu_defects.errors import UserError
 from alu_defects.learning.module import Classifier
 
+MARGIN = 0.05  # of the memory of a GPU: fragmentation, and what cuDNN tries in later steps
+
 
 def parts(step: Callable[[int], object], batch_size: int) -> int:
     """Into how many parts a batch must be cut: 1, 2, 4 ... until `step(pictures)` no longer runs out of memory.
@@ -38,17 +40,32 @@ def parts(step: Callable[[int], object], batch_size: int) -> int:
         count *= 2
 
 
-def trial(classifier: Classifier, image_size: int, device: torch.device, autocast: bool) -> Callable[[int], None]:
-    """Two training steps of a number of grey pictures with a copy of a classifier, for `parts`."""
+def trial(
+    classifier: Classifier, image_size: int, device: torch.device, autocast: torch.dtype | None, copies: int = 0
+) -> Callable[[int], None]:
+    """Two training steps of a number of grey images with a copy of a classifier, for `parts`.
+
+    Args:
+        classifier: is copied.
+        image_size: side in pixels.
+        device: a GPU.
+        autocast: what the network computes in; None: as it is.
+        copies: of the weights that the training holds besides: one of a moving average, one of the gradients that
+            several processes exchange. They and `MARGIN` must fit, too.
+    """
 
     def step(pictures: int) -> None:
+        weights = sum(p.numel() * p.element_size() for p in classifier.parameters())
+        margin = int(MARGIN * torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else 0
+        held = torch.empty(copies * weights + margin, dtype=torch.uint8, device=device)
         network = copy.deepcopy(classifier).to(device).train()
         optimizer = instantiate(torch.optim.Optimizer, network.optimizer_options, params=network.parameters())
         images = torch.full((pictures, 3, image_size, image_size), 0.5, device=device)
         for _ in range(2):  # the second finds the optimizer's state, and gradients of another part, in memory
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 logits = network(images)
             network.loss(logits.float(), torch.zeros(pictures, dtype=torch.int64, device=device)).backward()
             optimizer.step()
+        del held
 
     return step

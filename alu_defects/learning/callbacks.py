@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from alu_defects.learning.run import Run
 
@@ -55,12 +56,23 @@ class Reseed(Callback):
 
 
 class EMA(EMAWeightAveraging):
-    """Lightning's moving average of the weights, kept on the device; by itself it would stay on the CPU."""
+    """Lightning's moving average of the weights, kept on the device, and updated there without waiting for it.
+
+    Args:
+        decay: how much of the previous average is kept at each step.
+        options: of `EMAWeightAveraging`.
+    """
+
+    def __init__(self, decay: float = 0.999, **options: Any) -> None:
+        super().__init__(decay=decay, **options)  # whose own function takes one tensor after the other
+        self._kwargs = {"multi_avg_fn": get_ema_multi_avg_fn(decay)}  # type: ignore[no-untyped-call]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """The module is moved only after this hook."""
+        """Take the device from the trainer: the module itself is moved only after this hook."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:  # PyTorch reads the counter twice a step, which must not wait for a GPU
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
 
 class EarlyStopping(LightningEarlyStopping):
@@ -100,7 +112,14 @@ class Startup(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, without the numbers of the last epoch: `EpochLines` shows them."""
+    """Lightning's rich progress bar, without the numbers of the last epoch: `EpochLines` shows them.
+
+    It counts epochs from 1, as that does.
+    """
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        text = f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return f"{text:{len(self.validation_description)}}"  # as long as the other text: the bar stays where it is
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""

@@ -2,19 +2,25 @@
 
 import logging
 import math
+import multiprocessing
 import os
 import shutil
 import signal
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.memory import is_oom_error
 from torch import nn
 
 from alu_defects.config import instantiate
@@ -23,7 +29,7 @@ from alu_defects.errors import UserError, did_you_mean, of_other_processes
 from alu_defects.learning import batch_memory, precision
 from alu_defects.learning.checkpoint import AtomicIO
 from alu_defects.learning.metrics import PER_CLASS, SUMMARY
-from alu_defects.learning.module import Classifier
+from alu_defects.learning.module import STAGES, Classifier
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +38,12 @@ def check(options: Mapping[str, Any], callbacks: Mapping[str, Any], on_nonfinite
     """Refuse what would fail or mislead only after the training.
 
     Raises:
-        UserError: no epochs, several devices without ddp, steps that one of several processes alone would skip, or no
-            best checkpoint by a metric that is logged.
+        UserError: no epochs, a precision that is not supported, several devices without trainer=ddp, steps that one of
+            several processes alone would skip, no best checkpoint by a metric that is logged, or what `create` refuses.
     """
     if options["max_epochs"] < 1:
         raise UserError(f"trainer.max_epochs={options['max_epochs']} must be 1 or more")
-    if options["devices"] not in (1, "1", "auto") and options["strategy"] == "auto":
-        raise UserError(f"trainer.devices={options['devices']} takes several processes; add trainer=ddp")
+    precision.check(options["precision"])
     if on_nonfinite == "skip" and options["strategy"] != "auto":
         raise UserError(
             "on_nonfinite=skip works in one process; with trainer=ddp take on_nonfinite=error and, against large "
@@ -55,10 +60,52 @@ def check(options: Mapping[str, Any], callbacks: Mapping[str, Any], on_nonfinite
         raise UserError(f"callbacks.best.monitor={monitor} is not logged{hint} There are: {', '.join(monitors)}")
     if options["check_val_every_n_epoch"] > options["max_epochs"]:
         raise UserError("trainer.check_val_every_n_epoch is above trainer.max_epochs: no epoch would be validated")
+    launcher = create(options, callbacks, [], nn.Identity()).strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        raise UserError(
+            f"trainer.devices={options['devices']} with trainer.strategy={options['strategy']} would start the whole "
+            "command again in each process; add trainer=ddp, or take one device: trainer.devices=1, or the second GPU "
+            "with trainer.devices=[1]"
+        )
+
+
+def _with_modes(callbacks: Mapping[str, Any]) -> dict[str, Any]:
+    """The callbacks, with min or max instead of `mode: auto`: a loss is best where it is low, all else where high.
+
+    Raises:
+        UserError: a mode that would keep the worst epoch, or auto for a metric that is not ours.
+    """
+    found = dict(callbacks)
+    for name, entry in callbacks.items():
+        if entry and entry.get("mode") and entry.get("monitor"):
+            monitor, mode = str(entry["monitor"]), entry["mode"]
+            split, _, metric = monitor.partition("/")
+            ours = split in STAGES and metric.split("/")[0] in ("loss", *SUMMARY)
+            best = "min" if metric == "loss" else "max"
+            if ours and mode not in (best, "auto"):
+                raise UserError(
+                    f"callbacks.{name}.mode={mode} would keep the worst epoch by {monitor}; give {best}, or none"
+                )
+            if not ours and mode == "auto":
+                raise UserError(f"callbacks.{name}.monitor={monitor}: give callbacks.{name}.mode=min or max with it")
+            found[name] = {**entry, "mode": best if ours else mode}
+    return found
+
+
+def on_one_device(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for an evaluation, which counts each image once: the first device of those that are asked for."""
+    devices = options["devices"]
+    if isinstance(devices, str) and "," in devices:  # as Lightning takes it
+        devices = [int(number) for number in devices.split(",") if number.strip()]
+    return {**options, "devices": devices[:1] if isinstance(devices, list) else 1, "strategy": "auto"}
 
 
 def create(
-    options: Mapping[str, Any], callbacks: Mapping[str, Any], loggers: list[Logger], network: nn.Module
+    options: Mapping[str, Any],
+    callbacks: Mapping[str, Any],
+    loggers: list[Logger],
+    network: nn.Module,
+    folder: Path | None = None,
 ) -> pl.Trainer:
     """Make the trainer.
 
@@ -66,9 +113,11 @@ def create(
         options: of lightning.pytorch.Trainer. `precision: auto` is what `precision.choose` says, `benchmark: auto`
             tries the convolutions of cuDNN unless they must be deterministic, and `accumulate_grad_batches: auto` is 1
             until `fit_batch` has tried.
-        callbacks: name → `_target_` and options; an entry that is null is left out.
+        callbacks: name → `_target_` and options; an entry that is null is left out. `mode: auto` is min or max,
+            whichever is best for its `monitor`.
         loggers: where metrics go.
         network: that is to be trained or evaluated.
+        folder: where callbacks that name no folder write; None: nowhere.
 
     Raises:
         UserError: a device that is not there, or options that Lightning does not take.
@@ -92,19 +141,28 @@ def create(
         options["benchmark"] = not options.get("deterministic")
     if options.get("accumulate_grad_batches") == "auto":
         options["accumulate_grad_batches"] = 1
-    if options.get("accelerator") != "cpu" and CUDAAccelerator.is_available():
-        # TF32 where it is not bf16 already; it moves augmented pictures of 400 pixels by 0.1 pixel at most
-        torch.set_float32_matmul_precision("high")
-    instances = [instantiate(pl.Callback, entry) for entry in callbacks.values() if entry is not None]
+    instances = [instantiate(pl.Callback, entry) for entry in _with_modes(callbacks).values() if entry is not None]
     if not options.get("enable_progress_bar", True):
         instances = [c for c in instances if not isinstance(c, pl.callbacks.ProgressBar)]
+    # each command is a training of its own: Lightning would take it for a part of a SLURM job, as whose first process
+    # alone it would log, and into which it would load any hpc_ckpt_*.ckpt that lies in its folder
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]
     try:
         # the loaders of DefectData divide the pictures among several processes themselves
         return pl.Trainer(
-            **options, callbacks=instances, logger=loggers, plugins=[AtomicIO()], use_distributed_sampler=False
+            **options,
+            callbacks=instances,
+            logger=loggers,
+            plugins=[AtomicIO(), LightningEnvironment()],
+            use_distributed_sampler=False,
+            default_root_dir=folder or os.devnull,
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {error}") from error
+
+
+class GpuMemoryError(UserError):
+    """A training step needs more memory than the GPU has."""
 
 
 def fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, resumed_from: Path | None) -> None:
@@ -112,29 +170,42 @@ def fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, resumed_f
 
     Raises:
         UserError: also that of one of them.
+        GpuMemoryError: the memory of a GPU is too small, or something else has taken it.
     """
     try:
         with of_other_processes():
             trainer.fit(classifier, datamodule=data, ckpt_path=resumed_from, weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:
+        # that of another process comes as the text of its traceback
+        if not (is_oom_error(error) or f"{torch.OutOfMemoryError.__name__}: " in str(error)):
+            raise
+        size, parts = data.batch_size, trainer.accumulate_grad_batches
+        taken = f"{size} images" if parts == 1 else f"{size} images (one of {parts} parts of a batch)"
+        raise GpuMemoryError(f"a training step of {taken} does not fit into the memory of the GPU") from error
     finally:
         if launcher := trainer.strategy.launcher:
             launcher.kill(signal.SIGKILL)
 
 
 def compiles(compile: bool | str, options: Mapping[str, Any]) -> bool:
-    """Whether the training step is compiled, given true, false or auto, which is true on a GPU.
+    """Whether the training step is compiled, given true, false or auto: on a GPU, where there is a compiler.
 
     Raises:
-        UserError: another word, or no compiler that torch.compile could use.
+        UserError: another word, or true where there is no compiler that torch.compile could use.
     """
     if compile not in (True, False, "auto"):
         raise UserError(f"compile={compile} is not true, false or auto")
     on_gpu = options.get("accelerator") != "cpu" and CUDAAccelerator.is_available()
     wanted = on_gpu if compile == "auto" else bool(compile)
     compilers = ("c++", "g++", "clang++", "cl")
-    if wanted and not (os.environ.get("CXX") or any(shutil.which(name) for name in compilers)):
-        raise UserError(f"compile={compile} needs a C++ compiler ({', '.join(compilers)}); install one or leave it out")
-    return wanted
+    if not wanted or os.environ.get("CXX") or any(shutil.which(name) for name in compilers):
+        return wanted
+    if compile == "auto":
+        log.info("compile=auto: there is no C++ compiler (%s), so nothing is compiled", ", ".join(compilers))
+        return False
+    raise UserError(f"compile={compile} needs a C++ compiler ({', '.join(compilers)}); install one or leave it out")
 
 
 def as_before(options: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,9 +228,14 @@ def fit_batch(trainer: pl.Trainer, classifier: Classifier, data: DefectData, par
     device = trainer.strategy.root_device
     whole = data.batch_size
     if parts is None and device.type == "cuda":
-        data.place(device)  # what pixels take, the network cannot have
-        amp = str(trainer.precision).startswith("bf16")
-        parts = batch_memory.parts(batch_memory.trial(classifier, data.image_size, device, autocast=amp), whole)
+        averages = any(isinstance(c, pl.callbacks.WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        exchanges = trainer.strategy.launcher is not None
+        trial = (classifier, data, device, str(trainer.precision), averages + exchanges)
+        if exchanges:  # this process keeps no memory of a GPU on which one of those that train will need all of it
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                parts = pool.submit(_parts, *trial).result()
+        else:
+            parts = _parts(*trial)
     trainer.accumulate_grad_batches = parts or 1
     data.batch_size = math.ceil(whole / trainer.accumulate_grad_batches)
     if data.batch_size < whole:
@@ -167,3 +243,11 @@ def fit_batch(trainer: pl.Trainer, classifier: Classifier, data: DefectData, par
             "data.batch_size=%d does not fit into the memory of the GPU: %d parts of %d pictures",
             *(whole, trainer.accumulate_grad_batches, data.batch_size),
         )
+
+
+def _parts(classifier: Classifier, data: DefectData, device: torch.device, amp: str, copies: int) -> int:
+    data.place(device)  # what pixels take, the network cannot have
+    autocast = {"bf16": torch.bfloat16, "16": torch.float16}.get(amp.removesuffix("-mixed"))
+    return batch_memory.parts(
+        batch_memory.trial(classifier, data.image_size, device, autocast, copies), data.batch_size
+    )

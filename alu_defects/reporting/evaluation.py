@@ -76,7 +76,7 @@ def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapp
     Raises:
         UserError: pictures that cannot be decoded, where that is done only now.
     """
-    single = {**options, "devices": 1, "strategy": "auto"}
+    single = trainer.on_one_device(options)
     single_trainer = trainer.create(single, callbacks={}, loggers=[], network=classifier.backbone)
     run = single_trainer.validate if split == "val" else single_trainer.test
     with of_other_processes():
