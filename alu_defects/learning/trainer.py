@@ -94,7 +94,7 @@ def _with_modes(callbacks: Mapping[str, Any]) -> dict[str, Any]:
 
 def on_one_device(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options for an evaluation, which counts each image once: the first device of those that are asked for."""
-    devices = options["devices"]
+    devices = options.get("devices", 1)
     if isinstance(devices, str) and "," in devices:  # as Lightning takes it
         devices = [int(number) for number in devices.split(",") if number.strip()]
     return {**options, "devices": devices[:1] if isinstance(devices, list) else 1, "strategy": "auto"}
@@ -141,13 +141,14 @@ def create(
         options["benchmark"] = not options.get("deterministic")
     if options.get("accumulate_grad_batches") == "auto":
         options["accumulate_grad_batches"] = 1
-    instances = [instantiate(pl.Callback, entry) for entry in _with_modes(callbacks).values() if entry is not None]
-    if not options.get("enable_progress_bar", True):
-        instances = [c for c in instances if not isinstance(c, pl.callbacks.ProgressBar)]
+    entries = _with_modes(callbacks).values()
     # each command is a training of its own: Lightning would take it for a part of a SLURM job, as whose first process
     # alone it would log, and into which it would load any hpc_ckpt_*.ckpt that lies in its folder
     rank_zero_only.rank = 0  # type: ignore[attr-defined]
     try:
+        instances = [instantiate(pl.Callback, entry) for entry in entries if entry is not None]
+        if not options.get("enable_progress_bar", True):
+            instances = [c for c in instances if not isinstance(c, pl.callbacks.ProgressBar)]
         # the loaders of DefectData divide the pictures among several processes themselves
         return pl.Trainer(
             **options,
