@@ -25,14 +25,18 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         UserError: no such run, split or class, no checkpoint, an option out of range, pictures that are missing or
             others than those of the run, a network whose training has diverged.
     """
+    import torch
+
     from alu_defects.data import catalog, splits
     from alu_defects.data.datamodule import DefectData
-    from alu_defects.learning import checkpoint, trainer
+    from alu_defects.learning import checkpoint, threads, trainer
     from alu_defects.learning.run import Run, write_json
     from alu_defects.reporting import evaluation, evaluation_report, judgement, report
     from alu_defects.reporting.judgement import Judged, Judgement
 
     splits.check_held_out(config.split.name)
+    threads.check(config.trainer.threads)
+    load = threads.Load()
     operating = plain(config.operating)
     judgement.check(operating)
     run = Run.existing(config.run)
@@ -48,10 +52,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     checkpoint.check_classes(run.best, data.classes)
     normal = judgement.normal_class(operating["normal"], data.classes)
     classifier, computing = checkpoint.load(run.best), trainer.as_before(plain(config.trainer), run.status())
-    results = {
-        split: evaluation.evaluate(classifier, data, split, computing)
-        for split in dict.fromkeys(("val", config.split.name))
-    }
+    with threads.restored():
+        torch.set_num_threads(threads.choose(config.trainer.threads, load))
+        results = {
+            split: evaluation.evaluate(classifier, data, split, computing)
+            for split in dict.fromkeys(("val", config.split.name))
+        }
     for result in results.values():
         result.check_numbers()
     calibrated = judgement.calibrate(results["val"])

@@ -1,6 +1,8 @@
 """Train a classifier: `python -m alu_defects.train model=inceptionv4_scse`."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     from alu_defects.learning import sweeps
     from alu_defects.learning.run import Run, claim
+    from alu_defects.learning.threads import restored
 
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     identity = sweeps.identity(config)
@@ -46,12 +49,12 @@ def train(config: DictConfig) -> dict[str, Any]:
         before, changed = run.status(), [word for word in overrides if not word.startswith("resume=")]
         # with other code, another device or other options of the trainer, no sweep may take it for one of its own
         same = {key: value if before.get(key) == value else None for key, value in identity.items()}
-        run.update(**same, settings=None if changed else before.get("settings"))
+        run.update(**same | {"settings": None if changed else before.get("settings")})
     else:
         if OmegaConf.is_interpolation(config, "run_dir"):  # made from the time, which other runs may share
             config.run_dir = str(claim(Path(config.run_dir)))
         run = Run.create(Path(config.run_dir), config, overrides, **identity)
-    with run.recorded():
+    with run.recorded(), restored():
         return _train(config, run)
 
 
@@ -66,10 +69,12 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     from alu_defects.learning.callbacks import Reseed, Startup
     from alu_defects.learning.history import History
     from alu_defects.learning.module import Classifier
+    from alu_defects.learning.threads import Load, Threads
     from alu_defects.models.backbone import multiply_adds
 
     startup = Startup(run, since=started)
     startup.lap("imports")
+    load = Load()
     options, before = plain(config), run.status()  # of a run that goes on: how it computes is part of it
     options["trainer"] = trainer.as_before(options["trainer"], before)
     on_nonfinite = options.get("on_nonfinite", "error")  # older runs have no such words
@@ -110,20 +115,31 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     macs = multiply_adds(classifier.backbone, data.image_size)
     startup.lap("network")
     classifier.about = checkpoint.about(classifier, data.resize, run.status()["packages"], run.status()["data_hash"])
-    fit.callbacks += [startup, Reseed(config.seed)]  # type: ignore[attr-defined]
+    threads = Threads(options["trainer"]["threads"], load, run)
+    fit.callbacks += [startup, Reseed(config.seed), threads]  # type: ignore[attr-defined]
     device = str(fit.strategy.root_device)
     run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)
     log.info("%s on %s in %s, into %s", options["model"]["name"], device, fit.precision, run.folder)
-    try:
+    with _memory_hint(run, config, data.batch_size):
         trainer.fit(fit, classifier, data, resumed_from)
-    except trainer.GpuMemoryError as error:
-        hint = "start again with a lower data.batch_size or data.image_size"
-        if options["trainer"]["accumulate_grad_batches"] == "auto" and data.batch_size > 2:  # batch norm needs two
-            run.update(accumulate_grad_batches=2 * fit.accumulate_grad_batches)
-            hint = f"resume={run.folder} continues with each batch cut into {2 * fit.accumulate_grad_batches} parts"
-        raise UserError(f"{error}; {hint}") from error
     parameters = sum(p.numel() for p in classifier.backbone.parameters())
     return _outcome(config, run, data, {"parameters": parameters, "multiply_adds": macs})
+
+
+@contextmanager
+def _memory_hint(run: "Run", config: DictConfig, batch_size: int) -> Iterator[None]:
+    """Say what helps where a GPU has too little memory; a run that cuts its batches itself resumes with more parts."""
+    from alu_defects.learning import trainer
+
+    try:
+        yield
+    except trainer.GpuMemoryError as error:
+        hint = "start again with a lower data.batch_size or data.image_size"
+        if config.trainer.accumulate_grad_batches == "auto" and batch_size > 2:  # batch normalisation needs two
+            parts = 2 * run.status()["accumulate_grad_batches"]
+            run.update(accumulate_grad_batches=parts)
+            hint = f"resume={run.folder} continues with each batch cut into {parts} parts"
+        raise UserError(f"{error}; {hint}") from error
 
 
 def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from alu_defects.benchmarking.results import Table
 from alu_defects.benchmarking.timing import Seconds, Spread, Task, first_call, interleaved, ratio
 from alu_defects.config import backbone_options, whole_numbers
 from alu_defects.errors import UserError
-from alu_defects.learning import precision
+from alu_defects.learning import precision, threads
 from alu_defects.models import registry
 from alu_defects.models.backbone import Backbone
 from alu_defects.taxonomy import CLASS_NAMES
@@ -45,6 +45,7 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
             compiler that is not there.
     """
     batch_sizes, image_sizes = whole_numbers(config, "batch_sizes"), whole_numbers(config, "image_sizes")
+    threads.fix(config.trainer.threads)
     device = _device(config.trainer.accelerator)
     networks = {name: _network(name, options, min(image_sizes)) for name, options in models.items()}
     sizes = [

@@ -26,7 +26,7 @@ from alu_defects.data.augment import Augment, as_float, uniforms
 from alu_defects.data.batches import Batch
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
-from alu_defects.learning import trainer
+from alu_defects.learning import threads, trainer
 from alu_defects.learning.history import History
 from alu_defects.learning.module import Classifier
 
@@ -51,6 +51,7 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
     Raises:
         UserError: an unknown network, a picture too small for one, or settings of the data that cannot be.
     """
+    threads.fix(config.trainer.threads)
     return [_measure(config, models, pixels) for pixels in whole_numbers(config, "image_sizes")]
 
 

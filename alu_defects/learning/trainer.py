@@ -26,7 +26,7 @@ from torch import nn
 from alu_defects.config import instantiate
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError, did_you_mean, of_other_processes
-from alu_defects.learning import batch_memory, precision
+from alu_defects.learning import batch_memory, precision, threads
 from alu_defects.learning.checkpoint import AtomicIO
 from alu_defects.learning.metrics import PER_CLASS, SUMMARY
 from alu_defects.learning.module import STAGES, Classifier
@@ -44,6 +44,7 @@ def check(options: Mapping[str, Any], callbacks: Mapping[str, Any], on_nonfinite
     if options["max_epochs"] < 1:
         raise UserError(f"trainer.max_epochs={options['max_epochs']} must be 1 or more")
     precision.check(options["precision"])
+    threads.check(options.get("threads", "auto"))
     if on_nonfinite == "skip" and options["strategy"] != "auto":
         raise UserError(
             "on_nonfinite=skip works in one process; with trainer=ddp take on_nonfinite=error and, against large "
@@ -110,9 +111,9 @@ def create(
     """Make the trainer.
 
     Args:
-        options: of lightning.pytorch.Trainer. `precision: auto` is what `precision.choose` says, `benchmark: auto`
-            tries the convolutions of cuDNN unless they must be deterministic, and `accumulate_grad_batches: auto` is 1
-            until `fit_batch` has tried.
+        options: of lightning.pytorch.Trainer, and `threads`, which is not for it. `precision: auto` is what
+            `precision.choose` says, `benchmark: auto` tries the convolutions of cuDNN unless they must be
+            deterministic, and `accumulate_grad_batches: auto` is 1 until `fit_batch` has tried.
         callbacks: name → `_target_` and options; an entry that is null is left out. `mode: auto` is min or max,
             whichever is best for its `monitor`.
         loggers: where metrics go.
@@ -130,7 +131,7 @@ def create(
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # on_nonfinite=skip says so itself
     warnings.filterwarnings("ignore", message=".*`training_step` returned `None`")
-    options = dict(options)
+    options = {key: value for key, value in options.items() if key != "threads"}
     if options.get("accelerator") in ("gpu", "cuda") and not CUDAAccelerator.is_available():
         raise UserError(
             "trainer.accelerator=gpu, but there is no GPU that PyTorch can use; trainer=auto takes what is there"

@@ -1,0 +1,105 @@
+"""How many threads train, alone and beside other programs."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from alu_defects.config import compose
+from alu_defects.errors import UserError
+from alu_defects.learning import threads
+from alu_defects.reporting.dashboard import Dashboard
+from alu_defects.train import train
+
+
+class FixedLoad(threads.Load):
+    """Other programs that keep so many cores busy."""
+
+    def __init__(self, busy: float) -> None:
+        self.busy = busy
+
+    def busy_cores(self) -> float:
+        return self.busy
+
+
+@pytest.mark.parametrize(
+    ("cores", "busy", "expected"),
+    [(2, 0.0, 2), (2, 0.3, 2), (2, 1.0, 1), (2, 2.0, 1), (8, 1.2, 7), (8, 30.0, 1), (1, 0.0, 1)],
+)
+def test_a_thread_for_each_core_that_is_free(
+    monkeypatch: pytest.MonkeyPatch, cores: int, busy: float, expected: int
+) -> None:
+    monkeypatch.setattr(threads, "_cores", lambda: list(range(cores)))
+    monkeypatch.setattr(threads, "most", lambda: cores)
+    assert threads.choose("auto", FixedLoad(busy)) == expected
+    assert threads.choose(3, FixedLoad(busy)) == 3
+
+
+def test_no_more_threads_than_pytorch_takes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_cores", lambda: list(range(8)))  # two for each physical core
+    monkeypatch.setattr(threads, "most", lambda: 4)
+    assert threads.choose("auto", FixedLoad(1.0)) == 4
+
+
+def test_a_busy_program_is_seen() -> None:
+    load = threads.Load()
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        load.busy_cores()
+        time.sleep(1)
+        busy = load.busy_cores()
+        other.kill()
+    assert busy > 0.3
+
+
+def test_the_work_of_this_program_and_its_workers_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([(100.0, 50.0, 20.0), (110.0, 68.0, 36.0)])  # clock, all programs, own
+    monkeypatch.setattr(threads, "_times", lambda: next(times))
+    assert threads.Load().busy_cores() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "two", True, None])
+def test_a_wrong_number_of_threads_is_refused(wrong: object) -> None:
+    with pytest.raises(UserError, match=f"trainer.threads={wrong} is neither auto nor a whole number"):
+        threads.check(wrong)
+
+
+def interrupt_in_the_third_epoch(self: Dashboard, trainer: object, module: object) -> None:
+    if trainer.current_epoch == 2:  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+
+def test_a_run_notes_the_threads_of_each_epoch_and_repeats_them_when_it_resumes(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_with(chosen: list[int], *words: str) -> list[int]:
+        numbers = iter(chosen)
+        monkeypatch.setattr(threads, "choose", lambda *_: next(numbers))
+        config = compose("train", [*words])
+        if not config.resume:
+            with monkeypatch.context() as patch:
+                patch.setattr(Dashboard, "on_validation_end", interrupt_in_the_third_epoch)
+                with pytest.raises((KeyboardInterrupt, SystemExit)):
+                    train(config)
+        else:
+            train(config)
+        noted: list[int] = json.loads((tmp_path / "run" / "run.json").read_text())["threads"]
+        return noted
+
+    before = torch.get_num_threads()
+    run_dir = f"run_dir={tmp_path / 'run'}"
+    assert run_with([2, 1, 2], *small, run_dir, "trainer.max_epochs=4") == [2, 1, 2]
+    assert run_with([1, 1], f"resume={tmp_path / 'run'}") == [2, 1, 2, 1]  # the third again, as it was
+    assert torch.get_num_threads() == before
+
+
+def test_a_given_number_of_threads_is_that_of_every_epoch(small: list[str], tmp_path: Path) -> None:
+    train(compose("train", [*small, "trainer.threads=2", f"run_dir={tmp_path}"]))
+    assert json.loads((tmp_path / "run.json").read_text())["threads"] == [2, 2]
