@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
@@ -241,13 +242,7 @@ class Run:
 
 def _exists(pid: int) -> bool:
     """Whether there is a process of that number on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        return True
-    return pid > 0
+    return pid > 0 and psutil.pid_exists(pid)  # os.kill(pid, 0) ends it on Windows
 
 
 def _alive(folder: str | Path) -> UserError:
