@@ -97,7 +97,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     return found
 
 
-@verb("benchmark", shorthands={"model": "models=[{}]"})
+@verb("benchmark")
 def main(config: DictConfig) -> None:
     """Measure what the command line names."""
     benchmark(config)

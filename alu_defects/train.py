@@ -9,7 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.command_line import verb
-from alu_defects.config import backbone_options, plain
+from alu_defects.config import absolute_paths, backbone_options, plain
 
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
     from alu_defects.data.datamodule import DefectData
@@ -223,9 +223,12 @@ def _run_folder(resume: str | None, run_dir: str, *, _root_: DictConfig) -> str:
     if resume == "auto":
         from alu_defects.learning import sweeps
 
-        unfinished = sweeps.unfinished(_root_)
-        return str(unfinished.folder) if unfinished else run_dir
-    return str(resume) if resume and Path(str(resume), "run.json").is_file() else run_dir
+        unfinished = sweeps.unfinished(absolute_paths(_root_))
+        folder = unfinished.folder if unfinished else Path(run_dir)
+    else:
+        resumed = Path(str(resume)).expanduser()
+        folder = resumed if resume and (resumed / "run.json").is_file() else Path(run_dir)
+    return str(folder.expanduser())
 
 
 OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
