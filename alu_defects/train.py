@@ -36,13 +36,14 @@ def train(config: DictConfig) -> dict[str, Any]:
     from alu_defects.learning.run import Run
 
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    config = absolute_paths(config)  # a run is resumed from anywhere
     identity = sweeps.identity(config)
     if config.resume == "auto":
         unfinished = sweeps.unfinished(config)
         config.resume, overrides = (str(unfinished.folder), []) if unfinished else (None, overrides)
     if config.resume:
         run, config = Run.resume(config.resume, overrides)
-        before, changed = run.status(), [word for word in overrides if not word.startswith("resume=")]
+        before, changed = run.status(), config != run.config()
         # with other code or other options of the trainer, no sweep may take it for one of its own
         run.update(
             settings=None if changed else before.get("settings"),
@@ -209,6 +210,7 @@ def _after_sweep(folder: Path) -> None:
 def main(config: DictConfig) -> None:
     """Train in the folder that Hydra made, which in a sweep is inside the sweep's."""
     config.run_dir = HydraConfig.get().runtime.output_dir
+    config = absolute_paths(config)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         train(config)
     elif config.sweep.force:
