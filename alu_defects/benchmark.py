@@ -77,8 +77,9 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     from alu_defects.benchmarking import machine, results
     from alu_defects.learning.run import write_json
 
+    console = Console()
     for table in tables:
-        Console().print(table.to_rich())
+        console.print(table.to_rich(console.width))
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else [f"what={config.what}"]
     command = shlex.join(["python", "-m", "alu_defects.benchmark", *overrides])
     found = {
@@ -96,7 +97,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     return found
 
 
-@verb("benchmark", shorthands={"model": "models=[{}]"})
+@verb("benchmark")
 def main(config: DictConfig) -> None:
     """Measure what the command line names."""
     benchmark(config)

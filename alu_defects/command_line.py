@@ -6,11 +6,12 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -19,6 +20,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from alu_defects.config import compose, conf_dir, flat
 from alu_defects.errors import UserError, did_you_mean
+from alu_defects.overrides import key_of, prepare
 from alu_defects.signals import Interrupted, interrupting
 
 
@@ -26,7 +28,6 @@ def verb(
     config_name: str,
     after_sweep: Callable[[Path], None] | None = None,
     failed: Callable[[Path, DictConfig, Exception], None] | None = None,
-    shorthands: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a command-line program of a function that takes the configuration `conf/<config_name>.yaml`.
 
@@ -38,8 +39,6 @@ def verb(
         config_name: the primary configuration.
         after_sweep: called with the sweep's folder when a multirun has ended.
         failed: called with the folder, the configuration and the error of a job of a multirun that failed.
-        shorthands: what the user types, such as split → the override that it means, such as `split.name={}`; for names
-            that Hydra would take for a group of conf/, and for lists, which it would take for a sweep.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -52,9 +51,6 @@ def verb(
             failures: list[str] = []
             made: list[Path] = []  # what Hydra made for a run that a wrong word may have prevented
             interrupted: Interrupted | None = None
-            for short, meant in (shorthands or {}).items():
-                typed = f"{short}="
-                sys.argv = [meant.format(w.removeprefix(typed)) if w.startswith(typed) else w for w in sys.argv]
 
             @functools.wraps(task)
             def job(config: DictConfig) -> Any:
@@ -75,7 +71,7 @@ def verb(
 
             try:
                 try:
-                    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
+                    _run(job, config_name)
                 except Interrupted as signal:
                     interrupted = signal
                 if failures:
@@ -100,6 +96,24 @@ def verb(
         return main
 
     return decorate
+
+
+def _run(job: Callable[[DictConfig], Any], config_name: str) -> None:
+    """What `hydra.main` does, with prepared overrides: it offers no way to change them but `sys.argv`.
+
+    Both functions are Hydra's own business, and the same in all of 1.3, to which pyproject.toml binds us.
+
+    Raises:
+        UserError: an option of Hydra that has no place here.
+    """
+    parser = get_args_parser()
+    words = parser.parse_intermixed_args()  # options may stand anywhere: model=xception -m seed=0,1
+    if words.experimental_rerun:
+        raise UserError("--experimental-rerun reads a pickle, which may run anything; give the words of the command")
+    sweep = words.multirun or "hydra.mode=MULTIRUN" in words.overrides
+    words.overrides = prepare(config_name, words.overrides, sweep)
+    hydra.version.setbase("1.3")
+    _run_hydra(words, parser, job, str(conf_dir()), config_name)
 
 
 def show(error: Exception, verbose: bool, config_name: str = "train") -> None:
@@ -138,13 +152,14 @@ def check(config: DictConfig, config_name: str) -> None:
     Raises:
         UserError: a mandatory setting is not given, or one is of another type: a word where a number is asked for, say.
     """
+    resumed = (OmegaConf.select(config, "resume") or "auto") != "auto"  # the run has a configuration of its own
     for key, value in flat(config).items():
-        if value == "???":
+        if value == "???" and not resumed:
             raise UserError(f"{key} is not given; add {key}=… to the command")
     overrides = list(HydraConfig.get().overrides.task)
-    values = [o.split("=", 1)[0] for o in overrides if "=" in o and not o.startswith(("+", "~"))]
+    values = [key_of(o) for o in overrides if "=" in o and not o.startswith(("+", "~"))]
     groups = {p.name for p in conf_dir().iterdir() if p.is_dir()} | set(HydraConfig.get().runtime.choices)
-    defaults = hydra.compose(config_name, [o for o in overrides if o.split("=", 1)[0].lstrip("+~") in groups])
+    defaults = hydra.compose(config_name, [o for o in overrides if key_of(o) in groups])
     for key in values:
         if key in groups:
             continue

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, ListConfig
 
 from alu_defects.command_line import verb
-from alu_defects.config import plain
+from alu_defects.config import absolute_paths, plain
 
 if TYPE_CHECKING:  # takes a while to import: --help and --cfg must not wait for it
     from alu_defects.reporting.comparison import Comparison
@@ -43,6 +43,7 @@ def compare(
 @verb("compare")
 def main(config: DictConfig) -> None:
     """Compare the runs that the command line names."""
+    config = absolute_paths(config)
     many = isinstance(config.runs, ListConfig)
     folders = [Path(folder) for folder in (config.runs if many else [config.runs])]
     output = Path(config.output) if config.output else Path() if many else folders[0]

@@ -1,5 +1,6 @@
 """Where conf/ lies, what a configuration is made of, and what it may instantiate."""
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from alu_defects.errors import UserError
+from alu_defects.overrides import PATHS, prepare
 
 T = TypeVar("T")
 
@@ -28,10 +30,27 @@ def conf_dir() -> Path:
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration of a verb as its command line would make it: `train(compose("train", ["model=xception"]))`."""
+    words = prepare(config_name, overrides)
     if GlobalHydra.instance().is_initialized():  # inside a verb: also what -cd added is found
-        return hydra.compose(config_name, list(overrides))
+        return hydra.compose(config_name, words)
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose(config_name, list(overrides))
+        return hydra.compose(config_name, words)
+
+
+def absolute_paths(config: DictConfig) -> DictConfig:
+    """A copy whose paths mean the same in every working directory, with ~ expanded."""
+    config = copy.deepcopy(config)
+
+    def absolute(path: Any) -> str:
+        return str(Path(str(path)).expanduser().absolute())
+
+    for key in PATHS:
+        value = OmegaConf.select(config, key, throw_on_resolution_failure=False)
+        if isinstance(value, ListConfig):
+            OmegaConf.update(config, key, [absolute(path) for path in value])
+        elif value and (key, value) != ("resume", "auto"):
+            OmegaConf.update(config, key, absolute(value))
+    return config
 
 
 def model_options(name: str) -> dict[str, Any]:

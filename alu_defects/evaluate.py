@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from alu_defects.command_line import verb
-from alu_defects.config import plain
+from alu_defects.config import absolute_paths, plain
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from alu_defects.reporting import evaluation, evaluation_report, judgement, report
     from alu_defects.reporting.judgement import Judged, Judgement
 
+    config = absolute_paths(config)
     splits.check_held_out(config.split.name)
     threads.check(config.trainer.threads)
     load = threads.Load()
@@ -79,7 +80,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     return metrics
 
 
-@verb("evaluate", shorthands={"split": "split.name={}"})
+@verb("evaluate")
 def main(config: DictConfig) -> None:
     """Judge the run that the command line names."""
     evaluate(config)

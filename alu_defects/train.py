@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.command_line import verb
-from alu_defects.config import backbone_options, plain
+from alu_defects.config import absolute_paths, backbone_options, plain
 from alu_defects.errors import UserError
 
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
@@ -40,18 +40,20 @@ def train(config: DictConfig) -> dict[str, Any]:
     from alu_defects.learning.threads import restored
 
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    named_by_time = OmegaConf.is_interpolation(config, "run_dir")
+    config = absolute_paths(config)  # a run is resumed from anywhere
     identity = sweeps.identity(config)
     if config.resume == "auto":
         unfinished = sweeps.unfinished(config)
         config.resume, overrides = (str(unfinished.folder), []) if unfinished else (None, overrides)
     if config.resume:
         run, config = Run.resume(config.resume, overrides)
-        before, changed = run.status(), [word for word in overrides if not word.startswith("resume=")]
+        before, changed = run.status(), config != run.config()
         # with other code, another device or other options of the trainer, no sweep may take it for one of its own
         same = {key: value if before.get(key) == value else None for key, value in identity.items()}
         run.update(**same | {"settings": None if changed else before.get("settings")})
     else:
-        if OmegaConf.is_interpolation(config, "run_dir"):  # made from the time, which other runs may share
+        if named_by_time:  # other runs may have started in the same second
             config.run_dir = str(claim(Path(config.run_dir)))
         run = Run.create(Path(config.run_dir), config, overrides, **identity)
     with run.recorded(), restored():
@@ -238,6 +240,7 @@ def main(config: DictConfig) -> None:
         train(config)
         return
     config.run_dir = HydraConfig.get().runtime.output_dir
+    config = absolute_paths(config)
     if config.sweep.force:
         config.resume = None  # auto, which would find what is to be run again
         train(config)

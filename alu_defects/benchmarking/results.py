@@ -8,7 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import rich.table
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
+from rich.text import Text
 
 from alu_defects.benchmarking.timing import Spread
 
@@ -28,21 +30,56 @@ class Table:
     frame: pd.DataFrame
     note: str = ""
 
-    def to_rich(self) -> rich.table.Table:
-        """For the terminal, rounded."""
-        table = rich.table.Table(title=escape(self.title), caption=escape(self.note) or None)
-        for name in self.frame:
+    def to_rich(self, width: int) -> RenderableType:
+        """For a terminal of `width` columns, rounded: one table, or where that is too wide a block a network.
+
+        What names a row (network, pixels, variant) comes first; as much of it as need be goes into the blocks' titles.
+        A block of one row has its quantities one below the other.
+        """
+        whole = self._rich(self.frame, self.title, self.note)
+        if _fits(whole, width):
+            return whole
+        names = [str(name) for name in self.frame]
+        texts = [number for number, name in enumerate(names, 1) if self._is_text(name)]
+        first = names[: max(texts, default=1)]
+        for count in range(1, len(first)):
+            groups = self.frame.groupby(first[:count], sort=False, dropna=False)
+            blocks = [
+                self._rich(rows.drop(columns=first[:count]), _label(rows[first[:count]].iloc[0])) for _, rows in groups
+            ]
+            if len(blocks) < len(self.frame) and all(_fits(block, width) for block in blocks):
+                break
+        else:
+            blocks = [self._transposed()]
+        note = [Text(self.note, style="table.caption")] if self.note else []
+        return Group(Text(self.title, style="table.title"), *blocks, *note)
+
+    def _rich(self, frame: pd.DataFrame, title: str, note: str = "") -> rich.table.Table:
+        table = rich.table.Table(title=escape(title), caption=escape(note) or None)
+        for name in frame:
             justify: Literal["left", "right"] = "left" if self._is_text(str(name)) else "right"
             table.add_column(escape(str(name)), justify=justify, overflow="fold")
-        for row in self._cells():
+        for row in _cells(frame):
             table.add_row(*map(escape, row))
+        return table
+
+    def _transposed(self) -> rich.table.Table:
+        """Of each row its name, which is in the first column, and a line for each other column."""
+        table = rich.table.Table(show_header=False)
+        table.add_column(overflow="fold")
+        table.add_column(justify="right", overflow="fold")
+        for row, *cells in _cells(self.frame):
+            table.add_section()
+            table.add_row(escape(row), style="bold")
+            for name, cell in zip(self.frame.columns[1:], cells, strict=True):
+                table.add_row(escape(str(name)), escape(cell))
         return table
 
     def to_markdown(self) -> str:
         """The same in Markdown, below a heading."""
         names = [str(name) for name in self.frame]
         rule = ["---" if self._is_text(name) else "---:" for name in names]
-        lines = ["| " + " | ".join(cells) + " |" for cells in (names, rule, *self._cells())]
+        lines = ["| " + " | ".join(cells) + " |" for cells in (names, rule, *_cells(self.frame))]
         return "\n".join([f"## {self.title}", "", *lines, *(["", self.note] if self.note else [])])
 
     def to_json(self) -> dict[str, Any]:
@@ -53,8 +90,21 @@ class Table:
     def _is_text(self, name: str) -> bool:
         return bool(self.frame[name].map(lambda value: isinstance(value, str)).any())
 
-    def _cells(self) -> list[list[str]]:
-        return [[for_people(value) for value in row] for row in self.frame.astype(object).itertuples(index=False)]
+
+def _cells(frame: pd.DataFrame) -> list[list[str]]:
+    return [[for_people(value) for value in row] for row in frame.astype(object).itertuples(index=False)]
+
+
+def _label(names: "pd.Series[Any]") -> str:
+    """What names a block: the first name by itself, others with what they are."""
+    first, *others = ((str(name), for_people(value)) for name, value in names.items())
+    return ", ".join([first[1], *(f"{name} {value}" for name, value in others)])
+
+
+def _fits(table: rich.table.Table, width: int) -> bool:
+    """Whether no cell has to be broken in a terminal of that width."""
+    console = Console(width=10_000)
+    return console.measure(table).maximum <= width
 
 
 def document(title: str, command: str, machine: Mapping[str, Any], tables: Sequence[Table]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,6 +24,8 @@ from alu_defects import atomic
 from alu_defects.config import conf_dir
 from alu_defects.data.catalog import data_hash, load, save
 from alu_defects.errors import UserError
+from alu_defects.learning import resuming
+from alu_defects.overrides import key_of
 
 PACKAGES = ("alu-defects", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow")
 PATIENCE = 8.0  # seconds; worker processes outlive one that was killed by 5
@@ -106,6 +109,8 @@ class Run:
     def resume(cls, folder: str | Path, overrides: Sequence[str]) -> tuple["Run", DictConfig]:
         """An unfinished run in a folder and its configuration, with `trainer.…=…` overrides of the resuming command.
 
+        Other overrides must give what the run has already.
+
         Raises:
             UserError: the folder holds no run or a finished one, or an override would make it another run.
         """
@@ -114,15 +119,15 @@ class Run:
             raise UserError(f"{folder} has finished; there is nothing to resume")
         if run.is_alive():
             raise _alive(folder)
-        overrides = [o for o in overrides if not o.startswith("resume=")]
+        words = [word for word in overrides if key_of(word) != "resume"]
         fixed = ("trainer.max_epochs=",)  # the schedule was laid out for it
-        refused = [o for o in overrides if not o.startswith("trainer.") or o.startswith(fixed)]
-        if refused:
+        free = [word for word in words if word.startswith("trainer.") and not word.startswith(fixed)]
+        if refused := resuming.changing(run, [word for word in words if word not in free]):
             raise UserError(f"a resumed run keeps its configuration; leave out {' '.join(refused)}, or start a new run")
         made = run.status()["folder"]
         if made != str(run.folder.resolve()):  # its checkpoints would go on there
             raise UserError(f"{folder} was {made} when it was started; move it back there to resume it")
-        config = OmegaConf.merge(run.config(), OmegaConf.from_dotlist(overrides))
+        config = OmegaConf.merge(run.config(), OmegaConf.from_dotlist(free))
         assert isinstance(config, DictConfig)
         run.update(status="running", resumed=[*run.status().get("resumed", []), _now()], error=None)
         return run, config
@@ -267,13 +272,7 @@ def claim(folder: Path) -> Path:
 
 def _exists(pid: int) -> bool:
     """Whether there is a process of that number on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        return True
-    return pid > 0
+    return pid > 0 and psutil.pid_exists(pid)  # os.kill(pid, 0) ends it on Windows
 
 
 def _alive(folder: str | Path) -> UserError:

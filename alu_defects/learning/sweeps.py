@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from alu_defects.config import plain
 from alu_defects.data.catalog import data_hash
 from alu_defects.learning.run import Run, claim
+from alu_defects.overrides import as_text
 
 if TYPE_CHECKING:  # torch takes seconds to import: a run that is resumed is looked for before
     from alu_defects.data.datamodule import DefectData
@@ -35,8 +36,9 @@ class OwnFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Claim the folder before Hydra uses it, unless the user named it."""
         if OmegaConf.is_interpolation(config.hydra.sweep, "dir"):
-            config.hydra.sweep.dir = str(claim(Path(config.hydra.sweep.dir)))
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{config.hydra.sweep.dir}'")  # for the jobs
+            folder = str(claim(Path(config.hydra.sweep.dir).expanduser()))
+            config.hydra.sweep.dir = folder
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={as_text(folder)}")  # for the jobs
 
 
 def settings(config: DictConfig) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """What a training step costs, on a few small pictures."""
 
+import io
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from alu_defects.benchmarking import training
+from alu_defects.benchmarking.results import for_people
 from alu_defects.config import compose, model_options
 from alu_defects.errors import UserError
 
@@ -34,6 +38,12 @@ def test_the_three_loops_are_measured_and_the_network_trains_in_all(
         assert row[ratio]["low"] <= row[ratio]["median"] <= row[ratio]["high"]
     assert 0 < row["share of the matrix peak"] < 1
     assert modes == {True}
+    assert len(table.frame.columns) == 13  # the widest table
+    console = Console(width=80, file=io.StringIO())
+    console.print(table.to_rich(console.width))
+    for name, value in table.frame.iloc[0].items():
+        line = rf"│ {re.escape(str(name))} +│ +{re.escape(for_people(value))} │"
+        assert name == "network" or re.search(line, console.file.getvalue()), name
 
 
 def test_a_picture_too_small_for_a_network_is_refused(photographs: Path) -> None:

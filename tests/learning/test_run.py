@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from filelock import FileLock
 from omegaconf import OmegaConf
@@ -142,6 +143,15 @@ def test_worker_processes_of_a_killed_one_are_waited_for(run: Run) -> None:
     run.update(pid=ended.pid)
     threading.Timer(0.3, lock.release).start()
     assert not run.is_alive()
+
+
+def test_whether_a_process_is_alive_is_asked_without_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows os.kill(pid, 0), which psutil calls on Unix alone, ends the process."""
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal was sent"))
+    monkeypatch.setattr(psutil, "pid_exists", lambda pid: pid == 12345)
+    assert run_module._exists(12345)
+    assert not run_module._exists(12346)
+    assert not run_module._exists(0)
 
 
 def test_a_run_that_a_process_trains_is_left_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

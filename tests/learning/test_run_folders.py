@@ -92,7 +92,7 @@ def test_sweeps_that_start_in_the_same_second_have_a_folder_each(tmp_path: Path)
         )
         OwnFolder().on_multirun_start(config)
         assert config.hydra.sweep.dir == str(tmp_path / name)
-        assert config.hydra.overrides.hydra == [f"hydra.sweep.dir='{tmp_path / name}'"]
+        assert config.hydra.overrides.hydra == [f"hydra.sweep.dir={tmp_path / name}"]
 
 
 def test_what_killed_writers_left_is_removed_when_a_run_resumes(tmp_path: Path) -> None:
