@@ -39,7 +39,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     options = plain(run.config())
     here = {key: config.data[key] for key in ("cache", "cache_dir")}  # the run's may be of another machine
     here["on_broken"] = "error"  # what was left out is not in the catalogue of the run
-    data = DefectData(**{**options["data"], **here}, split=options["split"], seed=options["seed"])
+    data = DefectData(**{**options["data"], **here}, split={}, seed=options["seed"])
     root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
     table = run.catalog()
     table = table[splits.rows(table, "val") | splits.rows(table, config.split.name)]

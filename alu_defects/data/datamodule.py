@@ -43,7 +43,7 @@ class DefectData(LightningDataModule):
         batch_size: pictures a batch.
         num_workers: processes that gather batches; `auto` is 0, since they would only copy pixels that are decoded, and
             one a core with `cache=none`.
-        split: arguments of `splits.divide`.
+        split: arguments of `splits.divide`; empty where `use` gives a catalogue that has its split.
         augment: options of `Augment`, or None for none.
         seed: of the order of the pictures and of the augmentation.
         progress: show a progress bar while decoding.
@@ -101,6 +101,9 @@ class DefectData(LightningDataModule):
         self.source, self.source_options = source, {"root": root, **options}
         if source == "synthetic":
             self.source_options["progress"] = progress  # generating takes as long as decoding
+        sources.check_options(source, self.source_options)
+        if split:
+            splits.check_options(**split)
         self.image_size, self.resize = image_size, resize
         self.cache, self.cache_dir = cache, Path(str(cache_dir))
         self.batch_size, self.num_workers = batch_size, num_workers

@@ -289,6 +289,20 @@ def test_options_of_another_source_are_refused(photographs: Path, source: str, o
         make(photographs, source=source, **options).scan()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": {"name": "random", "seed": 0, "val_fraction": 0}}, r"split\.val_fraction=0 and"),
+        ({"split": {"name": "random", "seed": 0, "fold": 1}}, "unexpected keyword argument 'fold'; split=random sets"),
+        ({"split": {"name": "file", "file": "no such.csv"}}, r"split\.file=no such\.csv cannot be read"),
+        ({"source": "tianchi", "round": 3}, r"data\.round=3 does not exist"),
+    ],
+)
+def test_wrong_options_are_refused_when_the_data_are_made(tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        unprepared(tmp_path / "no such folder", **options)
+
+
 def test_unknown_source_and_split_answer_with_the_nearest_name(photographs: Path) -> None:
     with pytest.raises(UserError, match=r"data\.resize=leterbox does not exist; did you mean letterbox\?"):
         make(photographs, resize="leterbox")
