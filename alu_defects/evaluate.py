@@ -62,7 +62,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     }
     outcome = Judgement(judged["val"], judged[config.split.name], calibrated, operating, normal)
     result = results[config.split.name]
-    metrics = {config.split.name: result.metrics, "note": result.note, **outcome.as_dict()}
+    metrics = {config.split.name: result.metrics, "note": evaluation.join_notes(results.values()), **outcome.as_dict()}
     output = Path(config.output)
     evaluation.write(result, output, metrics)
     report.print_run(output, metrics, result)

@@ -221,8 +221,9 @@ class DefectData(LightningDataModule):
         assert self.store is not None
         labels = pd.Categorical(self.scan()["label"], categories=self.classes).codes.astype(np.int64)
         rows, training = self.rows(split), split == "train"
-        if training:  # the catalogue is sorted by class: whoever takes the first batches alone must see all of them
-            rows = np.random.default_rng(self.seed).permutation(rows)
+        # the catalogue is sorted by class: whoever takes the first batches alone must see all of them; in evaluations
+        # the same ones for every seed, or their scores could not be compared
+        rows = np.random.default_rng(self.seed if training else 0).permutation(rows)
         on_cpu = self.store.device.type == "cpu"
         dataset = Pictures(torch.from_numpy(labels), torch.from_numpy(rows), self.store.gather if on_cpu else None)
         # Lightning's own samplers for several processes evaluate some pictures twice
@@ -249,11 +250,11 @@ class DefectData(LightningDataModule):
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the validation pictures in catalogue order."""
+        """Batches of the validation pictures, in an order that is always the same."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the test pictures in catalogue order."""
+        """Batches of the test pictures, in an order that is always the same."""
         return self._loader("test")
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

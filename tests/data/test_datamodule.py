@@ -91,11 +91,15 @@ def test_the_training_order_depends_on_seed_and_epoch_alone(photographs: Path) -
     assert indices(other.train_dataloader(), 2) != orders[2]
 
 
-def test_evaluation_takes_every_picture_in_the_order_of_the_catalogue(photographs: Path) -> None:
-    data = make(photographs, batch_size=5)
-    assert indices(data.val_dataloader()) == list(data.rows("val"))
-    assert len(data.rows("val")) % 5  # so that a dropped rest would be seen
-    assert indices(data.test_dataloader()) == list(data.rows("test"))
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_takes_every_picture_and_its_first_batches_see_every_class(photographs: Path, split: str) -> None:
+    halves = {**SPLIT, "val_fraction": 0.4, "test_fraction": 0.4}
+    data, other = (make(photographs, batch_size=4, split=halves, seed=seed) for seed in (0, 7))
+    order = indices(getattr(data, f"{split}_dataloader")())
+    assert sorted(order) == list(data.rows(split))
+    assert len(order) == 15  # so that a dropped rest would be seen
+    assert set(data.scan().loc[order[:8], "label"]) == set(data.classes)  # sorted by class: two of them
+    assert indices(getattr(other, f"{split}_dataloader")()) == order
 
 
 def test_training_drops_an_incomplete_batch_unless_it_is_the_only_one(photographs: Path) -> None:
