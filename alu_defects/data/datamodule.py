@@ -238,6 +238,7 @@ class DefectData(LightningDataModule):
             # a rest of one picture has no variance for batch normalisation at a 1×1 feature map
             drop_last=training and len(dataset) // processes >= self.batch_size,
             num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,  # starting them takes as long as a short epoch
             collate_fn=whole_batch,
             worker_init_fn=signals.ignore,
             pin_memory=torch.cuda.is_available(),

@@ -1,6 +1,7 @@
 """Batches: their layout, their order, and that an index leads back to its picture."""
 
 import itertools
+import multiprocessing
 import os
 import pickle
 import re
@@ -204,15 +205,17 @@ def test_worker_processes_are_for_pictures_that_are_decoded_on_the_way(photograp
 
 
 class Recorder(LightningModule):
-    """Keeps every batch that arrives."""
+    """Keeps every batch that arrives, and the worker processes that there are then."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.workers: list[set[int | None]] = []
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.batches: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
 
     def _keep(self, stage: str, batch: dict[str, Tensor]) -> None:
         self.batches.setdefault((stage, self.current_epoch), []).append((batch["index"], batch["image"].clone()))
+        self.workers.append({process.pid for process in multiprocessing.active_children()})
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         self._keep("train", batch)
@@ -225,9 +228,11 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def fit(data: DefectData, folder: Path) -> dict[tuple[str, int], list[tuple[Tensor, Tensor]]]:
+def fit(
+    data: DefectData, folder: Path, recorder: Recorder | None = None
+) -> dict[tuple[str, int], list[tuple[Tensor, Tensor]]]:
     """What arrives in two epochs."""
-    recorder = Recorder()
+    recorder = recorder or Recorder()
     trainer = Trainer(
         max_epochs=2,
         accelerator="cpu",
@@ -267,6 +272,18 @@ def test_in_a_fit_training_pictures_alone_are_augmented_and_each_epoch_differs(
     common = by_epoch[0].keys() & by_epoch[1].keys()
     assert common
     assert not any(torch.allclose(by_epoch[0][i], by_epoch[1][i], atol=1e-3) for i in common)
+
+
+def test_workers_stay_for_all_epochs_and_yield_the_batches_of_each(photographs: Path, tmp_path: Path) -> None:
+    expected, recorder = fit(make(photographs), tmp_path), Recorder()
+    found = fit(make(photographs, cache="none", num_workers=1), tmp_path, recorder)
+    assert len(set.union(*recorder.workers)) == 2  # one for training, one for validation
+    assert not multiprocessing.active_children()
+    assert found.keys() == expected.keys()
+    for batches, others in zip(found.values(), expected.values(), strict=True):
+        for (index, image), (other_index, other) in zip(batches, others, strict=True):
+            assert torch.equal(index, other_index)
+            assert torch.equal(image, other)
 
 
 def test_the_split_does_not_depend_on_where_the_pictures_lie(photographs: Path, tmp_path: Path) -> None:
