@@ -26,20 +26,23 @@ def audit(config: DictConfig) -> "Audit":
         The tables and the findings; `fails` says whether training would fail.
 
     Raises:
-        UserError: no such root, or an output that lies in it.
+        UserError: a wrong setting, no such root, or an output that lies in it.
     """
-    from alu_defects.data import auditing
+    from alu_defects.data import auditing, similarity
     from alu_defects.data.datamodule import DefectData
     from alu_defects.errors import UserError
     from alu_defects.reporting import audit_page, audit_tables
 
     options = plain(config)
+    max_distance = options["near_duplicates"]["max_distance"]
+    if not 0 <= max_distance <= similarity.BITS:
+        raise UserError(f"near_duplicates.max_distance={max_distance} must be from 0 to {similarity.BITS}")
     data = DefectData(**options["data"], split=options["split"])
     output = Path(str(options["output"])).expanduser()
     root = Path(str(data.source_options["root"])).expanduser()
     if output.resolve().is_relative_to(root.resolve()):
         raise UserError(f"output={output} lies below the pictures, {root}; give a folder outside of it")
-    result = auditing.audit(data, max_distance=options["near_duplicates"]["max_distance"], progress=data.progress)
+    result = auditing.audit(data, max_distance=max_distance, progress=data.progress)
     output.mkdir(parents=True, exist_ok=True)
     # as in the catalogue: names may hold line ends, or be no UTF-8
     result.findings.to_csv(output / "audit.csv", index=False, quoting=csv.QUOTE_ALL, errors="surrogateescape")

@@ -44,7 +44,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     options = plain(run.config())
     here = {key: config.data[key] for key in ("cache", "cache_dir")}  # the run's may be of another machine
     here["on_broken"] = "error"  # what was left out is not in the catalogue of the run
-    data = DefectData(**{**options["data"], **here}, split=options["split"], seed=options["seed"])
+    data = DefectData(**{**options["data"], **here}, split={}, seed=options["seed"])
     root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
     table = run.catalog()
     table = table[splits.rows(table, "val") | splits.rows(table, config.split.name)]
@@ -69,7 +69,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     }
     outcome = Judgement(judged["val"], judged[config.split.name], calibrated, operating, normal)
     result = results[config.split.name]
-    metrics = {config.split.name: result.metrics, "note": result.note, **outcome.as_dict()}
+    metrics = {config.split.name: result.metrics, "note": evaluation.join_notes(results.values()), **outcome.as_dict()}
     output = Path(config.output)
     evaluation.write(result, output, metrics)
     report.print_run(output, metrics, result)

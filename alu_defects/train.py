@@ -160,10 +160,11 @@ def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[s
         "epochs": len(table),
         **network,
         "seconds": round(float(table.filter(["train/seconds"]).to_numpy().sum()), 1),
-        "note": evaluations[-1].note,
+        "note": evaluation.join_notes(evaluations),
         **{e.split: e.metrics for e in evaluations},
     }
-    evaluation.write(evaluations[0], run.evaluation("val"), {"val": evaluations[0].metrics})
+    val = evaluations[0]
+    evaluation.write(val, run.evaluation("val"), {"val": val.metrics, "note": val.note})
     evaluation.write(evaluations[-1], run.folder, results)
     figures.curves(table, monitor=str(config.callbacks.best.monitor)).savefig(run.folder / "curves.png", dpi=150)
     dashboard.add_outcome(run.tensorboard, config, evaluations, data, step=best_epoch)

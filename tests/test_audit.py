@@ -12,6 +12,7 @@ from PIL import Image
 
 from alu_defects.audit import audit
 from alu_defects.config import compose
+from alu_defects.data import files, inspection
 from alu_defects.data.auditing import Audit
 from alu_defects.data.findings import Kind, Severity
 from alu_defects.data.left_out import Reason
@@ -198,6 +199,37 @@ def test_an_output_among_the_pictures_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match="below the pictures"):
         audited(root, f"output={root / 'audit'}")
     assert state(root) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["split.val_fraction=1.5"], "split.val_fraction=1.5 and split.test_fraction=0.2: must be above 0"),
+        (["split=kfold", "split.k=2"], "split.k=2 must be 3 or more"),
+        (["split=kfold", "split.fold=5"], "split.fold=5 must be from 0 to 4"),
+        (["split=kfold", "split.by=bar"], "split.by=bar must be session or picture"),
+        (["split=paper", "split.test_fraction=0.0"], "split.test_fraction=0.0: must be above 0"),
+        (["split.gap=-1"], "split.gap=-1 must be 0 seconds or more"),
+        (["split.name=sesion"], "split.name=sesion does not exist; did you mean session?"),
+        (["split=file", "split.file=no such.csv"], "split.file=no such.csv cannot be read"),
+        (["+split.k=5"], "split.name=session: got an unexpected keyword argument 'k'"),
+        (["data.round=3"], "data.round=3 does not exist; give one of 1, 2"),
+        (["+data.size=3"], "data.source=tianchi: got an unexpected keyword argument 'size'"),
+        (["near_duplicates.max_distance=-1"], "near_duplicates.max_distance=-1 must be from 0 to 1024"),
+    ],
+)
+def test_wrong_settings_are_refused_before_any_file_is_listed_or_decoded(
+    root: Path, typed, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    def read(*_):
+        raise AssertionError("files are read")
+
+    monkeypatch.setattr(files, "below", read)
+    monkeypatch.setattr(inspection, "inspect", read)
+    done = typed("audit", "data=tianchi", f"data.root={root}", f"output={root.parent / 'audit'}", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (root.parent / "audit").exists()
 
 
 def test_a_root_that_does_not_exist_is_a_wrong_command(tmp_path: Path) -> None:

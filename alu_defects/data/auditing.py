@@ -93,7 +93,7 @@ def audit(data: DefectData, *, max_distance: int = similarity.NEAR, progress: bo
     found: list[Finding] = []
     try:
         table = data.scan()
-    except UserError as error:
+    except UserError as error:  # what the data cause: wrong settings are refused when `DefectData` is made
         if data.found is None and data.source == "synthetic":
             raise  # there is nothing that could be looked at
         found.append(Finding(Severity.ERROR, Kind.CANNOT_START, "", detail=str(error)))

@@ -43,7 +43,7 @@ class DefectData(LightningDataModule):
         batch_size: pictures a batch.
         num_workers: processes that gather batches; `auto` is 0, since they would only copy pixels that are decoded, and
             one a core with `cache=none`.
-        split: arguments of `splits.divide`.
+        split: arguments of `splits.divide`; empty where `use` gives a catalogue that has its split.
         augment: options of `Augment`, or None for none.
         seed: of the order of the pictures and of the augmentation.
         progress: show a progress bar while decoding.
@@ -101,6 +101,9 @@ class DefectData(LightningDataModule):
         self.source, self.source_options = source, {"root": root, **options}
         if source == "synthetic":
             self.source_options["progress"] = progress  # generating takes as long as decoding
+        sources.check_options(source, self.source_options)
+        if split:
+            splits.check_options(**split)
         self.image_size, self.resize = image_size, resize
         self.cache, self.cache_dir = cache, Path(str(cache_dir))
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -218,8 +221,9 @@ class DefectData(LightningDataModule):
         assert self.store is not None
         labels = pd.Categorical(self.scan()["label"], categories=self.classes).codes.astype(np.int64)
         rows, training = self.rows(split), split == "train"
-        if training:  # the catalogue is sorted by class: whoever takes the first batches alone must see all of them
-            rows = np.random.default_rng(self.seed).permutation(rows)
+        # the catalogue is sorted by class: whoever takes the first batches alone must see all of them; in evaluations
+        # the same ones for every seed, or their scores could not be compared
+        rows = np.random.default_rng(self.seed if training else 0).permutation(rows)
         on_cpu = self.store.device.type == "cpu"
         dataset = Pictures(torch.from_numpy(labels), torch.from_numpy(rows), self.store.gather if on_cpu else None)
         # Lightning's own samplers for several processes evaluate some pictures twice
@@ -234,6 +238,7 @@ class DefectData(LightningDataModule):
             # a rest of one picture has no variance for batch normalisation at a 1×1 feature map
             drop_last=training and len(dataset) // processes >= self.batch_size,
             num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,  # starting them takes as long as a short epoch
             collate_fn=whole_batch,
             worker_init_fn=signals.ignore,
             pin_memory=torch.cuda.is_available(),
@@ -246,11 +251,11 @@ class DefectData(LightningDataModule):
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the validation pictures in catalogue order."""
+        """Batches of the validation pictures, in an order that is always the same."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the test pictures in catalogue order."""
+        """Batches of the test pictures, in an order that is always the same."""
         return self._loader("test")
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

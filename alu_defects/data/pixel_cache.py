@@ -28,6 +28,7 @@ from alu_defects.data.locking import alone
 from alu_defects.data.pixels import UInt8
 from alu_defects.errors import UserError
 
+BUFFERS = 256_000_000  # bytes of decoded pictures that wait to be written
 VERSION = 1  # raise it when the same file gives other pixels or another hash, so that old ones are not taken for new
 _RECORD = np.dtype([("sha256", "u1", 32), ("hash", "u1", similarity.BITS // 8)])
 _Digests = npt.NDArray[np.uint8]  # (N, 32)
@@ -153,21 +154,24 @@ class PixelCache:
 
         with ThreadPoolExecutor(1) as writer:  # the next pictures are decoded while the last are written
             writing: Future[None] | None = None
-            at_once = 32 * joblib.cpu_count()  # the cores idle at the end of each, and it is held in memory
-            for start in range(0, len(missing), at_once):
-                sha256s, paths = zip(*missing[start : start + at_once], strict=True)
-                images = np.empty((len(paths), self.size, self.size, 3), np.uint8)
-                done: list[str] = []
-                decoded = pixels.decode_all(paths, sha256s, since, self.size, self.resize)
-                for path, sha256, image in zip(paths, sha256s, decoded, strict=True):
-                    if isinstance(image, Exception):
-                        broken.append((path, image))
-                    else:
-                        images[len(done)] = image
-                        done.append(sha256)
-                    yield
-                if writing:
-                    writing.result()
-                writing = writer.submit(write, images[: len(done)], done)
+            # what a killed writer loses, and two of it are held in memory: one is filled while the other is written
+            at_once = max(1, min(32 * joblib.cpu_count(), BUFFERS // 2 // self._row_bytes))
+            images, done = np.empty((at_once, self.size, self.size, 3), np.uint8), list[str]()
+            sha256s, paths = [sha256 for sha256, _ in missing], [path for _, path in missing]
+            decoded = pixels.decode_all(paths, sha256s, since, self.size, self.resize)
+            for path, sha256, image in zip(paths, sha256s, decoded, strict=True):
+                if isinstance(image, Exception):
+                    broken.append((path, image))
+                else:
+                    images[len(done)] = image
+                    done.append(sha256)
+                if len(done) == at_once:
+                    if writing:
+                        writing.result()
+                    writing = writer.submit(write, images, done)
+                    images, done = np.empty_like(images), []
+                yield
             if writing:
                 writing.result()
+            if done:
+                write(images[: len(done)], done)

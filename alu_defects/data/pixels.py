@@ -2,8 +2,9 @@
 
 import hashlib
 import io
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,7 @@ from alu_defects.errors import UserError
 
 UInt8 = npt.NDArray[np.uint8]
 RESIZES = ("squash", "letterbox")
+AHEAD = 2  # pictures a thread that are decoded before they are asked for: one that takes long does not stop the others
 CLOCK_SKEW = 60  # seconds by which the clock of a file server may be behind
 LETTERBOX_GREY = (128, 128, 128)  # about zero after normalisation
 
@@ -105,9 +107,15 @@ def decode_all(
         except Exception as error:  # Pillow raises many kinds for broken files; the caller names every one
             return error
 
-    # Pillow releases the interpreter lock while it decodes
-    with ThreadPoolExecutor(threads or joblib.cpu_count()) as pool:
-        yield from pool.map(work, paths, sha256s)
+    threads = threads or joblib.cpu_count()
+    jobs: deque[Future[UInt8 | Exception]] = deque()
+    with ThreadPoolExecutor(threads) as pool:  # Pillow releases the interpreter lock while it decodes
+        for path, sha256 in zip(paths, sha256s, strict=True):
+            jobs.append(pool.submit(work, path, sha256))
+            if len(jobs) > AHEAD * threads:  # map would decode all, and hold what the caller has not taken yet
+                yield jobs.popleft().result()
+        while jobs:
+            yield jobs.popleft().result()
 
 
 def _read(path: Path, sha256: str, since: float) -> bytes:

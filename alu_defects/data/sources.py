@@ -33,16 +33,25 @@ SOURCES: dict[str, Callable[..., tuple[Path, Scan]]] = {
 }
 
 
-def find(source: str, options: Mapping[str, Any]) -> tuple[Path, Scan]:
-    """The folder and what is in it.
+def check_options(source: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that are wrong whatever is in the folder; nothing is read.
 
     Raises:
-        UserError: no such source, options that are not its own, or a folder that is not what the source takes it for.
+        UserError: no such source, options that are not its own, or a round that does not exist.
     """
     check_choice("data.source", source, SOURCES)
-    scan = SOURCES[source]
     try:
-        inspect.signature(scan).bind(**options)
+        inspect.signature(SOURCES[source]).bind(**options)
     except TypeError as error:
         raise UserError(f"data.source={source}: {error}; data={source} sets source and options together") from error
-    return scan(**options)
+    if "round" in options:
+        tianchi.check_round(options["round"])
+
+
+def find(source: str, options: Mapping[str, Any]) -> tuple[Path, Scan]:
+    """The folder and what is in it, with options that `check_options` has accepted.
+
+    Raises:
+        UserError: a folder that is not what the source takes it for.
+    """
+    return SOURCES[source](**options)

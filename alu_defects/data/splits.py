@@ -6,6 +6,7 @@ that is worth.
 """
 
 import hashlib
+import inspect
 import logging
 import os
 from collections import Counter
@@ -27,6 +28,15 @@ VAL_AND_TEST = "val+test"  # pictures that select the model and judge it: its sc
 SELECTED_ON_TEST = "selected on the evaluation pictures"  # what every report then says
 
 
+def check_options(**options: Any) -> None:
+    """Refuse options of `divide` that are wrong for any images, by dividing none: that takes no time.
+
+    Raises:
+        UserError: no such splitter, an option that it does not have or that is out of range, a wrong split.file.
+    """
+    divide(pd.DataFrame(columns=list(catalog.COLUMNS), dtype=str), **options)
+
+
 def divide(table: pd.DataFrame, *, name: str, gap: float = 60, **options: Any) -> pd.DataFrame:
     """Divide a catalogue; the same pictures are divided alike in whatever order and folder they lie.
 
@@ -40,9 +50,13 @@ def divide(table: pd.DataFrame, *, name: str, gap: float = 60, **options: Any) -
         The catalogue with the columns `session` and `split`: train, val, test or val+test. Every class is in all three.
 
     Raises:
-        UserError: no such splitter, an option out of range, or a class with too few pictures or sessions.
+        UserError: what `check_options` refuses, or a class with too few pictures or sessions.
     """
     check_choice("split.name", name, SPLITTERS)
+    try:
+        inspect.signature(SPLITTERS[name]).bind(table, **options)
+    except TypeError as error:
+        raise UserError(f"split.name={name}: {error}; split={name} sets name and options together") from error
     table = table.assign(session=sessions.find(table, gap))
     table["split"] = SPLITTERS[name](table, **options)
     mend = _MENDS.get(name, "add pictures or leave the class out")
@@ -186,7 +200,7 @@ def file(table: pd.DataFrame, *, file: str) -> pd.Series:
             "add them, with paths relative to data.root"
         )
     strangers = given.loc[~given["path"].isin(table["path"]), "path"]
-    if len(strangers):
+    if len(strangers) and len(table):  # without any images only the file itself is checked
         log.warning("%s: %d pictures are not in the data, the first is %s", file, len(strangers), strangers.iloc[0])
     return table["path"].map(given.set_index("path")["split"])
 

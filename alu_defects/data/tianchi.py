@@ -17,6 +17,16 @@ log = logging.getLogger(__name__)
 _OF_ROUND = {1: Reason.ROUND1, 2: Reason.ROUND2}
 
 
+def check_round(round: int) -> None:
+    """Refuse a round that the competition did not have.
+
+    Raises:
+        UserError: it is none of `ROUNDS`.
+    """
+    if round not in ROUNDS:
+        raise UserError(f"data.round={round} does not exist; give one of {', '.join(map(str, ROUNDS))}")
+
+
 def scan(root: Path, *, round: int = 1, include_other: bool = False, corrections: bool = True) -> Scan:
     """Catalogue one round of whatever archives lie below the root, which may be an archive itself.
 
@@ -32,8 +42,7 @@ def scan(root: Path, *, round: int = 1, include_other: bool = False, corrections
     Raises:
         UserError: no such round, or no pictures of it below the root.
     """
-    if round not in ROUNDS:
-        raise UserError(f"data.round={round} does not exist; give one of {', '.join(map(str, ROUNDS))}")
+    check_round(round)
     found, left_out = files.below(root)
     pictures: list[Picture] = []
     for outcome in _read_all(root, found, round):

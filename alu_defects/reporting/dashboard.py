@@ -199,7 +199,7 @@ def _cell(text: str) -> str:
 def _markdown(settings: Mapping[str, Any], evaluations: Sequence[Evaluation]) -> str:
     lines = ["| split | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
     lines += [f"| {e.split} | " + " | ".join(f"{e.metrics[m]:.4f}" for m in METRICS) + " |" for e in evaluations]
-    if evaluations[-1].note:
-        lines += ["", f"**{evaluations[-1].note}**"]
+    if note := evaluation.join_notes(evaluations):
+        lines += ["", f"**{note}**"]
     lines += ["", "| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in settings.items())]
     return "\n".join(lines)

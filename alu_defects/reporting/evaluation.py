@@ -1,7 +1,7 @@
 """What a trained classifier does on a split: metrics, predictions, confusion; the files of it."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from alu_defects.reporting import figures
 
 PROBABILITY = "probability_"  # prefix of the columns with the probability of one class
 PREDICTIONS = "predictions.csv"
+PARTIAL = "partial evaluation"  # what the note on a part of the pictures begins with
 # as in the catalogue: names may hold line ends, or be no UTF-8
 _CSV: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "errors": "surrogateescape"}
 
@@ -30,10 +31,10 @@ class Evaluation:
     Attributes:
         split: val or test.
         metrics: loss, accuracy, macro precision, recall and F1; under `per_class` precision and recall of each class.
-        predictions: one row a picture: path, label, prediction, and the probability of each class.
+        predictions: one row a picture, in catalogue order: path, label, prediction, and the probability of each class.
         confusion: pictures by label (row) and prediction (column).
         rows: the catalogue rows of the predictions.
-        note: what a reader of the numbers must know.
+        notes: what a reader of the numbers must know.
     """
 
     split: str
@@ -41,7 +42,12 @@ class Evaluation:
     predictions: pd.DataFrame
     confusion: pd.DataFrame
     rows: list[int]
-    note: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """The notes in one line; "" where there are none."""
+        return join_notes([self])
 
     @property
     def mistakes(self) -> pd.DataFrame:
@@ -87,7 +93,8 @@ def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapp
 def collect(classifier: Classifier, data: DefectData, split: str, logged: Mapping[str, Any]) -> Evaluation:
     """Gather what the evaluation that has just ended left in the classifier."""
     index, predicted, probabilities = (torch.cat(parts).cpu() for parts in zip(*classifier.predictions, strict=True))
-    names = classifier.classes
+    names, order = classifier.classes, index.argsort()  # batches are shuffled, and of several processes
+    index, predicted, probabilities = index[order], predicted[order], probabilities[order]
     rows = data.scan().loc[index.tolist()]
     predictions = pd.DataFrame(
         {
@@ -99,9 +106,16 @@ def collect(classifier: Classifier, data: DefectData, split: str, logged: Mappin
     columns = pd.DataFrame(probabilities.double().numpy(), columns=[PROBABILITY + name for name in names])
     assert classifier.confusion is not None
     confusion = pd.DataFrame(classifier.confusion.numpy(), index=pd.Index(names, name="label"), columns=names)
-    note = splits.SELECTED_ON_TEST if splits.selected_on_test(data.scan()) else ""
+    notes = [splits.SELECTED_ON_TEST] if splits.selected_on_test(data.scan()) else []
+    if len(index) < (total := len(data.rows(split))):  # trainer.limit_test_batches, say
+        notes.append(f"{PARTIAL}: {len(index)} of {total} {split} images")
     metrics = _nested(logged, split, names)
-    return Evaluation(split, metrics, predictions.join(columns), confusion, index.tolist(), note)
+    return Evaluation(split, metrics, predictions.join(columns), confusion, index.tolist(), tuple(notes))
+
+
+def join_notes(evaluations: Iterable[Evaluation]) -> str:
+    """All notes of evaluations in one line, each once."""
+    return "; ".join(dict.fromkeys(note for evaluation in evaluations for note in evaluation.notes))
 
 
 def _nested(logged: Mapping[str, Any], split: str, names: list[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from alu_defects.data.datamodule import DefectData
+from alu_defects.data.splits import SELECTED_ON_TEST
 from alu_defects.reporting import calibration, document, evaluation_figures, mistakes
 from alu_defects.reporting.drawing import readable
 from alu_defects.reporting.evaluation import Evaluation
@@ -34,8 +35,8 @@ def write(judgement: Judgement, data: DefectData, folder: Path, title: str) -> P
 def _parts(judgement: Judgement, data: DefectData, folder: Path) -> Iterator[str]:
     it = judgement.judged
     result, names = it.evaluation, it.classes
-    if result.note:
-        yield f"> The epoch was {result.note}: all scores are too good."
+    for note in dict.fromkeys([*result.notes, *judgement.val.evaluation.notes]):
+        yield f"> The epoch was {note}: all scores are too good." if note == SELECTED_ON_TEST else f"> A {note}."
     right, total = int(it.right.sum()), len(it.right)
     kept = len(set(it.sessions))
     yield f"{total} {result.split} pictures" + (f" in {kept} sessions." if kept < total else ", each by itself.")

@@ -53,7 +53,7 @@ def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) 
     """Print the metrics of a run, precision and recall of each class of one evaluation, and where the files are."""
     console = Console()
     overall = Table("split", "loss", *SUMMARY, title="results (precision, recall, f1: macro averages)")
-    overall.caption = evaluation.note
+    overall.caption = results["note"]
     for split in ("val", "test"):
         if split in results:
             values = results[split]

@@ -6,6 +6,7 @@ from typing import Any
 
 from alu_defects.data.splits import SELECTED_ON_TEST
 from alu_defects.reporting.comparison import Comparison
+from alu_defects.reporting.evaluation import PARTIAL
 from alu_defects.reporting.text import p_value, points
 
 FEW_SESSIONS = 10
@@ -26,11 +27,13 @@ def clock(comparison: Comparison) -> float | None:
 def warnings(comparison: Comparison) -> list[str]:
     """What must be known before a number is read."""
     texts = []
-    if any(entry.note == SELECTED_ON_TEST for entry in comparison.entries):
+    if any(SELECTED_ON_TEST in entry.note for entry in comparison.entries):
         texts.append(
             "Each run chose its best epoch on the very pictures that judge it: all scores are too good. "
             "split.val_fraction=0.1 or split=session mends that."
         )
+    if partial := [entry.name for entry in comparison.entries if PARTIAL in entry.note]:
+        texts.append(f"Evaluated on a part of the images only: {', '.join(partial)}. These scores say little.")
     beaten = clock(comparison)
     if beaten is not None:
         lowest = dict(zip(comparison.table["entry"], comparison.table["accuracy_session_low"], strict=True))

@@ -1,6 +1,7 @@
 """Batches: their layout, their order, and that an index leads back to its picture."""
 
 import itertools
+import multiprocessing
 import os
 import pickle
 import re
@@ -91,11 +92,15 @@ def test_the_training_order_depends_on_seed_and_epoch_alone(photographs: Path) -
     assert indices(other.train_dataloader(), 2) != orders[2]
 
 
-def test_evaluation_takes_every_picture_in_the_order_of_the_catalogue(photographs: Path) -> None:
-    data = make(photographs, batch_size=5)
-    assert indices(data.val_dataloader()) == list(data.rows("val"))
-    assert len(data.rows("val")) % 5  # so that a dropped rest would be seen
-    assert indices(data.test_dataloader()) == list(data.rows("test"))
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_takes_every_picture_and_its_first_batches_see_every_class(photographs: Path, split: str) -> None:
+    halves = {**SPLIT, "val_fraction": 0.4, "test_fraction": 0.4}
+    data, other = (make(photographs, batch_size=4, split=halves, seed=seed) for seed in (0, 7))
+    order = indices(getattr(data, f"{split}_dataloader")())
+    assert sorted(order) == list(data.rows(split))
+    assert len(order) == 15  # so that a dropped rest would be seen
+    assert set(data.scan().loc[order[:8], "label"]) == set(data.classes)  # sorted by class: two of them
+    assert indices(getattr(other, f"{split}_dataloader")()) == order
 
 
 def test_training_drops_an_incomplete_batch_unless_it_is_the_only_one(photographs: Path) -> None:
@@ -200,15 +205,17 @@ def test_worker_processes_are_for_pictures_that_are_decoded_on_the_way(photograp
 
 
 class Recorder(LightningModule):
-    """Keeps every batch that arrives."""
+    """Keeps every batch that arrives, and the worker processes that there are then."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.workers: list[set[int | None]] = []
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.batches: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
 
     def _keep(self, stage: str, batch: dict[str, Tensor]) -> None:
         self.batches.setdefault((stage, self.current_epoch), []).append((batch["index"], batch["image"].clone()))
+        self.workers.append({process.pid for process in multiprocessing.active_children()})
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         self._keep("train", batch)
@@ -221,9 +228,11 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def fit(data: DefectData, folder: Path) -> dict[tuple[str, int], list[tuple[Tensor, Tensor]]]:
+def fit(
+    data: DefectData, folder: Path, recorder: Recorder | None = None
+) -> dict[tuple[str, int], list[tuple[Tensor, Tensor]]]:
     """What arrives in two epochs."""
-    recorder = Recorder()
+    recorder = recorder or Recorder()
     trainer = Trainer(
         max_epochs=2,
         accelerator="cpu",
@@ -265,6 +274,18 @@ def test_in_a_fit_training_pictures_alone_are_augmented_and_each_epoch_differs(
     assert not any(torch.allclose(by_epoch[0][i], by_epoch[1][i], atol=1e-3) for i in common)
 
 
+def test_workers_stay_for_all_epochs_and_yield_the_batches_of_each(photographs: Path, tmp_path: Path) -> None:
+    expected, recorder = fit(make(photographs), tmp_path), Recorder()
+    found = fit(make(photographs, cache="none", num_workers=1), tmp_path, recorder)
+    assert len(set.union(*recorder.workers)) == 2  # one for training, one for validation
+    assert not multiprocessing.active_children()
+    assert found.keys() == expected.keys()
+    for batches, others in zip(found.values(), expected.values(), strict=True):
+        for (index, image), (other_index, other) in zip(batches, others, strict=True):
+            assert torch.equal(index, other_index)
+            assert torch.equal(image, other)
+
+
 def test_the_split_does_not_depend_on_where_the_pictures_lie(photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").symlink_to(photographs, target_is_directory=True)
     here, there = (
@@ -287,6 +308,20 @@ def test_options_of_another_source_are_refused(photographs: Path, source: str, o
     message = f"data.source={source}: {reason}; data={source} sets source and options together"
     with pytest.raises(UserError, match=re.escape(message)):
         make(photographs, source=source, **options).scan()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": {"name": "random", "seed": 0, "val_fraction": 0}}, r"split\.val_fraction=0 and"),
+        ({"split": {"name": "random", "seed": 0, "fold": 1}}, "unexpected keyword argument 'fold'; split=random sets"),
+        ({"split": {"name": "file", "file": "no such.csv"}}, r"split\.file=no such\.csv cannot be read"),
+        ({"source": "tianchi", "round": 3}, r"data\.round=3 does not exist"),
+    ],
+)
+def test_wrong_options_are_refused_when_the_data_are_made(tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        unprepared(tmp_path / "no such folder", **options)
 
 
 def test_unknown_source_and_split_answer_with_the_nearest_name(photographs: Path) -> None:

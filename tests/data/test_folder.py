@@ -71,8 +71,30 @@ def test_a_picture_in_two_classes_is_left_out_with_a_warning(tmp_path: Path, cap
         (("x.png", "a/x.png", "b/x.png"), r"x\.png .*in the root itself"),
         (("train/a/x.png", "val/a/x.png", "Test/a/x.png"), "splits, not classes"),
         (("train/a/x.png", "train/b/x.png"), "splits, not classes"),
+        (("train/good/x.png", "test/bent/y.png", "ground_truth/bent/y.png"), "test, train are named like splits"),
+        (("TRAIN/good/x.png", "pit/x.png"), "TRAIN is named like splits, not classes.* rename the folder if it really"),
+        (("images/x.png", "masks/x.png", "json/x.json"), "images, masks are named like folders of images.* Give a d"),
+        (("Ground Truth/x.png", "pit/x.png"), "Ground Truth is named like folders of images, masks"),
+        (("pit/x.png", "dent/images/x.png", "dent/masks/x.png"), r"dent/masks/x.png would be .* Move such folders out"),
+        (("pit/x.png", "dent/day 1/Ground-Truth/b/x.png"), "would be an image of the class dent, but lies in Ground-T"),
     ],
 )
 def test_what_is_no_folder_of_class_folders_is_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         folder.scan(make(tmp_path / "root", *names))
+
+
+def test_folders_named_like_splits_inside_a_class_split_nothing_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("pit/train/x.jpg", "pit/test/y.jpg", "dent/train/z.jpg", "dent/images/x.jpg")
+    with caplog.at_level(logging.WARNING):
+        result = folder.scan(make(tmp_path, *names))
+    assert result.table["label"].tolist() == ["dent", "dent", "pit", "pit"]
+    assert len(caplog.records) == 1
+    assert "test, train are named like splits, but folders inside a class do not split its images" in caplog.text
+
+
+def test_folders_without_images_may_be_named_as_they_like(tmp_path: Path) -> None:
+    result = folder.scan(make(tmp_path, "pit/x.jpg", "dent/y.jpg", "json/x.json", "pit/annotations/x.xml"))
+    assert result.table["label"].tolist() == ["dent", "pit"]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import joblib
 import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
@@ -254,6 +255,23 @@ def test_a_disk_that_is_full_after_all_harms_nothing(pictures: Known, tmp_path: 
     decoded.clear()
     cache.fill(*pictures, 0, progress=False)
     assert len(decoded) == 150
+    expected = np.stack([pixels.decode(path, SIZE) for path in pictures[0]])
+    assert np.array_equal(images(cache, pictures[1]), expected)
+
+
+@pytest.mark.parametrize(("rows", "at_once"), [(50, 25), (1, 1), (1000, 64)])
+def test_decoded_images_that_wait_to_be_written_are_bounded_by_bytes(
+    pictures: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, at_once: int
+) -> None:
+    written: list[int] = []
+    hashes = similarity.hashes
+    monkeypatch.setattr(similarity, "hashes", lambda images: written.append(len(images)) or hashes(images))
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pixel_cache, "BUFFERS", rows * 3 * SIZE**2, raising=False)
+    cache = PixelCache(tmp_path / "cache", SIZE, "squash")
+    cache.fill(*pictures, 0, progress=False)
+    assert max(written) == at_once
+    assert sum(written) == 200
     expected = np.stack([pixels.decode(path, SIZE) for path in pictures[0]])
     assert np.array_equal(images(cache, pictures[1]), expected)
 

@@ -185,6 +185,20 @@ def test_all_broken_files_are_named_at_once_and_no_good_one(tmp_path: Path) -> N
     assert [line.split(" (")[0].strip() for line in lines] == [str(tmp_path / name) for name in names]
 
 
+def test_only_a_few_images_are_decoded_before_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    begun: list[int] = []
+    decode = pixels.decode
+    monkeypatch.setattr(pixels, "decode", lambda *args: begun.append(1) or decode(*args))
+    sha256 = hashed(tmp_path / "a.png")
+    for taken, _ in enumerate(pixels.decode_all([tmp_path / "a.png"] * 100, [sha256] * 100, 0, 8, threads=3), 1):
+        time.sleep(0.002)  # as long as it takes to decode some
+        assert len(begun) - taken <= 6  # two a thread
+    assert len(begun) == taken == 100
+
+
 def test_a_file_that_changed_since_it_was_catalogued_is_not_taken_for_what_it_was(tmp_path: Path) -> None:
     for name in "ab":
         Image.effect_noise((20, 20), 50).save(tmp_path / f"{name}.png")

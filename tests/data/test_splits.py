@@ -73,6 +73,12 @@ def counts(pictures: pd.DataFrame, name: str, **options: Any) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("options", EVERY, ids=str)
+def test_right_options_are_accepted_without_images(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    splits.check_options(seed=0, **options)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("options", EVERY, ids=str)
 def test_the_seed_and_the_content_decide_not_the_order_of_the_rows(options: dict[str, Any]) -> None:
     pictures = SHOTS.assign(time=SHOTS["time"].where(SHOTS.index % 9 != 0, ""))  # some are not known
     first = divide(pictures, **options)
@@ -286,6 +292,8 @@ def test_a_spreadsheet_with_strangers_is_a_split(tmp_path: Path, caplog: pytest.
     done = splits.divide(SHOTS, name="session", seed=0)
     rows = pd.concat([done[["split", "path"]].iloc[::-1], pd.DataFrame({"path": ["x.png"], "split": ["val"]})])
     rows.to_csv(tmp_path / "split.csv", index=False, encoding="utf-8-sig")
+    splits.check_options(name="file", file=str(tmp_path / "split.csv"))
+    assert not caplog.records
     pd.testing.assert_series_equal(divide_by(tmp_path / "split.csv")["split"], done["split"])
     assert "1 pictures are not in the data, the first is x.png" in caplog.text
 

@@ -159,6 +159,23 @@ def test_trainings_that_disagree_show_nothing(tmp_path):
     assert not row["clear"]
 
 
+@pytest.mark.parametrize(
+    ("note", "selected", "partial"),
+    [
+        ("", False, False),
+        ("selected on the evaluation pictures", True, False),
+        ("partial evaluation: 16 of 120 test images", False, True),
+        ("selected on the evaluation pictures; partial evaluation: 16 of 120 test images", True, True),
+    ],
+)
+def test_each_note_of_a_run_is_a_warning(tmp_path, note, selected, partial):
+    run = fabricate(tmp_path, "xception", 0, range(9))
+    write_json(run.metrics_file, {**run.metrics(), "note": note})
+    text = " ".join(verdict.warnings(Comparison.of([tmp_path])))
+    assert ("chose its best epoch on the very pictures that judge it" in text) is selected
+    assert ("Evaluated on a part of the images only: xception." in text) is partial
+
+
 def test_only_the_same_pictures_are_compared(tmp_path):
     for seed in (0, 1):
         fabricate(tmp_path, "inceptionv4", seed, range(9), overrides=["split=session"])

@@ -6,9 +6,11 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 
+from alu_defects.config import compose
 from alu_defects.data.datamodule import DefectData
 from alu_defects.learning.module import Classifier
 from alu_defects.reporting import evaluation
+from alu_defects.train import train
 
 TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -77,6 +79,42 @@ def test_metrics_are_those_of_scikit_learn_when_a_class_is_never_predicted(data,
     assert result.metrics["per_class"][data.classes[1]] == {"precision": 0.0, "recall": 0.0}
     evaluation.write(result, tmp_path, {"test": result.metrics})
     compare_with_scikit_learn(tmp_path, "test")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_partial_evaluation_is_noted_and_stays_in_the_order_of_the_catalogue(data, classifier, split):
+    result = evaluation.evaluate(classifier, data, split, {**TRAINER, f"limit_{split}_batches": 1})
+    total = len(data.rows(split))
+    assert result.note == f"partial evaluation: 5 of {total} {split} images"
+    assert result.rows == sorted(result.rows)
+    assert len(set(result.predictions["label"])) > 1
+    assert result.predictions["path"].tolist() == data.scan()["path"].iloc[result.rows].tolist()
+    whole = evaluation.evaluate(classifier, data, split, TRAINER)
+    assert whole.note == ""
+    assert whole.rows == list(data.rows(split))
+    columns = [name for name in whole.predictions if name.startswith(evaluation.PROBABILITY)]
+    alike = whole.predictions.set_index("path").loc[result.predictions["path"], columns].to_numpy()
+    assert result.predictions[columns].to_numpy() == pytest.approx(alike, abs=1e-6)
+
+
+def test_both_notes_stand_together(photographs, classifier):
+    split = {"name": "paper", "test_fraction": 0.5, "seed": 0}
+    data = DefectData(source="folder", root=str(photographs), image_size=32, batch_size=5, split=split, progress=False)
+    limited = {**TRAINER, "limit_val_batches": 1, "limit_test_batches": 2}
+    results = [evaluation.evaluate(classifier, data, split, limited) for split in ("val", "test")]
+    assert evaluation.join_notes(results) == (
+        "selected on the evaluation pictures; partial evaluation: 5 of 18 val images; "
+        "partial evaluation: 10 of 18 test images"
+    )
+
+
+def test_a_run_that_validates_on_a_part_says_so(small, tmp_path, capsys):
+    words = [*small, "trainer.max_epochs=1", "trainer.limit_val_batches=1", "data.batch_size=2"]
+    train(compose("train", [*words, f"run_dir={tmp_path}"]))
+    for folder in (tmp_path, tmp_path / "evaluation" / "val"):
+        note = json.loads((folder / "metrics.json").read_text())["note"]
+        assert note == "partial evaluation: 2 of 6 val images"
+    assert note in capsys.readouterr().out
 
 
 def test_metrics_of_a_finished_run_are_those_of_scikit_learn(finished_run):

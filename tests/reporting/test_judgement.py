@@ -1,11 +1,14 @@
 """What the operating point promises and what the test pictures make of it, in words, on made-up scores."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from alu_defects.learning.metrics import SUMMARY
-from alu_defects.reporting import judgement, statistics
+from alu_defects.reporting import evaluation_report, judgement, statistics
 from alu_defects.reporting.calibration import Calibration
 from alu_defects.reporting.evaluation import PROBABILITY, Evaluation
 from alu_defects.reporting.judgement import Judged, Judgement
@@ -101,3 +104,15 @@ def test_numbers_for_metrics_json():
     of = {"labels": it.labels, "groups": it.sessions, "right": [it.right]}
     drawn = statistics.bootstrap(it.labels, it.predicted, 2, it.sessions).summary["accuracy"]
     assert (low, high) == pytest.approx(statistics.of_summary("accuracy", 140 / 145, drawn, **of))
+
+
+def test_the_report_begins_with_the_notes_on_both_splits(tmp_path):
+    val, test = (judged(split, GOOD, CAUGHT, session=1) for split in ("val", "test"))
+    selected, partial = "selected on the evaluation pictures", "partial evaluation: 9 of 10 val images"
+    val.evaluation = replace(val.evaluation, notes=(selected, partial))
+    test.evaluation = replace(test.evaluation, notes=(selected,))
+    outcome = Judgement(val, test, Calibration(1.0, 1), OPTIONS, "normal")
+    assert list(itertools.islice(evaluation_report._parts(outcome, None, tmp_path), 2)) == [
+        "> The epoch was selected on the evaluation pictures: all scores are too good.",
+        "> A partial evaluation: 9 of 10 val images.",
+    ]
