@@ -74,7 +74,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     on_nonfinite = options.get("on_nonfinite", "error")  # older runs have no such words
     trainer.check(options["trainer"], options.get("callbacks") or {}, on_nonfinite)
     seed_everything(config.seed, workers=True, verbose=False)
-    if "bits" in before:
+    if "bits" in before:  # what auto found then
         options["data"]["bits"] = before["bits"]
     data = _data(options)
     _prepare(data, run, startup)
