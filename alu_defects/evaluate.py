@@ -43,6 +43,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     run = Run.existing(config.run)
     options = plain(run.config())
     here = {key: config.data[key] for key in ("cache", "cache_dir")}  # the run's may be of another machine
+    here["bits"] = run.status()["bits"]  # auto would look at a part of the run's pictures
     here["on_broken"] = "error"  # what was left out is not in the catalogue of the run
     data = DefectData(**{**options["data"], **here}, split={}, seed=options["seed"])
     root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()

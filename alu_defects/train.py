@@ -82,6 +82,8 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     on_nonfinite = options.get("on_nonfinite", "error")  # older runs have no such words
     trainer.check(options["trainer"], options.get("callbacks") or {}, on_nonfinite)
     seed_everything(config.seed, workers=True, verbose=False)
+    if "bits" in before:  # what auto found then
+        options["data"]["bits"] = before["bits"]
     data = _data(options)
     _prepare(data, run, startup)
     resumed_from = run.last if run.last.exists() else None
@@ -116,7 +118,8 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
         trainer.fit_batch(fit, classifier, data, before.get("accumulate_grad_batches"))
     macs = multiply_adds(classifier.backbone, data.image_size)
     startup.lap("network")
-    classifier.about = checkpoint.about(classifier, data.resize, run.status()["packages"], run.status()["data_hash"])
+    known = run.status()
+    classifier.about = checkpoint.about(classifier, data.resize, known["bits"], known["packages"], known["data_hash"])
     threads = Threads(options["trainer"]["threads"], load, run)
     fit.callbacks += [startup, Reseed(config.seed), threads]  # type: ignore[attr-defined]
     device = str(fit.strategy.root_device)
@@ -191,6 +194,7 @@ def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
     startup.lap("catalogue")
     data.setup("fit")
     run.take_catalog(data.scan(), data.root)
+    run.update(bits=data.bits)
     assert data.found is not None
     for table, file in (
         (data.found.left_out, run.left_out_file),

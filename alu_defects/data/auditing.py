@@ -1,12 +1,13 @@
 """Everything that can be known about a data set before a model is trained on it. Nothing below its root is changed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from alu_defects.data import catalog, files, findings, leakage, similarity, splits
+from alu_defects.data import catalog, files, findings, leakage, pixels, similarity, splits
 from alu_defects.data.catalog import Scan
 from alu_defects.data.datamodule import DefectData
 from alu_defects.data.findings import Finding, Kind, Severity
@@ -107,6 +108,7 @@ def audit(data: DefectData, *, max_distance: int = similarity.NEAR, progress: bo
     for row, (path, one) in enumerate(zip(pictures["path"], seen, strict=True)):
         for kind, text in one.remarks:
             found.append(Finding(findings.severity(kind, fatal=row < needed), kind, path, "", text))
+    found += _of_bits(data.bits, dict(zip(pictures["path"], (one.largest for one in seen), strict=True)), needed)
     if data.found:
         labels = dict(zip(pictures["path"], pictures["label"], strict=True))
         found += findings.of_left_out(data.found.left_out, labels)
@@ -143,6 +145,24 @@ def _all_pictures(root: Path, table: pd.DataFrame, found: Scan | None) -> pd.Dat
         part.reindex(columns=["path", "label", "session", "split"], fill_value="") for part in (table, others, aside)
     ]
     return pd.concat(parts, ignore_index=True).drop_duplicates("path", ignore_index=True)
+
+
+def _of_bits(bits: int | str, largest: Mapping[str, int | None], needed: int) -> list[Finding]:
+    """What 16-bit images use of their bits, and those that use more than `data.bits`; training would read the first."""
+    values = {path: value for path, value in largest.items() if value is not None}
+    read = {path: values[path] for path in list(largest)[:needed] if path in values}
+    if not values:
+        return []
+    most = max((read or values).values())
+    bits = bits if isinstance(bits, int) else pixels.fewest_bits(most)
+    text = f"{len(values)}, of which training would read {len(read)}; with data.bits={bits} white is {2**bits - 1}"
+    kinds = {path: findings.severity(Kind.ABOVE_BITS, fatal=path in read) for path in values if values[path] >= 2**bits}
+    return [
+        Finding(
+            findings.severity(Kind.SIXTEEN_BITS), Kind.SIXTEEN_BITS, "", "", f"{text}, and their largest value {most}"
+        ),
+        *(Finding(kinds[path], Kind.ABOVE_BITS, path, "", f"its largest value is {values[path]}") for path in kinds),
+    ]
 
 
 def _of_pairs(pictures: pd.DataFrame, pairs: similarity.Int64, hashes: similarity.UInt8) -> list[Finding]:

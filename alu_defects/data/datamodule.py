@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
-from alu_defects.data import pixels, similarity, sources, splits
+from alu_defects.data import bit_depth, pixels, similarity, sources, splits
 from alu_defects.data.augment import Augment, as_float, uniforms
 from alu_defects.data.batches import Batch, Pictures, whole_batch
 from alu_defects.data.catalog import Scan
@@ -36,6 +36,7 @@ class DefectData(LightningDataModule):
         root: the folder with the pictures.
         image_size: side in pixels to which the whole frame is resized.
         resize: squash or letterbox.
+        bits: what 16-bit pictures use of their bits, of `pixels.BITS`, or `auto`, see `bit_depth.choose`.
         cache: where decoded pixels are kept: `disk` maps a file into memory, `memory` and `device` read it into that
             of the machine or the GPU, `none` decodes in every epoch, and `auto` is device where they fit into a quarter
             of a GPU's free memory, else disk.
@@ -53,6 +54,7 @@ class DefectData(LightningDataModule):
         options: further options of the source.
 
     Attributes:
+        bits: a number once the pictures are set up.
         first_epoch: of the training; above 0 for a run that goes on.
 
     Raises:
@@ -66,6 +68,7 @@ class DefectData(LightningDataModule):
         root: str,
         image_size: int,
         resize: str = "squash",
+        bits: int | str = "auto",
         cache: str = "auto",
         cache_dir: str = "~/.cache/alu_defects/pixels",
         batch_size: int,
@@ -79,6 +82,7 @@ class DefectData(LightningDataModule):
     ) -> None:
         super().__init__()
         check_choice("data.resize", resize, pixels.RESIZES)
+        bit_depth.check(bits)
         check_choice("data.cache", cache, CACHES)
         check_choice("data.on_broken", on_broken, ON_BROKEN)
         if on_broken == "exclude" and cache == "none":
@@ -104,7 +108,7 @@ class DefectData(LightningDataModule):
         sources.check_options(source, self.source_options)
         if split:
             splits.check_options(**split)
-        self.image_size, self.resize = image_size, resize
+        self.image_size, self.resize, self.bits = image_size, resize, bits
         self.cache, self.cache_dir = cache, Path(str(cache_dir))
         self.batch_size, self.num_workers = batch_size, num_workers
         self.split, self.augment = dict(split), Augment(**augment) if augment else None
@@ -157,10 +161,13 @@ class DefectData(LightningDataModule):
         table = self.scan()
         if self.store is None:
             paths, sha256s = [self.root / path for path in table["path"]], table["sha256"].to_list()
+            deep = bit_depth.deep(paths)
+            known = [paths[i] for i in deep], [sha256s[i] for i in deep], self._since, self.cache_dir
+            self.bits = bit_depth.choose(self.bits, *known, progress=self.progress)
             if self.cache == "none":
-                self.store = Files(paths, sha256s, self._since, self.image_size, self.resize)
+                self.store = Files(paths, sha256s, self._since, self.image_size, self.resize, bits=self.bits)
             else:
-                cache = PixelCache(self.cache_dir, self.image_size, self.resize)
+                cache = PixelCache(self.cache_dir, self.image_size, self.resize, self.bits if deep else None)
                 broken = cache.fill(paths, sha256s, self._since, progress=self.progress)
                 if broken and self.on_broken == "error":
                     raise pixels.cannot_decode(broken, ", or train without them (data.on_broken=exclude)")

@@ -31,16 +31,19 @@ class Kind(StrEnum):
     NEAR_LABELS = "near-duplicates under two labels"
     NEAR = "near-duplicates"
     OTHER_FORMAT = "other format than the file name says"
+    ABOVE_BITS = "16-bit image with values above data.bits"
     TINY = "tiny picture"
     HUGE = "huge picture"
     NARROW = "very narrow picture"
     ONE_COLOUR = "picture of a single colour"
     FRAMES = "several frames, of which the first is taken"
     TURNED = "turned by its EXIF orientation"
+    SIXTEEN_BITS = "images with 16 bits a channel"  # of the whole data set
 
 
 UNDECODABLE = frozenset({Kind.EMPTY, Kind.NO_PICTURE, Kind.TRUNCATED, Kind.BROKEN})
-_HARMLESS = frozenset({Kind.NEAR, Kind.FRAMES, Kind.TURNED}) | EXPECTED
+_FATAL = UNDECODABLE | {Kind.ABOVE_BITS}  # if training reads them
+_HARMLESS = frozenset({Kind.NEAR, Kind.FRAMES, Kind.TURNED, Kind.SIXTEEN_BITS}) | EXPECTED
 _PAIRS = frozenset({Reason.SAME_NAME, Reason.SAME_CONTENT, Reason.TWO_LABELS, Reason.LINKED_AGAIN})
 
 MENDS: dict[str, str] = {
@@ -52,6 +55,8 @@ MENDS: dict[str, str] = {
     Kind.NEAR_LABELS: "One of the two labels is probably wrong: move a picture to the other class, or remove one.",
     Kind.NEAR: "They count double in their part of the split.",
     Kind.OTHER_FORMAT: "It is read by its content; rename it for other programs.",
+    Kind.ABOVE_BITS: "Give data.bits=auto, or the bits of the camera; or remove it if it is of another camera.",
+    Kind.SIXTEEN_BITS: "White is 2^bits − 1 in all of them; if the camera has more bits, give them as data.bits.",
     Kind.TINY: "Networks halve a picture five times: nothing may be left of it.",
     Kind.HUGE: "Pillow takes it for an attack at twice its limit of pixels: make it smaller.",
     Kind.NARROW: "The whole frame is squashed into a square; data.resize=letterbox keeps its proportions.",
@@ -77,7 +82,7 @@ class Finding(NamedTuple):
 
 def severity(kind: Kind | Reason, *, fatal: bool = False) -> Severity:
     """How grave a kind is; `fatal` where training would read the picture."""
-    if kind is Kind.CANNOT_START or (fatal and kind in UNDECODABLE):
+    if kind is Kind.CANNOT_START or (fatal and kind in _FATAL):
         return Severity.ERROR
     return Severity.INFO if kind in _HARMLESS else Severity.WARNING
 

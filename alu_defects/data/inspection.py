@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from rich.progress import track
 
 from alu_defects.data import pixels, similarity
@@ -30,6 +30,7 @@ class Inspection:
         format: such as JPEG.
         remarks: kinds of findings and what is to be said of each; of those in `UNDECODABLE` there is at most one.
         hash: see `similarity.perceptual_hash`.
+        largest: value of a 16-bit picture; None of another.
     """
 
     width: int = 0
@@ -38,6 +39,7 @@ class Inspection:
     format: str = ""
     remarks: tuple[tuple[Kind, str], ...] = ()
     hash: similarity.UInt8 = field(default_factory=lambda: np.zeros(similarity.BITS // 8, np.uint8))
+    largest: int | None = None
 
 
 def inspect_all(paths: Sequence[Path], progress: bool = True) -> list[Inspection]:
@@ -62,7 +64,7 @@ def inspect(path: Path) -> Inspection:
         return Inspection(remarks=((kind, f"{type(error).__name__}: {error}"),))
 
 
-def _inspect(path: Path, file: Image.Image) -> Inspection:
+def _inspect(path: Path, file: ImageFile.ImageFile) -> Inspection:
     remarks: list[tuple[Kind, str]] = []
     width, height = file.size
     if min(width, height) < LEAST_SIDE:
@@ -77,17 +79,19 @@ def _inspect(path: Path, file: Image.Image) -> Inspection:
         remarks.append((Kind.OTHER_FORMAT, f"the content is {found}"))
     if (frames := getattr(file, "n_frames", 1)) > 1:
         remarks.append((Kind.FRAMES, f"{frames} frames"))
+    deep, mode = pixels.is_deep(file), file.mode
     file.load()
-    picture, mode = file, file.mode
+    picture: Image.Image = file
     if (orientation := file.getexif().get(_ORIENTATION, 1)) != 1:
         remarks.append((Kind.TURNED, f"orientation {orientation}; training turns it upright too"))
         picture = ImageOps.exif_transpose(file)
-    if mode not in ("RGB", "L"):  # as training makes it RGB, with what it refuses to
-        picture = Image.fromarray(pixels.decode(path, 256))
+    if deep or mode not in ("RGB", "L"):  # as training makes it RGB, with what it refuses to
+        picture = Image.fromarray(pixels.decode(path, 256, bits=None))  # how bright it is does not change the hash
     hashed = similarity.perceptual_hash(picture)
     if not hashed.any() and picture.getcolors(1):  # None if there are more
         remarks.append((Kind.ONE_COLOUR, f"all pixels are {picture.getpixel((0, 0))}"))
-    return Inspection(width, height, mode, found, tuple(remarks), hashed)
+    largest = pixels.largest_value(path) if deep else None
+    return Inspection(width, height, mode, found, tuple(remarks), hashed, largest)
 
 
 def _beginning(path: Path) -> str:

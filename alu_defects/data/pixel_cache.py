@@ -1,6 +1,6 @@
 """Every picture decoded once, for all runs: pixels in one file that each process maps into its memory.
 
-A folder for each size and way of resizing holds
+A folder for each size and way of resizing, and for each `data.bits` of data sets with 16-bit pictures, holds
 
     pixels    uint8 (R, size, size, 3), row after row
     index     R records: SHA-256 of the picture's file, perceptual hash of its pixels
@@ -40,11 +40,13 @@ class PixelCache:
     Args:
         root: the folder of all caches.
         size, resize: see `pixels.decode`.
+        bits: likewise; None where no picture has 16 bits.
     """
 
-    def __init__(self, root: Path, size: int, resize: str) -> None:
-        self.folder = root.expanduser().absolute() / f"v{VERSION}_{size}_{resize}"
-        self.size, self.resize = size, resize
+    def __init__(self, root: Path, size: int, resize: str, bits: int | None = None) -> None:
+        deep = f"_{bits}bits" if bits else ""
+        self.folder = root.expanduser().absolute() / f"v{VERSION}_{size}_{resize}{deep}"
+        self.size, self.resize, self.bits = size, resize, bits or 16
         self.pixels_file, self._index_file = self.folder / "pixels", self.folder / "index"
         self._row_bytes = 3 * size**2
 
@@ -158,7 +160,7 @@ class PixelCache:
             at_once = max(1, min(32 * joblib.cpu_count(), BUFFERS // 2 // self._row_bytes))
             images, done = np.empty((at_once, self.size, self.size, 3), np.uint8), list[str]()
             sha256s, paths = [sha256 for sha256, _ in missing], [path for _, path in missing]
-            decoded = pixels.decode_all(paths, sha256s, since, self.size, self.resize)
+            decoded = pixels.decode_all(paths, sha256s, since, self.size, self.resize, bits=self.bits)
             for path, sha256, image in zip(paths, sha256s, decoded, strict=True):
                 if isinstance(image, Exception):
                     broken.append((path, image))

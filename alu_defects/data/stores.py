@@ -81,8 +81,11 @@ class Files:
 
     device = torch.device("cpu")
 
-    def __init__(self, paths: Sequence[Path], sha256s: Sequence[str], since: float, size: int, resize: str) -> None:
-        self.paths, self.sha256s, self.since, self.size, self.resize = paths, sha256s, since, size, resize
+    def __init__(
+        self, paths: Sequence[Path], sha256s: Sequence[str], since: float, size: int, resize: str, *, bits: int
+    ) -> None:
+        self.paths, self.sha256s, self.since = paths, sha256s, since
+        self.size, self.resize, self.bits = size, resize, bits
 
     def gather(self, index: Tensor) -> Tensor:
         """The pictures of an index (B,): uint8 (B, 3, size, size) in channels_last.
@@ -95,7 +98,8 @@ class Files:
             return torch.empty((0, 3, self.size, self.size), dtype=torch.uint8)
         paths, sha256s = [self.paths[i] for i in chosen], [self.sha256s[i] for i in chosen]
         threads = 1 if torch.utils.data.get_worker_info() else None  # there is a worker for each core
-        images = list(pixels.decode_all(paths, sha256s, self.since, self.size, self.resize, threads=threads))
+        found = pixels.decode_all(paths, sha256s, self.since, self.size, self.resize, bits=self.bits, threads=threads)
+        images = list(found)
         broken = [(path, image) for path, image in zip(paths, images, strict=True) if isinstance(image, Exception)]
         if broken:
             raise pixels.cannot_decode(broken)

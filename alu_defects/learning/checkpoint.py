@@ -51,11 +51,20 @@ def load(path: Path) -> Classifier:
     return classifier.eval()
 
 
-def about(classifier: Classifier, resize: str, packages: Mapping[str, str], data_hash: str) -> dict[str, Any]:
+def about(
+    classifier: Classifier, resize: str, bits: int, packages: Mapping[str, str], data_hash: str
+) -> dict[str, Any]:
     """What whoever has only the weights must know beside the hyper-parameters, all of it plain."""
     mean, std = (buffer.flatten().tolist() for buffer in (classifier.mean, classifier.std))
-    # of pictures in [0, 1], which `resize` has brought to image_size
-    return {"resize": resize, "mean": mean, "std": std, "packages": dict(packages), "data_hash": data_hash}
+    # of pictures in [0, 1], which `resize` has brought to image_size; 16-bit ones are divided by 2^bits - 1
+    return {
+        "resize": resize,
+        "bits": bits,
+        "mean": mean,
+        "std": std,
+        "packages": dict(packages),
+        "data_hash": data_hash,
+    }
 
 
 def save_weights(classifier: Classifier, path: Path) -> None:

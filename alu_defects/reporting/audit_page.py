@@ -91,10 +91,11 @@ class _Album:
 
 def _thumbnail(path: Path) -> str:
     with Image.open(path) as file:
+        deep = pixels.is_deep(file)
         file.draft("RGB", _THUMBNAIL)
         picture = ImageOps.exif_transpose(file)
-    if picture.mode not in ("RGB", "L"):  # as training sees it
-        picture = Image.fromarray(pixels.decode(path, min(_THUMBNAIL)))
+    if deep or picture.mode not in ("RGB", "L"):  # as training sees it
+        picture = Image.fromarray(pixels.decode(path, min(_THUMBNAIL), bits=None))
     picture.thumbnail(_THUMBNAIL)
     jpeg = BytesIO()
     picture.save(jpeg, "JPEG", quality=78)

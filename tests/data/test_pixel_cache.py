@@ -51,9 +51,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     decode_all = pixels.decode_all
 
-    def spy(paths, *args):
+    def spy(paths, *args, **options):
         names.extend(path.name for path in paths)
-        return decode_all(paths, *args)
+        return decode_all(paths, *args, **options)
 
     monkeypatch.setattr(pixels, "decode_all", spy)
     return names

@@ -39,7 +39,7 @@ def classifier() -> Classifier:
 @pytest.fixture(scope="module")
 def saved(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    classifier.about = checkpoint.about(classifier, "squash", {"torch": "2"}, "hash")
+    classifier.about = checkpoint.about(classifier, "squash", 12, {"torch": "2"}, "hash")
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -140,6 +140,7 @@ def test_a_checkpoint_says_what_its_weights_need(saved: Path) -> None:
     about = checkpoint.load(saved).about
     assert about == {
         "resize": "squash",
+        "bits": 12,
         "mean": pytest.approx([0.485, 0.456, 0.406]),
         "std": pytest.approx([0.229, 0.224, 0.225]),
         "packages": {"torch": "2"},

@@ -52,6 +52,7 @@ def finish(config: DictConfig, folder: Path, **status: object) -> Run:
         ("split.seed=1", False),
         ("data.image_size=48", False),
         ("data.resize=letterbox", False),
+        ("data.bits=12", False),
         ("callbacks=[default,ema]", False),
     ],
 )

@@ -1,0 +1,109 @@
+"""How many bits the 16-bit images of a data set use: one number for all of them.
+
+A camera of 10, 12 or 14 bits puts its values into 16-bit files as they are, and nothing in a file says so. The largest
+value of the data set does. Finding it takes a complete decoding, so a file beside the pixel caches keeps that of each
+image by content, in records that are only ever appended.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from alu_defects.data import pixels
+from alu_defects.data.locking import alone
+from alu_defects.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# a record never crosses a page: after a power cut it is there, or its hash is zero and nobody asks for it
+_RECORD = np.dtype({"names": ["sha256", "largest"], "formats": [("u1", 32), "<u4"], "itemsize": 64})
+
+
+def check(bits: int | str) -> None:
+    """Refuse what is no setting of data.bits.
+
+    Raises:
+        UserError: neither auto nor one of `pixels.BITS`.
+    """
+    if bits not in ("auto", *pixels.BITS):
+        raise UserError(f"data.bits={bits} is not auto, {', '.join(map(str, pixels.BITS))}")
+
+
+def deep(paths: Sequence[Path]) -> list[int]:
+    """Which of the files hold 16-bit images, as positions."""
+    with ThreadPoolExecutor() as pool:
+        return [position for position, found in enumerate(pool.map(pixels.has_16_bits, paths)) if found]
+
+
+def choose(
+    bits: int | str, paths: Sequence[Path], sha256s: Sequence[str], since: float, folder: Path, *, progress: bool = True
+) -> int:
+    """The bits of a data set; says which.
+
+    Args:
+        bits: `auto`: as few as hold the largest value of all 16-bit images; or a number, which is returned.
+        paths: of the 16-bit images; without any, `auto` is 8.
+        sha256s: hash of the bytes of each.
+        since: when the hashes were taken, see `pixels.read_all`.
+        folder: of all pixel caches.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: the largest values cannot be written there.
+    """
+    if not isinstance(bits, int):
+        values = largest_values(paths, sha256s, since, folder, progress=progress).values()
+        bits, found = pixels.fewest_bits(max(values, default=0)), f": their largest value is {max(values, default=0)}"
+    else:
+        found = ""
+    if paths:
+        log.info("data.bits=%d for %d images with 16 bits a channel%s", bits, len(paths), found)
+    return bits
+
+
+def largest_values(
+    paths: Sequence[Path], sha256s: Sequence[str], since: float, folder: Path, *, progress: bool = True
+) -> dict[str, int]:
+    """SHA-256 → largest value of 16-bit images, without those that cannot be decoded; see `choose`."""
+    wanted, folder = dict(zip(sha256s, paths, strict=True)), folder.expanduser().absolute()
+    file = folder / "largest_values"
+    if wanted.keys() - _known(file).keys():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with alone(file, "looking for the largest values of 16-bit images"):
+                _append(file, wanted, since, progress)
+        except OSError as error:
+            raise UserError(
+                f"{file} cannot be written ({error.strerror or error}). Give another paths.cache, or the bits of the "
+                "camera, such as data.bits=12: then nothing is written"
+            ) from error
+    known = _known(file)
+    return {sha256: known[sha256] for sha256 in wanted if sha256 in known}
+
+
+def _known(file: Path) -> dict[str, int]:
+    """What complete records say."""
+    if not file.exists():
+        return {}
+    records = np.fromfile(file, _RECORD, file.stat().st_size // _RECORD.itemsize)
+    digests = np.ascontiguousarray(records["sha256"])
+    return {digest.tobytes().hex(): int(value) for digest, value in zip(digests, records["largest"], strict=True)}
+
+
+def _append(file: Path, wanted: Mapping[str, Path], since: float, progress: bool) -> None:
+    known = _known(file)  # another process may have had the same images
+    missing = {sha256: path for sha256, path in wanted.items() if sha256 not in known}
+    with file.open("ab") as out:
+        out.truncate(out.tell() // _RECORD.itemsize * _RECORD.itemsize)  # without the half that a killed writer left
+        found = pixels.read_all(pixels.largest_value, list(missing.values()), list(missing), since)
+        what = f"finding the largest values of {len(missing)} 16-bit images"
+        for sha256, value in zip(missing, track(found, what, total=len(missing), disable=not progress), strict=True):
+            if not isinstance(value, Exception):  # decoding names those that are broken
+                out.write(np.array((list(bytes.fromhex(sha256)), value), _RECORD).tobytes())
+        out.flush()
+        os.fsync(out.fileno())
