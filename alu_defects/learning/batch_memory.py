@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 
-from alu_defects.config import instantiate
 from alu_defects.errors import UserError
+from alu_defects.learning import optimizers
 from alu_defects.learning.module import Classifier
 
 
@@ -43,7 +43,7 @@ def trial(classifier: Classifier, image_size: int, device: torch.device, autocas
 
     def step(pictures: int) -> None:
         network = copy.deepcopy(classifier).to(device).train()
-        optimizer = instantiate(torch.optim.Optimizer, network.optimizer_options, params=network.parameters())
+        optimizer = optimizers.create(network.optimizer_options, network.parameters())
         images = torch.full((pictures, 3, image_size, image_size), 0.5, device=device)
         for _ in range(2):  # the second finds the optimizer's state, and gradients of another part, in memory
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):

@@ -10,10 +10,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from alu_defects.config import instantiate
 from alu_defects.data.augment import as_float
 from alu_defects.errors import UserError
-from alu_defects.learning import losses, metrics, schedules
+from alu_defects.learning import losses, metrics, optimizers, schedules
 from alu_defects.learning.nonfinite import LossWatch
 from alu_defects.models import registry
 
@@ -204,7 +203,7 @@ class Classifier(LightningModule):
         options = self.optimizer_options
         if self.trainer.gradient_clip_val and options.get("fused"):
             options = {**options, "fused": False}  # Lightning refuses to clip for it, also where nothing is scaled
-        optimizer = instantiate(torch.optim.Optimizer, options, params=self.parameters())
+        optimizer = optimizers.create(options, self.parameters())
         total_steps = int(self.trainer.estimated_stepping_batches)
         if total_steps < 1:
             raise UserError("fewer training pictures than a batch of every process; lower data.batch_size")
