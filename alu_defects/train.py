@@ -65,6 +65,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     from alu_defects.learning.callbacks import Reseed, Startup
     from alu_defects.learning.history import History
     from alu_defects.learning.module import Classifier
+    from alu_defects.learning.run import weights_file
     from alu_defects.models.backbone import multiply_adds
 
     startup = Startup(run, since=started)
@@ -83,6 +84,8 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
         checkpoint.check_classes(resumed_from, data.classes)
         data.first_epoch = int(last["epoch"]) + 1
         model |= checkpoint.WEIGHTS_INSIDE
+    elif model.get("weights"):
+        model["weights"] = str(weights_file(model["weights"]))
     classifier = Classifier(
         model=model,
         classes=data.classes,

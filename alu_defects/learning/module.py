@@ -66,7 +66,7 @@ class Classifier(LightningModule):
         self.loss_watch = LossWatch(on_nonfinite, max_nonfinite)
         self.classes = list(classes)
         self.optimizer_options, self.scheduler_options = dict(optimizer), dict(scheduler)
-        backbone = registry.create(**model, num_classes=len(classes))
+        backbone = registry.create(**model, num_classes=len(classes), image_size=image_size, classes=classes)
         if image_size < backbone.min_input_size:
             raise UserError(
                 f"data.image_size={image_size} is too small for {model['name']}; give {backbone.min_input_size} or more"

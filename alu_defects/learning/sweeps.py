@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.data.catalog import data_hash
-from alu_defects.learning.run import Run
+from alu_defects.errors import UserError
+from alu_defects.learning.run import Run, weights_file
 
 if TYPE_CHECKING:  # torch takes seconds to import: a run that is resumed is looked for before
     from alu_defects.data.datamodule import DefectData
@@ -41,8 +43,8 @@ def identity(config: DictConfig) -> dict[str, str]:
     """
     digest = hashlib.sha256(json.dumps(settings(config), sort_keys=True).encode())
     if weights := OmegaConf.select(config, "model.weights"):
-        file = Path(str(weights)).expanduser()
-        digest.update(file.read_bytes() if file.is_file() else b"")  # training says that it is missing
+        with suppress(UserError, FileNotFoundError):  # training says that it is missing
+            digest.update(weights_file(str(weights)).read_bytes())
     return {"settings": digest.hexdigest(), "code": _code()}
 
 
