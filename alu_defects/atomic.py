@@ -1,11 +1,13 @@
-"""A file that is replaced whole or not at all, also when the power goes or the disk is full."""
+"""Files that are replaced whole or not at all, also when the power goes or the disk is full; folders of one's own."""
 
+import itertools
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 UNFINISHED = ".part"
 
@@ -43,3 +45,22 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what killed writers left in a folder; nobody else may be writing there."""
     for file in folder.glob(f"*{UNFINISHED}"):
         file.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON for people: indented, UTF-8; readers see the old file or the new one, never half of one."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))  # JSON's escape for file names outside UTF-8
+
+
+def claim(folder: Path) -> Path:
+    """Create a folder that nobody else has: this one or if that exists the first free `<name>_2`, `<name>_3`, …."""
+    for number in itertools.count(1):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return candidate
+    raise AssertionError("unreachable")

@@ -74,8 +74,8 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
 
     from rich.console import Console
 
+    from alu_defects.atomic import write_json
     from alu_defects.benchmarking import machine, results
-    from alu_defects.learning.run import write_json
 
     console = Console()
     for table in tables:

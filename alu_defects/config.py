@@ -89,6 +89,27 @@ def whole_numbers(config: DictConfig, key: str, least: int = 1) -> list[int]:
     return list(values)
 
 
+def find_class(kind: type[T], config: Mapping[str, Any]) -> type[T]:
+    """The class that `config["_target_"]` names, see `instantiate`.
+
+    Raises:
+        UserError: the target is outside `INSTANTIABLE`, cannot be imported or is not of that kind.
+    """
+    target = str(config.get("_target_"))
+    refused = UserError(
+        f"_target_={target} may not be instantiated; allowed is a {kind.__name__} of {', '.join(INSTANTIABLE)}…"
+    )
+    if not target.startswith(INSTANTIABLE):
+        raise refused
+    try:
+        found = hydra.utils.get_object(target)
+    except (TypeError, ValueError, ImportError) as error:
+        raise UserError(f"{target} cannot be made from the configuration: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise refused
+    return found
+
+
 def instantiate(kind: type[T], config: Mapping[str, Any], **kwargs: Any) -> T:
     """Make an object of the class that `config["_target_"]` names, from the other entries and `kwargs`.
 
@@ -100,19 +121,11 @@ def instantiate(kind: type[T], config: Mapping[str, Any], **kwargs: Any) -> T:
     Raises:
         UserError: the target is outside `INSTANTIABLE`, is not of that kind or does not take these arguments.
     """
-    target = str(config.get("_target_"))
-    refused = UserError(
-        f"_target_={target} may not be instantiated; allowed is a {kind.__name__} of {', '.join(INSTANTIABLE)}…"
-    )
-    if not target.startswith(INSTANTIABLE):
-        raise refused
+    found = find_class(kind, config)
     try:
-        found = hydra.utils.get_object(target)
-        if not (isinstance(found, type) and issubclass(found, kind)):
-            raise refused
         return found(**{k: v for k, v in config.items() if k != "_target_"}, **kwargs)
     except (TypeError, ValueError, ImportError) as error:
-        raise UserError(f"{target} cannot be made from the configuration: {error}") from error
+        raise UserError(f"{config['_target_']} cannot be made from the configuration: {error}") from error
 
 
 def flat(config: DictConfig) -> dict[str, Any]:

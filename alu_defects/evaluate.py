@@ -27,10 +27,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     """
     import torch
 
+    from alu_defects.atomic import write_json
     from alu_defects.data import catalog, splits
     from alu_defects.data.datamodule import DefectData
     from alu_defects.learning import checkpoint, threads, trainer
-    from alu_defects.learning.run import Run, write_json
+    from alu_defects.learning.run import Run
     from alu_defects.reporting import evaluation, evaluation_report, judgement, report
     from alu_defects.reporting.judgement import Judged, Judgement
 

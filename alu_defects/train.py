@@ -35,8 +35,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: a setting, a file or a folder that the user can mend. The run is then marked failed in run.json.
     """
+    from alu_defects.atomic import claim
     from alu_defects.learning import sweeps
-    from alu_defects.learning.run import Run, claim
+    from alu_defects.learning.run import Run
     from alu_defects.learning.threads import restored
 
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
@@ -71,12 +72,13 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     from alu_defects.learning.callbacks import Reseed, Startup
     from alu_defects.learning.history import History
     from alu_defects.learning.module import Classifier
-    from alu_defects.learning.threads import Load, Threads
+    from alu_defects.learning.run import weights_file
+    from alu_defects.learning.threads import Threads
     from alu_defects.models.backbone import multiply_adds
 
     startup = Startup(run, since=started)
     startup.lap("imports")
-    load = Load()
+    threads = Threads(config.trainer.threads, run)
     options, before = plain(config), run.status()  # of a run that goes on: how it computes is part of it
     options["trainer"] = trainer.as_before(options["trainer"], before)
     on_nonfinite = options.get("on_nonfinite", "error")  # older runs have no such words
@@ -93,6 +95,8 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
         checkpoint.check_classes(resumed_from, data.classes)
         data.first_epoch = int(last["epoch"]) + 1
         model |= checkpoint.WEIGHTS_INSIDE
+    elif model.get("weights"):
+        model["weights"] = str(weights_file(model["weights"]))
     classifier = Classifier(
         model=model,
         classes=data.classes,
@@ -120,7 +124,6 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     startup.lap("network")
     known = run.status()
     classifier.about = checkpoint.about(classifier, data.resize, known["bits"], known["packages"], known["data_hash"])
-    threads = Threads(options["trainer"]["threads"], load, run)
     fit.callbacks += [startup, Reseed(config.seed), threads]  # type: ignore[attr-defined]
     device = str(fit.strategy.root_device)
     run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)

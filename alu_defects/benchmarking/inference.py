@@ -47,7 +47,9 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
     batch_sizes, image_sizes = whole_numbers(config, "batch_sizes"), whole_numbers(config, "image_sizes")
     threads.fix(config.trainer.threads)
     device = _device(config.trainer.accelerator)
-    networks = {name: _network(name, options, min(image_sizes)) for name, options in models.items()}
+    networks = {
+        (name, pixels): _network(name, options, pixels) for name, options in models.items() for pixels in image_sizes
+    }
     sizes = [
         {
             "network": name,
@@ -55,15 +57,15 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
             "parameters (M)": sum(p.numel() for p in network.parameters()) / 1e6,
             "GMACs": gmacs(network, pixels),
         }
-        for (name, network), pixels in product(networks.items(), image_sizes)
+        for (name, pixels), network in networks.items()
     ]
     latency: list[dict[str, Any]] = []
     throughput: list[dict[str, Any]] = []
-    cells = list(product(networks, image_sizes, batch_sizes))
-    for name, pixels, batch in track(cells, "inference", disable=not config.trainer.enable_progress_bar):
+    cells = list(product(networks, batch_sizes))
+    for (name, pixels), batch in track(cells, "inference", disable=not config.trainer.enable_progress_bar):
         images = torch.rand(batch, 3, pixels, pixels)
         with _mended(name, pixels, batch, device), torch.inference_mode():
-            first, seconds = _time(networks[name], images, device, config)
+            first, seconds = _time(networks[name, pixels], images, device, config)
         if batch == 1:
             latency += ({"network": name, "pixels": pixels, **row} for row in _latency(first, seconds))
         else:
@@ -95,10 +97,10 @@ def _device(accelerator: str) -> torch.device:
     return torch.device("cuda" if on_gpu else "cpu")
 
 
-def _network(name: str, options: Mapping[str, Any], smallest: int) -> Backbone:
-    network = registry.create(**backbone_options(options), num_classes=len(CLASS_NAMES))
-    if smallest < network.min_input_size:
-        raise UserError(f"image_sizes={smallest} is too small for {name}; give {network.min_input_size} or more")
+def _network(name: str, options: Mapping[str, Any], pixels: int) -> Backbone:
+    network = registry.create(**backbone_options(options), num_classes=len(CLASS_NAMES), image_size=pixels)
+    if pixels < network.min_input_size:
+        raise UserError(f"image_sizes={pixels} is too small for {name}; give {network.min_input_size} or more")
     return network.eval()
 
 

@@ -21,12 +21,12 @@ from alu_defects.benchmarking import memory
 from alu_defects.benchmarking.inference import gmacs
 from alu_defects.benchmarking.results import Table
 from alu_defects.benchmarking.timing import Spread, ratio, turns
-from alu_defects.config import backbone_options, instantiate, plain, whole_numbers
+from alu_defects.config import backbone_options, plain, whole_numbers
 from alu_defects.data.augment import Augment, as_float, uniforms
 from alu_defects.data.batches import Batch
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
-from alu_defects.learning import threads, trainer
+from alu_defects.learning import optimizers, threads, trainer
 from alu_defects.learning.history import History
 from alu_defects.learning.module import Classifier
 
@@ -154,9 +154,7 @@ def _timed(step: Callable[[Batch], None], batch: Callable[[], Batch], device: to
 def _step(
     forward: Callable[[Batch], Tensor], classifier: Classifier, changes: Mapping[str, Any], autocast: bool
 ) -> Callable[[Batch], None]:
-    optimizer = instantiate(
-        torch.optim.Optimizer, {**classifier.optimizer_options, **changes}, params=classifier.parameters()
-    )
+    optimizer = optimizers.create({**classifier.optimizer_options, **changes}, classifier.parameters())
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()

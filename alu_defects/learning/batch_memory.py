@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 
-from alu_defects.config import instantiate
 from alu_defects.errors import UserError
+from alu_defects.learning import optimizers
 from alu_defects.learning.module import Classifier
 
 MARGIN = 0.05  # of the memory of a GPU: fragmentation, and what cuDNN tries in later steps
@@ -59,7 +59,7 @@ def trial(
         margin = int(MARGIN * torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else 0
         held = torch.empty(copies * weights + margin, dtype=torch.uint8, device=device)
         network = copy.deepcopy(classifier).to(device).train()
-        optimizer = instantiate(torch.optim.Optimizer, network.optimizer_options, params=network.parameters())
+        optimizer = optimizers.create(network.optimizer_options, network.parameters())
         images = torch.full((pictures, 3, image_size, image_size), 0.5, device=device)
         for _ in range(2):  # the second finds the optimizer's state, and gradients of another part, in memory
             with torch.autocast(device.type, autocast, enabled=autocast is not None):

@@ -9,9 +9,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from alu_defects.errors import UserError
 from alu_defects.learning.run import Run
+from alu_defects.models.backbone import classifiers
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +86,52 @@ class EarlyStopping(LightningEarlyStopping):
         super().on_train_start(trainer, pl_module)
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+
+
+class Finetuning(Callback):
+    """Trains the classifier alone for some epochs, then the whole network.
+
+    The rest of the network is frozen meanwhile: no gradients, and the statistics of its batch norms are used and not
+    changed. (Lightning's `freeze` sets `track_running_stats=False`, which trains with those of the batch.) Nothing is
+    stored, the number of the epoch decides; the optimizer has all weights from the start, and does not change those
+    without gradients.
+
+    Args:
+        frozen_epochs: in which only the classifier learns.
+
+    Raises:
+        UserError: no whole number from 1 on.
+    """
+
+    def __init__(self, frozen_epochs: int) -> None:
+        if type(frozen_epochs) is not int or frozen_epochs < 1:
+            raise UserError(f"callbacks.finetuning.frozen_epochs={frozen_epochs} must be a whole number from 1 on")
+        self.frozen_epochs = frozen_epochs
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find out what is frozen: what would learn otherwise, except for the classifier."""
+        backbone: nn.Module = pl_module.backbone  # type: ignore[assignment]
+        classifier = {id(part) for head in classifiers(backbone) for part in (*head.parameters(), *head.modules())}
+        self.weights = [p for p in backbone.parameters() if p.requires_grad and id(p) not in classifier]
+        # batch norm, and whatever else keeps running statistics
+        self.norms = [
+            module
+            for module in backbone.modules()
+            if module.training and id(module) not in classifier and "running_var" in module._buffers
+        ]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Freeze or unfreeze."""
+        learns = trainer.current_epoch >= self.frozen_epochs
+        for weight in self.weights:
+            weight.requires_grad_(learns)
+        for norm in self.norms:
+            norm.train(learns)
+        for optimizer in trainer.optimizers if learns else ():
+            if isinstance(optimizer, torch.optim.SGD):
+                # its fused kernel fails where some weights have a momentum and others not yet
+                for weight in self.weights:
+                    optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
 
 
 class Startup(Callback):

@@ -10,10 +10,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from alu_defects.config import instantiate
 from alu_defects.data.augment import as_float
 from alu_defects.errors import UserError
-from alu_defects.learning import losses, metrics, precision, schedules
+from alu_defects.learning import losses, metrics, optimizers, precision, schedules
 from alu_defects.learning.nonfinite import LossWatch
 from alu_defects.models import registry
 
@@ -67,7 +66,7 @@ class Classifier(LightningModule):
         self.loss_watch = LossWatch(on_nonfinite, max_nonfinite)
         self.classes = list(classes)
         self.optimizer_options, self.scheduler_options = dict(optimizer), dict(scheduler)
-        backbone = registry.create(**model, num_classes=len(classes))
+        backbone = registry.create(**model, num_classes=len(classes), image_size=image_size, classes=classes)
         if image_size < backbone.min_input_size:
             raise UserError(
                 f"data.image_size={image_size} is too small for {model['name']}; give {backbone.min_input_size} or more"
@@ -210,7 +209,7 @@ class Classifier(LightningModule):
         options = self.optimizer_options
         if self.trainer.gradient_clip_val and options.get("fused"):
             options = {**options, "fused": False}  # Lightning refuses to clip for it, also where nothing is scaled
-        optimizer = instantiate(torch.optim.Optimizer, options, params=self.parameters())
+        optimizer = optimizers.create(options, self.parameters())
         total_steps = int(self.trainer.estimated_stepping_batches)
         if total_steps < 1:
             raise UserError("fewer training pictures than a batch of every process; lower data.batch_size")

@@ -2,7 +2,6 @@
 
 import errno
 import importlib.metadata
-import itertools
 import json
 import logging
 import os
@@ -255,19 +254,7 @@ class Run:
 
     def update(self, **entries: Any) -> None:
         """Add entries to run.json."""
-        write_json(self.status_file, (self.status() if self.status_file.exists() else {}) | entries)
-
-
-def claim(folder: Path) -> Path:
-    """Create a folder that nobody else has: this one or if that exists the first free `<name>_2`, `<name>_3`, …."""
-    for number in itertools.count(1):
-        candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
-        try:
-            candidate.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return candidate
-    raise AssertionError("unreachable")
+        atomic.write_json(self.status_file, (self.status() if self.status_file.exists() else {}) | entries)
 
 
 def _exists(pid: int) -> bool:
@@ -279,11 +266,23 @@ def _alive(folder: str | Path) -> UserError:
     return UserError(f"{folder} is being trained by another process; wait for it or end it")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON for people: indented, UTF-8; readers see the old file or the new one, never half of one."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    with atomic.replacing(path) as file:
-        file.write(text.encode("utf-8", "backslashreplace"))  # JSON's escape for file names outside UTF-8
+def weights_file(path: str | Path) -> Path:
+    """The file that `model.weights` means: of a run folder that with the network of its best epoch.
+
+    Raises:
+        UserError: a folder that is no run, or whose run has not finished its first epoch.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return path
+    try:
+        run = Run.existing(path)
+    except UserError as error:
+        raise UserError(f"model.weights={path}: {error}") from error
+    for file in (run.weights, run.best):  # the first is written when the training has ended
+        if file.is_file():
+            return file
+    raise UserError(f"model.weights={path}: the run has not finished its first epoch; there is no {run.best}")
 
 
 def _now() -> str:

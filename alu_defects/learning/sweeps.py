@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from alu_defects.atomic import claim
 from alu_defects.config import plain
 from alu_defects.data.catalog import data_hash
-from alu_defects.learning.run import Run, claim
+from alu_defects.errors import UserError
+from alu_defects.learning.run import Run, weights_file
 from alu_defects.overrides import as_text
 
 if TYPE_CHECKING:  # torch takes seconds to import: a run that is resumed is looked for before
@@ -68,8 +71,8 @@ def identity(config: DictConfig) -> dict[str, str]:
 
     digest = hashlib.sha256(json.dumps(settings(config), sort_keys=True).encode())
     if weights := OmegaConf.select(config, "model.weights"):
-        file = Path(str(weights)).expanduser()
-        digest.update(file.read_bytes() if file.is_file() else b"")  # training says that it is missing
+        with suppress(UserError, FileNotFoundError):  # training says that it is missing
+            digest.update(weights_file(str(weights)).read_bytes())
     return {
         "settings": digest.hexdigest(),
         "code": _code(registry.module_of(config.model.name)),

@@ -101,12 +101,11 @@ class Threads(Callback):
     Args:
         threads: a number, or auto: chosen again for each epoch by what other programs did during the previous one. Not
             on a GPU, and not for several processes, whose number of threads is Lightning's.
-        load: that was made when the run started.
-        run: whose run.json it is.
+        run: whose run.json it is, and which has just started: the first epoch is chosen by what others do until then.
     """
 
-    def __init__(self, threads: int | str, load: Load, run: Run) -> None:
-        self.threads, self.load, self.run = threads, load, run
+    def __init__(self, threads: int | str, run: Run) -> None:
+        self.threads, self.run, self.load = threads, run, Load()
         self.of_epochs: list[int] = run.status().get("threads", [])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

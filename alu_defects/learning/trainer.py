@@ -27,6 +27,7 @@ from alu_defects.config import instantiate
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError, did_you_mean, of_other_processes
 from alu_defects.learning import batch_memory, precision, threads
+from alu_defects.learning.callbacks import Finetuning
 from alu_defects.learning.checkpoint import AtomicIO
 from alu_defects.learning.metrics import PER_CLASS, SUMMARY
 from alu_defects.learning.module import STAGES, Classifier
@@ -39,7 +40,8 @@ def check(options: Mapping[str, Any], callbacks: Mapping[str, Any], on_nonfinite
 
     Raises:
         UserError: no epochs, a precision that is not supported, several devices without trainer=ddp, steps that one of
-            several processes alone would skip, no best checkpoint by a metric that is logged, or what `create` refuses.
+            several processes alone would skip, no best checkpoint by a metric that is logged, a network that is frozen
+            in a way that does not work, or what `create` refuses.
     """
     if options["max_epochs"] < 1:
         raise UserError(f"trainer.max_epochs={options['max_epochs']} must be 1 or more")
@@ -50,6 +52,18 @@ def check(options: Mapping[str, Any], callbacks: Mapping[str, Any], on_nonfinite
             "on_nonfinite=skip works in one process; with trainer=ddp take on_nonfinite=error and, against large "
             "gradients, trainer.gradient_clip_val=1"
         )
+    for name, entry in callbacks.items():
+        target = str((entry or {}).get("_target_"))
+        if target.startswith("lightning.") and target.endswith("BackboneFinetuning"):
+            raise UserError(
+                f"callbacks.{name}._target_={target} freezes the classifier, too, which is inside the backbone; "
+                "give callbacks=[default,finetuning] instead, which trains it first"
+            )
+        if target == f"{Finetuning.__module__}.{Finetuning.__qualname__}" and options["strategy"] != "auto":
+            raise UserError(
+                f"callbacks.{name} works in one process: several would wait for the gradients of what is "
+                "frozen; remove trainer=ddp, or finetuning from callbacks"
+            )
     if not {"best", "last"} <= set(callbacks):
         raise UserError(
             "callbacks must hold best and last, as callbacks=[default] does; a run is judged by its best epoch"

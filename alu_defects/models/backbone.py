@@ -21,7 +21,7 @@ class Backbone(nn.Module):
     feature_info: Sequence[dict[str, Any]]  # num_chs, reduction, module; the last entry is the last feature map
     input_mean: tuple[float, ...]  # per channel, of pictures in 0..1; those of the published weights,
     input_std: tuple[float, ...]  # the same with and without them
-    min_input_size: int  # pixels; smaller pictures fail, or leave nothing but padding to look at
+    min_input_size: int  # pixels; smaller pictures fail, or leave nothing but padding to look at; or the only size
 
     # Optional: where attention may be inserted (see attention.Points).
     attention_points: dict[str, dict[str, int]]
@@ -34,13 +34,19 @@ class Backbone(nn.Module):
         """Map the feature map to logits (B, num_classes), or to the pooled features (B, num_features)."""
         raise NotImplementedError
 
-    def get_classifier(self) -> nn.Module:
-        """Return the last linear layer."""
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
+        """Return the last linear layer, or both of a distilled transformer."""
         raise NotImplementedError
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put a new, untrained classifier in place; 0 classes: none."""
         raise NotImplementedError
+
+
+def classifiers(backbone: nn.Module) -> list[nn.Module]:
+    """The modules that `get_classifier` of a backbone returns, one or several."""
+    found: Any = backbone.get_classifier()  # type: ignore[operator]  # a method of every backbone
+    return list(found) if isinstance(found, tuple) else [found]
 
 
 def multiply_adds(backbone: nn.Module, image_size: int) -> int:

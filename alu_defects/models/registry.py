@@ -1,7 +1,8 @@
 """The backbones by name.
 
 A backbone is a function `(num_classes, *, pretrained, in_chans, drop_rate, **its own options)` that returns a module
-which keeps the contract of `Backbone`. Another package adds its own without touching this one:
+which keeps the contract of `Backbone`. If it also takes `image_size`, it is told for which size it is made. Another
+package adds its own without touching this one:
 
     [project.entry-points."alu_defects.backbones"]
     my_backbone = "my_package.my_module"     # a module that uses @register, or the function itself
@@ -10,7 +11,7 @@ which keeps the contract of `Backbone`. Another package adds its own without tou
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from itertools import cycle, islice
@@ -80,6 +81,8 @@ def create(
     name: str,
     num_classes: int,
     *,
+    image_size: int | None = None,
+    classes: Sequence[str] | None = None,
     pretrained: bool = False,
     weights: str | Path | None = None,
     in_chans: int = 3,
@@ -95,8 +98,10 @@ def create(
     Args:
         name: One of `names()`, or `timm/<name>` for any network of timm.
         num_classes: Width of the classifier.
+        image_size: Side in pixels of its images, for networks that are made for one size.
+        classes: Their names, by which the classifier of a file is told from that for other classes.
         pretrained: Download the published weights; the classifier is new unless it has as many classes.
-        weights: A local file instead, .safetensors, .pth or .pt (see `load_weights`).
+        weights: A local file instead (see `load_weights`).
         in_chans: Channels of the pictures.
         drop_rate: Dropout before the classifier.
         attention: none, cse, sse or scse; a name such as inceptionv4_scse brings its own.
@@ -113,6 +118,8 @@ def create(
     entry = _find(name)
     _check_options(name, entry.factory, options)
     kind = _attention_kind(name, entry.attention, attention)
+    if "image_size" in inspect.signature(entry.factory).parameters:
+        options["image_size"] = image_size
     model: Backbone = entry.factory(
         num_classes, pretrained=pretrained, in_chans=in_chans, drop_rate=drop_rate, **options
     )
@@ -127,7 +134,7 @@ def create(
             model, points, kind, stages=attention_stages, reduction=attention_reduction, fusion=attention_fusion
         )
     if weights is not None:
-        load_weights(model, weights)
+        load_weights(model, weights, classes)
     model.input_mean = _per_channel(model.input_mean, in_chans)
     model.input_std = _per_channel(model.input_std, in_chans)
     return model

@@ -1,43 +1,68 @@
 """State dicts from local files."""
 
+import copy
+import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from alu_defects.errors import UserError
 from alu_defects.models.attention import SCSE, ChannelSE, SpatialSE
+from alu_defects.models.backbone import classifiers
 
 _log = logging.getLogger(__name__)
 
-_SHOWN = 8  # keys listed in an error
+_SHOWN = 8  # keys listed in an error, or names of classes
+_OURS = {"model", "classes"}  # what files of alu_defects.train say about themselves, among other things
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+class _Saved(NamedTuple):
+    state: dict[str, Tensor]
+    classes: list[str] | None  # only files of alu_defects say for which classes they are
+
+
+def load_weights(model: nn.Module, path: str | Path, classes: Sequence[str] | None = None) -> None:
     """Load a state dict into a backbone; only its attention and its classifier may be new.
 
-    A classifier of another number of classes is left as it is, and so is attention that the file does not have; both
-    are logged. A file that does not fit leaves the model untouched.
+    The classifier stays new where that of the file is for other classes, or, if the file does not name its classes, for
+    another number of them. Attention that the file does not have stays new. One log line says what was loaded. A file
+    that does not fit leaves the model untouched.
 
     Args:
         model: A backbone, see `Backbone`.
-        path: .safetensors, or .pth / .pt with a state dict, bare or under the key "state_dict".
+        path: .safetensors, or .pth / .pt / .ckpt with a state dict, bare or under the key "state_dict"; also the
+            model.safetensors and the checkpoints of alu_defects.train.
+        classes: Their names in the order of the model's outputs; None: not known, only their number is compared.
 
     Raises:
         UserError: The file is missing, cannot be read, or its keys or shapes differ elsewhere.
     """
     path = Path(path)
-    state = _read(path)
+    state, known = _read(path)
     own = model.state_dict()
-    classifier = _keys_below(model, [*own, *state], _classifiers(model))
+    rows = _per_class(model)
+    classifier = _keys_below(model, [*own, *state], classifiers(model)) | rows
     attention = _keys_below(model, own, [m for m in model.modules() if isinstance(m, (ChannelSE, SpatialSE, SCSE))])
-    if any(key not in state or key not in own or state[key].shape != own[key].shape for key in classifier):
+    fits = all(key in state and key in own and state[key].shape == own[key].shape for key in classifier)
+    if known and classes and set(known) != set(classes):
+        fits = False
+        note = f"its classifier is for other classes ({_shortened(known)}, not {_shortened(classes)})"
+    elif not fits:
+        note = "its classifier does not fit"
+    elif known and classes and known != list(classes):
+        order = [known.index(name) for name in classes]
+        state |= {key: state[key][order] for key in rows}
+        note = "its classifier was loaded, with its outputs in the order of these classes"
+    else:
+        note = "its classifier was loaded" + ("" if known else ", although the file does not say for which classes")
+    if not fits:
         state = {key: value for key, value in state.items() if key not in classifier}
-        _log.info("%s: its classifier does not fit, the new one stays untrained", path)
+        note += ", the new one stays untrained"
     missing = [
         key
         for key in own
@@ -50,21 +75,30 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         if key in state and state[key].shape != own[key].shape
     ]
     problems = [
-        f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''}"
+        f"{len(keys)} {what}: {_shortened(keys)}"
         for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
         if keys
     ]
     if problems:
         raise UserError(f"weights={path} is not a file of this backbone: {'; '.join(problems)}.")
-    if new := sorted(attention - state.keys()):
-        _log.info("%s has no attention: %d parameters are new", path, len(new))
+    if new := attention - state.keys():
+        note += f"; it has no attention, {len(new)} parameters are new"
     model.load_state_dict(state, strict=False)
+    _log.info("%s: %d of %d tensors were loaded; %s", path, len(state.keys() & own.keys()), len(own), note)
 
 
-def _classifiers(model: nn.Module) -> list[nn.Module]:
-    """Return the classifier, or the two of timm's distilled transformers."""
-    found: Any = model.get_classifier()  # type: ignore[operator]  # a method of every backbone
-    return list(found) if isinstance(found, tuple) else [found]
+def _per_class(model: nn.Module) -> set[str]:
+    """Return the names of the tensors with a row for each class: those that another number of classes changes."""
+    empty = {id(t): torch.empty_like(t, device="meta") for t in (*model.parameters(), *model.buffers())}
+    other = copy.deepcopy(model, empty)  # without the memory of a second network
+    with torch.device("meta"):
+        other.reset_classifier(model.num_classes + 1)  # type: ignore[operator]  # a method of every backbone
+    own = model.state_dict()
+    return {key for key, value in other.state_dict().items() if key not in own or value.shape != own[key].shape}
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
 
 
 def _keys_below(model: nn.Module, keys: Iterable[str], modules: list[nn.Module]) -> set[str]:
@@ -72,24 +106,40 @@ def _keys_below(model: nn.Module, keys: Iterable[str], modules: list[nn.Module])
     return {key for key in keys if key.startswith(prefixes)}
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> _Saved:
     if not path.is_file():
         raise UserError(f"weights={path}: there is no such file.")
-    readers: dict[str, Callable[[Path], Any]] = {".safetensors": load_file, ".pth": _read_pickle, ".pt": _read_pickle}
+    pickled = dict.fromkeys((".pth", ".pt", ".ckpt"), _read_pickle)
+    readers: dict[str, Callable[[Path], _Saved]] = {".safetensors": _read_safetensors, **pickled}
     if path.suffix not in readers:
         raise UserError(f"weights={path}: the name must end in {', '.join(readers)}.")
     try:
-        state = readers[path.suffix](path)
+        saved = readers[path.suffix](path)
     except Exception as error:  # broken files raise whatever the byte that broke them leads to
         # the first line only: torch's message goes on to recommend weights_only=False, which would run the file's code
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         raise UserError(f"weights={path} cannot be read as tensors alone ({reason}); use an intact file.") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    state = saved.state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
         raise UserError(f"weights={path} does not hold a state dict (names and tensors).")
-    return state
+    return saved
 
 
-def _read_pickle(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+def _read_safetensors(path: Path) -> _Saved:
+    with safe_open(path, "pt") as file:
+        about = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    return _Saved(state, json.loads(about["classes"]) if about.keys() >= _OURS else None)
+
+
+def _read_pickle(path: Path) -> _Saved:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    content = state if isinstance(state, dict) else {}
+    if isinstance(content.get("state_dict"), dict):
+        state = content["state_dict"]
+    about = content.get("hyper_parameters")
+    if not (isinstance(about, dict) and about.keys() >= _OURS):
+        return _Saved(state, None)
+    inside = "backbone."  # of the LightningModule; what else it holds belongs to the loss
+    state = {name.removeprefix(inside): value for name, value in state.items() if name.startswith(inside)}
+    return _Saved(state, list(about["classes"]))

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 import torch
 
+from alu_defects.atomic import write_json
 from alu_defects.data import splits
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError, of_other_processes
 from alu_defects.learning import trainer
 from alu_defects.learning.module import Classifier
-from alu_defects.learning.run import write_json
 from alu_defects.reporting import figures
 
 PROBABILITY = "probability_"  # prefix of the columns with the probability of one class

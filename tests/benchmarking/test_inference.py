@@ -58,6 +58,14 @@ def test_one_picture_gives_the_latency_and_batches_the_throughput(tables):
     assert throughput["× eager"][1].high <= fast.high / eager.low + 1e-9
 
 
+def test_a_network_for_one_image_size_is_made_for_each():
+    vit = {"vit": {"name": "timm/vit_tiny_patch16_224", "depth": 1}}
+    tables = inference.measure(config(image_sizes=[32, 48], batch_sizes=[1], repeats=1), vit)
+    assert tables[0].frame["pixels"].tolist() == [32, 48]
+    assert tables[0].frame["GMACs"].is_monotonic_increasing
+    assert set(tables[1].frame["pixels"]) == {32, 48}
+
+
 def test_compiled_variants_come_when_asked_for(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module, dynamic: module)  # the real one takes a minute
     monkeypatch.setattr(inference, "_computes_in_bf16", lambda device: True)

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from alu_defects.errors import UserError
 from alu_defects.learning import checkpoint
 from alu_defects.learning.module import Classifier
-from alu_defects.models import weights
 from alu_defects.signals import Interrupted, interrupting
 
 OPTIONS: dict[str, Any] = {
@@ -158,7 +157,9 @@ def test_the_weights_alone_make_the_same_classifier(saved: Path, tmp_path: Path)
     assert dict(loaded.hparams) == dict(classifier.hparams)
     with torch.no_grad():
         assert torch.equal(loaded(images), classifier(images))
-    weights.load_weights(classifier.backbone, path)  # as model.weights=… of another run does
+    for file in (path, saved):  # as model.weights=… of another run does
+        start = Classifier(**{**OPTIONS, "model": {**OPTIONS["model"], "weights": str(file)}}).backbone.state_dict()
+        assert all(torch.equal(start[name], value) for name, value in classifier.backbone.state_dict().items())
 
 
 def test_weights_that_are_damaged_or_of_another_program_are_named(saved: Path, tmp_path: Path) -> None:
@@ -218,3 +219,15 @@ class Killing:
         if len(content) > 10_000:
             os.kill(os.getpid(), signal.SIGTERM)
         return int(self.file.write(content))
+
+
+def test_a_network_that_was_made_for_an_image_size_loads_again(tmp_path: Path) -> None:
+    model = {"name": "timm/vit_tiny_patch16_224", "depth": 1}
+    classifier = Classifier(**{**OPTIONS, "model": model, "image_size": 96}).eval()
+    checkpoint.save_weights(classifier, tmp_path / "model.safetensors")
+    content = {"state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams)}
+    torch.save(content, tmp_path / "best.ckpt")
+    images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        for name in ("model.safetensors", "best.ckpt"):
+            assert torch.equal(checkpoint.load(tmp_path / name)(images), classifier(images))

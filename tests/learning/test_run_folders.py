@@ -9,9 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from alu_defects import atomic
+from alu_defects.atomic import claim
 from alu_defects.config import compose
 from alu_defects.errors import UserError
-from alu_defects.learning.run import Run, claim
+from alu_defects.learning.run import Run
 from alu_defects.learning.sweeps import OwnFolder
 
 # waits for the starting signal, so that all claim at once
@@ -19,7 +20,8 @@ START = """
 import sys, time
 from pathlib import Path
 from alu_defects.config import compose
-from alu_defects.learning.run import Run, claim
+from alu_defects.atomic import claim
+from alu_defects.learning.run import Run
 from omegaconf import OmegaConf
 seed, runs, go, way = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
 config = compose("train", [f"seed={seed}", "resume=null"])

@@ -60,6 +60,25 @@ def test_what_decides_the_outcome_is_in_the_identity(words, override, same):
     assert (sweeps.identity(compose("train", words)) == sweeps.identity(compose("train", [*words, override]))) is same
 
 
+def test_the_content_of_the_weights_is_in_the_identity(words, tmp_path):
+    run = Run.create(tmp_path / "run", compose("train", words), [])
+    job = Run(tmp_path / "job")
+    job.folder.mkdir()
+    job.update(status="reused", run="../run")
+    run.checkpoints.mkdir()
+
+    def of(path: Path) -> str:
+        return sweeps.identity(compose("train", [*words, f"model.weights={path}"]))["settings"]
+
+    for path, file in ((run.folder, run.best), (job.folder, run.best), (run.last, run.last), (run.folder, run.weights)):
+        file.write_bytes(b"1")
+        before = of(path)
+        assert of(path) == before
+        file.write_bytes(b"2")
+        assert of(path) != before
+    assert of(tmp_path)  # it is no run, which training says
+
+
 @pytest.fixture
 def of_a_new_process(words, monkeypatch, tmp_path):
     """The digest of the code of a small package in place of ours, with the path of each of its modules."""

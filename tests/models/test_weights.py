@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import pickle
@@ -79,6 +80,96 @@ def test_another_class_count_leaves_the_classifier_new(tmp_path, state, classes)
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, classes or model.num_features)
 
 
+CLASSES = [f"class {number}" for number in range(11)]
+MIXED = CLASSES[::-1]
+OTHERS = ["pit", *CLASSES[1:]]
+
+
+def as_safetensors(state, classes, path):
+    save_file(state, path, {"model": json.dumps({"name": "x"}), "classes": json.dumps(classes)})
+
+
+def as_checkpoint(state, classes, path):
+    """Also with what the LightningModule has beside its backbone."""
+    state = {"loss.class_weights": torch.ones(11)} | {f"backbone.{name}": value for name, value in state.items()}
+    torch.save({"state_dict": state, "hyper_parameters": {"model": {"name": "x"}, "classes": classes}}, path)
+
+
+@pytest.fixture(params=[(as_safetensors, "model.safetensors"), (as_checkpoint, "best.ckpt"), (as_checkpoint, "a.pth")])
+def write(request, tmp_path):
+    """Save a state with the names of its classes."""
+    save, name = request.param
+
+    def written(state, classes=CLASSES):
+        save(state, classes, tmp_path / name)
+        return tmp_path / name
+
+    return written
+
+
+def test_the_classifier_for_the_same_classes_is_loaded(write, state, caplog):
+    with caplog.at_level(logging.INFO, logger="alu_defects"):
+        model = create("shufflenet", 11, weights=write(state), classes=CLASSES)
+    assert same(model, state, but=("none",))
+    (line,) = caplog.messages
+    assert line.endswith(f"{len(state)} of {len(state)} tensors were loaded; its classifier was loaded")
+
+
+def test_the_classifier_for_the_same_classes_in_another_order_is_reordered(write, state, caplog):
+    with caplog.at_level(logging.INFO, logger="alu_defects"):
+        model = create("shufflenet", 11, weights=write(state), classes=MIXED)
+    assert same(model, state, but="fc.")
+    assert torch.equal(model.fc.weight, state["fc.weight"].flip(0))
+    assert torch.equal(model.fc.bias, state["fc.bias"].flip(0))
+    assert "in the order of these classes" in caplog.text
+
+
+@pytest.mark.parametrize("classes", [OTHERS, OTHERS[:3]])
+def test_a_classifier_for_other_classes_is_not_loaded(write, state, caplog, classes):
+    with caplog.at_level(logging.INFO, logger="alu_defects"):
+        model = create("shufflenet", len(classes), weights=write(state), classes=classes)
+    assert same(model, state, but="fc.")
+    assert model.fc.bias.shape == (len(classes),)
+    assert not torch.equal(model.fc.weight, state["fc.weight"][: len(classes)])
+    (line,) = caplog.messages
+    assert f"{len(state) - 2} of {len(state)} tensors were loaded" in line
+    assert (
+        "for other classes (class 0, class 1, class 2, class 3, class 4, class 5, class 6, class 7, ..., not pit,"
+        in line
+    )
+    assert "the new one stays untrained" in line
+
+
+def test_a_classifier_without_names_of_its_classes_is_loaded_by_their_number(tmp_path, state, caplog):
+    torch.save(state, tmp_path / "a.pth")
+    with caplog.at_level(logging.INFO, logger="alu_defects"):
+        model = create("shufflenet", 11, weights=tmp_path / "a.pth", classes=CLASSES)
+    assert same(model, state, but=("none",))
+    assert "its classifier was loaded, although the file does not say for which classes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("timm/deit_tiny_distilled_patch16_224", {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}),
+        ("timm/levit_128s", {f"{head}.linear.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}),
+        ("timm/volo_d1_224", {"head.weight", "head.bias", "aux_head.weight", "aux_head.bias"}),
+    ],
+)
+def test_all_layers_that_depend_on_the_classes_are_treated_alike(tmp_path, name, rows):
+    saved = create(name, 11, image_size=64)
+    with torch.no_grad():
+        for key in rows:
+            nn.init.normal_(saved.get_parameter(key))
+    state, file = saved.state_dict(), tmp_path / "model.safetensors"
+    as_safetensors(state, CLASSES, file)
+    mixed = create(name, 11, image_size=64, weights=file, classes=MIXED).state_dict()
+    assert {key for key in state if not torch.equal(mixed[key], state[key])} == rows
+    assert all(torch.equal(mixed[key], state[key].flip(0)) for key in rows)
+    new = create(name, 3, image_size=64, weights=file, classes=OTHERS[:3]).state_dict()
+    assert {key for key in state if new[key].shape != state[key].shape} == rows
+
+
 def break_missing(state):
     for unit in range(4):
         del state[f"stage4.{unit}.branch2.0.weight"], state[f"stage3.{unit}.branch2.0.weight"]
@@ -126,13 +217,14 @@ class Malice:
         return os.mkdir, (str(self.marker),)
 
 
+@pytest.mark.parametrize("suffix", ["pth", "ckpt"])
 @pytest.mark.parametrize(
     "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))]
 )
-def test_code_in_a_pickle_does_not_run(tmp_path, save):
-    marker, path = tmp_path / "ran", tmp_path / "a.pth"
-    save({"state_dict": Malice(marker)}, path)
-    with pytest.raises(UserError, match=r"a\.pth cannot be read as tensors alone") as caught:
+def test_code_in_a_pickle_does_not_run(tmp_path, save, suffix):
+    marker, path = tmp_path / "ran", tmp_path / f"a.{suffix}"
+    save({"state_dict": {}, "hyper_parameters": {"model": {}, "classes": Malice(marker)}}, path)
+    with pytest.raises(UserError, match=rf"a\.{suffix} cannot be read as tensors alone") as caught:
         create("shufflenet", 11, weights=path)
     assert not marker.exists()
     assert "weights_only=False" not in str(caught.value)

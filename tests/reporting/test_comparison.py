@@ -11,8 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 from sklearn.metrics import f1_score, precision_score
 
+from alu_defects.atomic import write_json
 from alu_defects.data import catalog
-from alu_defects.learning.run import Run, write_json
+from alu_defects.learning.run import Run
 from alu_defects.reporting import comparison_report, statistics, verdict
 from alu_defects.reporting.comparison import Comparison
 from alu_defects.reporting.evaluation import PROBABILITY
