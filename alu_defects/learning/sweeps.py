@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.data.catalog import data_hash
 from alu_defects.errors import UserError
-from alu_defects.learning.run import Run, weights_file
+from alu_defects.learning.run import Run
 
 if TYPE_CHECKING:  # torch takes seconds to import: a run that is resumed is looked for before
     from alu_defects.data.datamodule import DefectData
@@ -46,6 +46,25 @@ def identity(config: DictConfig) -> dict[str, str]:
         with suppress(UserError, FileNotFoundError):  # training says that it is missing
             digest.update(weights_file(str(weights)).read_bytes())
     return {"settings": digest.hexdigest(), "code": _code()}
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file that `model.weights` means: of a run folder that with the network of its best epoch.
+
+    Raises:
+        UserError: a folder that is no run, or whose run has not finished its first epoch.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return path
+    try:
+        run = Run.existing(path)
+    except UserError as error:
+        raise UserError(f"model.weights={path}: {error}") from error
+    for file in (run.weights, run.best):  # the first is written when the training has ended
+        if file.is_file():
+            return file
+    raise UserError(f"model.weights={path}: the run has not finished its first epoch; there is no {run.best}")
 
 
 @cache
