@@ -68,11 +68,10 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
     from lightning.pytorch import seed_everything
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from alu_defects.learning import checkpoint, trainer
+    from alu_defects.learning import checkpoint, sweeps, trainer
     from alu_defects.learning.callbacks import Reseed, Startup
     from alu_defects.learning.history import History
     from alu_defects.learning.module import Classifier
-    from alu_defects.learning.run import weights_file
     from alu_defects.learning.threads import Threads
     from alu_defects.models.backbone import multiply_adds
 
@@ -96,7 +95,7 @@ def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
         data.first_epoch = int(last["epoch"]) + 1
         model |= checkpoint.WEIGHTS_INSIDE
     elif model.get("weights"):
-        model["weights"] = str(weights_file(model["weights"]))
+        model["weights"] = str(sweeps.weights_file(model["weights"]))
     classifier = Classifier(
         model=model,
         classes=data.classes,

@@ -266,25 +266,6 @@ def _alive(folder: str | Path) -> UserError:
     return UserError(f"{folder} is being trained by another process; wait for it or end it")
 
 
-def weights_file(path: str | Path) -> Path:
-    """The file that `model.weights` means: of a run folder that with the network of its best epoch.
-
-    Raises:
-        UserError: a folder that is no run, or whose run has not finished its first epoch.
-    """
-    path = Path(path).expanduser()
-    if not path.is_dir():
-        return path
-    try:
-        run = Run.existing(path)
-    except UserError as error:
-        raise UserError(f"model.weights={path}: {error}") from error
-    for file in (run.weights, run.best):  # the first is written when the training has ended
-        if file.is_file():
-            return file
-    raise UserError(f"model.weights={path}: the run has not finished its first epoch; there is no {run.best}")
-
-
 def _now() -> str:
     return datetime.now(UTC).astimezone().isoformat(timespec="seconds")
 

@@ -18,7 +18,7 @@ from alu_defects.atomic import claim
 from alu_defects.config import plain
 from alu_defects.data.catalog import data_hash
 from alu_defects.errors import UserError
-from alu_defects.learning.run import Run, weights_file
+from alu_defects.learning.run import Run
 from alu_defects.overrides import as_text
 
 if TYPE_CHECKING:  # torch takes seconds to import: a run that is resumed is looked for before
@@ -78,6 +78,25 @@ def identity(config: DictConfig) -> dict[str, str]:
         "code": _code(registry.module_of(config.model.name)),
         "computes_on": precision.computes_on(config.trainer.accelerator, config.trainer.precision),
     }
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file that `model.weights` means: of a run folder that with the network of its best epoch.
+
+    Raises:
+        UserError: a folder that is no run, or whose run has not finished its first epoch.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return path
+    try:
+        run = Run.existing(path)
+    except UserError as error:
+        raise UserError(f"model.weights={path}: {error}") from error
+    for file in (run.weights, run.best):  # the first is written when the training has ended
+        if file.is_file():
+            return file
+    raise UserError(f"model.weights={path}: the run has not finished its first epoch; there is no {run.best}")
 
 
 @cache

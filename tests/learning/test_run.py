@@ -17,7 +17,7 @@ from alu_defects import atomic
 from alu_defects.atomic import write_json
 from alu_defects.errors import UserError
 from alu_defects.learning import run as run_module
-from alu_defects.learning.run import Run, weights_file
+from alu_defects.learning.run import Run
 
 CONFIG = OmegaConf.create({"seed": 3, "name": "盒", "copy": "${seed}", "trainer": {"max_epochs": 5, "devices": 1}})
 TABLE = pd.DataFrame(
@@ -211,27 +211,3 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(tmp_path / "x.json", {"b": object()})
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"a": 1}
     assert list(tmp_path.iterdir()) == [tmp_path / "x.json"]
-
-
-def test_weights_may_be_a_run_folder(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"model.weights=.* has not finished its first epoch; there is no .*best\.ckpt$"
-    ):
-        weights_file(run.folder)
-    run.checkpoints.mkdir()
-    run.best.touch()
-    assert weights_file(str(run.folder)) == run.best  # it has not ended
-    run.weights.touch()
-    assert weights_file(run.folder) == run.weights
-    job = Run(tmp_path / "job")
-    job.folder.mkdir()
-    job.update(status="reused", run="../new/run")
-    assert weights_file(job.folder).resolve() == run.weights
-    assert weights_file(run.last) == run.last
-
-
-def test_weights_in_a_folder_that_is_no_run_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=f"^model.weights={tmp_path}: .* is not a run folder"):
-        weights_file(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert weights_file("~/no/such.pth") == tmp_path / "no" / "such.pth"  # reading it says so

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from alu_defects.config import compose, plain
 from alu_defects.data.catalog import data_hash
 from alu_defects.data.datamodule import DefectData
+from alu_defects.errors import UserError
 from alu_defects.learning import precision, sweeps
 from alu_defects.learning import run as run_module
 from alu_defects.learning.run import Run
@@ -244,3 +245,28 @@ def found(config: DictConfig) -> str:
     run = sweeps.unfinished(config)
     assert run is not None
     return run.folder.name
+
+
+def test_weights_may_be_a_run_folder(words, tmp_path):
+    run = Run.create(tmp_path / "new" / "run", compose("train", words), [])
+    with pytest.raises(
+        UserError, match=r"model.weights=.* has not finished its first epoch; there is no .*best\.ckpt$"
+    ):
+        sweeps.weights_file(run.folder)
+    run.checkpoints.mkdir()
+    run.best.touch()
+    assert sweeps.weights_file(str(run.folder)) == run.best  # it has not ended
+    run.weights.touch()
+    assert sweeps.weights_file(run.folder) == run.weights
+    job = Run(tmp_path / "job")
+    job.folder.mkdir()
+    job.update(status="reused", run="../new/run")
+    assert sweeps.weights_file(job.folder).resolve() == run.weights
+    assert sweeps.weights_file(run.last) == run.last
+
+
+def test_weights_in_a_folder_that_is_no_run_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=f"^model.weights={tmp_path}: .* is not a run folder"):
+        sweeps.weights_file(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert sweeps.weights_file("~/no/such.pth") == tmp_path / "no" / "such.pth"  # reading it says so
