@@ -161,7 +161,7 @@ def check(config: DictConfig, config_name: str) -> None:
     groups = {p.name for p in conf_dir().iterdir() if p.is_dir()} | set(HydraConfig.get().runtime.choices)
     defaults = hydra.compose(config_name, [o for o in overrides if key_of(o) in groups])
     for key in values:
-        if key in groups:
+        if key in groups or key == "trainer.devices":  # a number, a list or auto, which Lightning checks
             continue
         try:
             default, value = OmegaConf.select(defaults, key), OmegaConf.select(config, key)

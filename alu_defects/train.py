@@ -43,7 +43,6 @@ def train(config: DictConfig) -> dict[str, Any]:
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     named_by_time = OmegaConf.is_interpolation(config, "run_dir")
     config = absolute_paths(config)  # a run is resumed from anywhere
-    identity = sweeps.identity(config)
     if config.resume == "auto":
         unfinished = sweeps.unfinished(config)
         config.resume, overrides = (str(unfinished.folder), []) if unfinished else (None, overrides)
@@ -51,9 +50,10 @@ def train(config: DictConfig) -> dict[str, Any]:
         run, config = Run.resume(config.resume, overrides)
         before, changed = run.status(), config != run.config()
         # with other code, another device or other options of the trainer, no sweep may take it for one of its own
-        same = {key: value if before.get(key) == value else None for key, value in identity.items()}
+        same = {key: value if before.get(key) == value else None for key, value in sweeps.identity(config).items()}
         run.update(**same | {"settings": None if changed else before.get("settings")})
     else:
+        identity = sweeps.identity(config)
         if named_by_time:  # other runs may have started in the same second
             config.run_dir = str(claim(Path(config.run_dir)))
         run = Run.create(Path(config.run_dir), config, overrides, **identity)

@@ -17,7 +17,7 @@ from alu_defects.config import compose, conf_dir, plain
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 from alu_defects.evaluate import evaluate
-from alu_defects.learning import checkpoint, sweeps
+from alu_defects.learning import checkpoint, sweeps, trainer
 from alu_defects.learning.module import Classifier
 from alu_defects.reporting.dashboard import Dashboard
 from alu_defects.train import train
@@ -223,6 +223,26 @@ def test_evaluate_recomputes_what_training_wrote(typed, finished_run, tmp_path):
         assert again[name] == pytest.approx(before[name], abs=1e-6)
     first, second = (pd.read_csv(folder / "predictions.csv") for folder in (finished_run, tmp_path))
     pd.testing.assert_frame_equal(first, second, atol=1e-6)
+
+
+def test_evaluate_computes_in_the_precision_of_the_run_unless_another_is_typed(finished_run, tmp_path, monkeypatch):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    status = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(status | {"precision": "bf16-mixed", "folder": str(run)}))
+    used = []
+    create = trainer.create
+    monkeypatch.setattr(trainer, "create", lambda options, **more: (used.append(options), create(options, **more))[1])
+    for words in ([], ["trainer.precision=32-true"]):
+        evaluate(compose("evaluate", [f"run={run}", "trainer=cpu", *words]))
+    assert [options["precision"] for options in used] == ["bf16-mixed"] * 2 + ["32-true"] * 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("devices", ["[1]", "auto", "[0,1]", "2"])
+def test_devices_may_be_a_number_a_list_or_auto(typed, tmp_path, devices):
+    done = typed("train", "trainer=gpu", f"trainer.devices={devices}", f"run_dir={tmp_path / 'run'}")
+    assert "trainer.devices=" not in done.stderr
+    assert "there is no GPU that PyTorch can use" in done.stderr  # what comes next
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 """Batches that are too large for a GPU, without one."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+from alu_defects.config import compose
 from alu_defects.errors import UserError
 from alu_defects.learning import batch_memory
 from alu_defects.learning.module import Classifier
+from alu_defects.train import train
 
 
 def card(room: int, tried: list[int]) -> Callable[[int], None]:
@@ -44,11 +48,9 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
         batch_memory.parts(step, 8)
 
 
-def test_the_trial_is_two_training_steps_that_leave_the_classifier_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[int] = []
-    forward = Classifier.forward
-    monkeypatch.setattr(Classifier, "forward", lambda self, x: (steps.append(len(x)), forward(self, x))[1])
-    classifier = Classifier(
+def tiny() -> Classifier:
+    """A classifier of three classes, in evaluation mode."""
+    return Classifier(
         model={"name": "shufflenet", "width": 0.5},
         classes=["a", "b", "c"],
         class_counts=[1, 1, 1],
@@ -57,9 +59,70 @@ def test_the_trial_is_two_training_steps_that_leave_the_classifier_as_it_was(mon
         optimizer={"_target_": "torch.optim.AdamW", "lr": 0.1, "fused": True},
         scheduler={"name": "none"},
     ).eval()
+
+
+def test_the_trial_is_two_training_steps_that_leave_the_classifier_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    forward = Classifier.forward
+    monkeypatch.setattr(Classifier, "forward", lambda self, x: (steps.append(len(x)), forward(self, x))[1])
+    classifier = tiny()
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    batch_memory.trial(classifier, 32, torch.device("cpu"), autocast=True)(2)
+    batch_memory.trial(classifier, 32, torch.device("cpu"), torch.bfloat16, copies=2)(2)
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
     assert steps == [2, 2]  # the optimizer's state and activations are in memory together from the second on
     assert not classifier.training
     assert all(parameter.grad is None for parameter in classifier.parameters())
+
+
+def test_a_trial_holds_what_the_training_will_hold_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = tiny()
+    weights = sum(4 * p.numel() for p in classifier.parameters())
+    sizes: list[int] = []
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: (sizes.append(size[0]), empty(*size, **options))[1])
+    batch_memory.trial(classifier, 32, torch.device("cpu"), None, copies=2)(2)
+    assert 2 * weights in sizes
+
+
+class NoRoomError(Exception):
+    """As the text of the traceback of another process comes."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        NoRoomError("-- Process 1 terminated --\ntorch.OutOfMemoryError: CUDA out of memory."),
+    ],
+)
+def test_too_little_memory_in_training_is_an_error_with_its_fix_and_a_resumed_run_takes_smaller_parts(
+    small: list[str], tmp_path: Path, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", fail)
+        with pytest.raises(UserError, match=r"of 16 images does not fit .* each batch cut into 2 parts"):
+            train(compose("train", [*small, f"run_dir={tmp_path}"]))
+    sizes: list[int] = []
+    step = Classifier.training_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Classifier,
+            "training_step",
+            lambda self, batch, number: (sizes.append(len(batch["label"])), step(self, batch, number))[1],
+        )
+        train(compose("train", [f"resume={tmp_path}"]))
+    assert set(sizes) == {8}
+    assert json.loads((tmp_path / "run.json").read_text())["accumulate_grad_batches"] == 2
+
+
+def test_with_a_given_number_of_parts_the_fix_is_a_smaller_batch(small: list[str], tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", fail)
+        with pytest.raises(UserError, match=r"start again with a lower data\.batch_size or data\.image_size"):
+            train(compose("train", [*small, "trainer.accumulate_grad_batches=1", f"run_dir={tmp_path}"]))

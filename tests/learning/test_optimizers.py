@@ -64,6 +64,6 @@ def test_such_an_optimizer_trains_wherever_one_is_made(small: list[str], tmp_pat
         image_size=32,
         **{name: options[name] for name in ("loss", "optimizer", "scheduler")},
     )
-    batch_memory.trial(classifier, 32, torch.device("cpu"), autocast=False)(2)
+    batch_memory.trial(classifier, 32, torch.device("cpu"), autocast=None)(2)
     batch: Any = {"image": torch.zeros(2, 3, 32, 32), "label": torch.zeros(2, dtype=torch.int64)}
     _step(lambda batch: classifier(batch["image"]), classifier, {"fused": False}, False)(batch)

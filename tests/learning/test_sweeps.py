@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from alu_defects import train as train_module
 from alu_defects.config import compose, plain
 from alu_defects.data.catalog import data_hash
 from alu_defects.data.datamodule import DefectData
@@ -270,3 +271,13 @@ def test_weights_in_a_folder_that_is_no_run_are_refused(tmp_path, monkeypatch):
         sweeps.weights_file(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert sweeps.weights_file("~/no/such.pth") == tmp_path / "no" / "such.pth"  # reading it says so
+
+
+def test_a_run_of_another_network_than_the_default_keeps_its_identity_when_it_resumes(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(train_module, "_train", lambda config, run: {})
+    config = compose("train", [*words, "model=xception", f"run_dir={tmp_path / 'run'}"])
+    before = sweeps.identity(config)
+    Run.create(tmp_path / "run", config, [], **before).update(status="interrupted")
+    train_module.train(compose("train", [f"resume={tmp_path / 'run'}"]))
+    assert before.items() <= Run(tmp_path / "run").status().items()

@@ -129,3 +129,23 @@ def test_mistakes_are_the_wrong_predictions_the_most_certain_first(data, classif
     for row in wrong.to_dict("records"):
         assert row["certainty"] == row[f"probability_{row['prediction']}"]
         assert data.scan().loc[row["row"], "path"] == row["path"]
+
+
+@pytest.mark.parametrize("weights", ["balanced", [1.0, 0.2, 5.0]])
+def test_the_weighted_loss_of_a_split_does_not_depend_on_the_batch_size(data, photographs, weights):
+    torch.manual_seed(0)
+    classifier = Classifier(
+        model={"name": "shufflenet", "width": 0.5},
+        classes=data.classes,
+        class_counts=[4, 30, 6],
+        image_size=32,
+        loss={"name": "cross_entropy", "class_weights": weights},
+        optimizer={},
+        scheduler={},
+    )
+    found = []
+    for batch_size in (1, 5, 16, 100):
+        data.batch_size = batch_size
+        found.append(evaluation.evaluate(classifier, data, "test", TRAINER).metrics["loss"])
+    data.batch_size = 5
+    assert found == pytest.approx([found[0]] * 4, rel=1e-5)
