@@ -35,6 +35,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: a setting, a file or a folder that the user can mend. The run is then marked failed in run.json.
     """
+    import time
+
+    started = time.perf_counter()
     from alu_defects.atomic import claim
     from alu_defects.learning import sweeps
     from alu_defects.learning.run import Run
@@ -48,7 +51,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         config.resume, overrides = (str(unfinished.folder), []) if unfinished else (None, overrides)
     if config.resume:
         run, config = Run.resume(config.resume, overrides)
-        before, changed = run.status(), config != run.config()
+        before, changed = run.status(), sweeps.settings(config) != sweeps.settings(run.config())
         # with other code, another device or other options of the trainer, no sweep may take it for one of its own
         same = {key: value if before.get(key) == value else None for key, value in sweeps.identity(config).items()}
         run.update(**same | {"settings": None if changed else before.get("settings")})
@@ -58,13 +61,10 @@ def train(config: DictConfig) -> dict[str, Any]:
             config.run_dir = str(claim(Path(config.run_dir)))
         run = Run.create(Path(config.run_dir), config, overrides, **identity)
     with run.recorded(), restored():
-        return _train(config, run)
+        return _train(config, run, started)
 
 
-def _train(config: DictConfig, run: "Run") -> dict[str, Any]:
-    import time
-
-    started = time.perf_counter()
+def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     from lightning.pytorch import seed_everything
     from lightning.pytorch.loggers import TensorBoardLogger
 

@@ -14,7 +14,7 @@ from alu_defects.learning.run import Run
 
 
 def save(path: Path, shape: tuple[int, int] = (48, 64)) -> Path:
-    rng = np.random.default_rng(list(os.fsencode(path)))
+    rng = np.random.default_rng(list(os.fsencode(f"{path.parent.name}/{path.name}")))  # the split follows the content
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rng.integers(0, 255, (*shape, 3), dtype=np.uint8)).save(path)
     return path

@@ -18,6 +18,8 @@ SPLIT_NAMES = frozenset(
 MASK_NAMES = frozenset(
     {"mask", "masks", "ground_truth", "groundtruth", "gt", "segmentation", "segmentations", "labels", "annotations"}
 )
+# what a class may be called, too
+AMBIGUOUS_NAMES = frozenset({"test", "valid", "val", "dev", "gt", "mask", "image", "img", "annotation"})
 CONTAINER_NAMES = MASK_NAMES | {"annotation", "image", "images", "img", "imgs", "jpegimages", "json", "xml"}
 
 
@@ -56,21 +58,27 @@ def _check_folders(root: Path, pictures: Sequence[Picture]) -> None:
     above = {picture.path.rpartition("/")[0]: picture.path for picture in pictures}  # few, however many images
     folders = {tuple(folder.split("/")): example for folder, example in above.items()}
     tops = sorted({parts[0] for parts in folders})
-    if splits := [top for top in tops if _plain(top) in SPLIT_NAMES]:
+    named = [top for top in tops if _plain(top) in SPLIT_NAMES | CONTAINER_NAMES]
+    # a class may have one such name, as in valid and invalid, or mask and no_mask
+    if len(named) > 1 or any(_plain(top) not in AMBIGUOUS_NAMES for top in named):
         raise UserError(
-            f"data.root={root}: {_listed(splits)} named like splits, not classes. Put the class folders of all splits "
-            "into one folder (split=session splits them), or rename the folder if it really is a class"
-        )
-    if containers := [top for top in tops if _plain(top) in CONTAINER_NAMES]:
-        raise UserError(
-            f"data.root={root}: {_listed(containers)} named like folders of images, masks or annotations, not classes. "
-            "Give a data.root that holds the class folders and no others, or rename the folder if it really is a class"
+            f"data.root={root}: {_listed(named)} named like splits, or like folders of images, masks or annotations, "
+            "not like classes. Give a data.root with the class folders of all splits (split=session splits them) and no "
+            "others, or rename the folder if it really is a class"
         )
     for (label, *inner), example in folders.items():
         if masks := [name for name in inner if _plain(name) in MASK_NAMES]:
             raise UserError(
                 f"{root / example} would be an image of the class {label}, but lies in {masks[0]}, which is named like "
                 "a folder of masks. Move such folders out of data.root, or rename them if they hold images"
+            )
+    stems = {picture.path.rpartition(".")[0]: picture.path for picture in pictures}
+    for stem, path in stems.items():
+        image, _, ending = stem.rpartition("_")
+        if ending.casefold() in MASK_NAMES | {"label", "seg"} and image in stems:
+            raise UserError(
+                f"{root / path} would be an image of its class, but is named like the mask of {stems[image]}. Move "
+                "masks out of data.root"
             )
     inside = sorted({name for _, *inner in folders for name in inner if _plain(name) in SPLIT_NAMES})
     if inside:

@@ -80,15 +80,17 @@ class Run:
             UserError: the folder holds another run already, which would be overwritten.
         """
         run = cls(folder)
-        occupied = UserError(f"{folder} holds a run already; continue it with resume={folder}, or give another run_dir")
         if run.status_file.exists():
-            raise occupied
+            raise UserError(f"{folder} holds a run already; continue it with resume={folder}, or give another run_dir")
         folder.mkdir(parents=True, exist_ok=True)
         try:  # only one of several processes can create it, on network drives too
             with run.config_file.open("x", encoding="utf-8") as file:
                 OmegaConf.save(config, file, resolve=True)
         except FileExistsError as error:
-            raise occupied from error
+            raise UserError(
+                f"{folder} holds a config.yaml without a run.json: another run is just starting there, or was killed "
+                f"while it did. Give another run_dir, or remove {run.config_file}"
+            ) from error
         run.update(
             status="running",
             started=_now(),

@@ -108,15 +108,18 @@ def _code(backbone: str) -> str:
     """
     files = {name: file for name in ALONE if (file := _file(name))}
     package = backbone.partition(".")[0]
+    todo = [*WITH_IMPORTS, backbone]
     if package != "alu_defects":
         files |= {str(file): file for file in _files_of_package(package)}
-    todo = [*WITH_IMPORTS, backbone]
+        todo += [name for file in _files_of_package(package) for name in _imports(file)]
     while todo:
         name = todo.pop()
         if name not in files and (source := _file(name)):
             files[name] = source
             todo += _imports(source)
     digest = hashlib.sha256()
+    if package != "alu_defects" and not _files_of_package(package):  # typed into Python: no other run has the same
+        digest.update(os.urandom(32))
     for name in sorted(files):
         digest.update(files[name].read_bytes())
     digest.update(" ".join(version(name) for name in PACKAGES).encode())
@@ -145,8 +148,10 @@ def _imports(file: Path) -> list[str]:
 def _files_of_package(name: str) -> list[Path]:
     """The sources of a package of somebody else."""
     module = sys.modules[name]
-    folders = [Path(folder) for folder in getattr(module, "__path__", [])]
-    return [file for folder in folders for file in sorted(folder.rglob("*.py"))] or [Path(str(module.__file__))]
+    if folders := getattr(module, "__path__", None):
+        return [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
+    file = getattr(module, "__file__", None)
+    return [Path(file)] if file else []
 
 
 def _runs(config: DictConfig) -> list[tuple[Run, dict[str, Any]]]:
@@ -184,6 +189,8 @@ def unfinished(config: DictConfig) -> Run | None:
 
 def reuse(folder: Path, run: Run, overrides: list[str]) -> None:
     """Let a job's folder stand for a run that lies elsewhere; its run.json says where."""
+    if run.folder.resolve() == folder.resolve():  # a sweep whose folder was typed is typed again
+        return
     folder.mkdir(parents=True, exist_ok=True)
     where = os.path.relpath(run.folder.resolve(), folder.resolve())  # a tree of runs may be moved as a whole
     config = run.config()

@@ -37,7 +37,10 @@ class Load:
 def _times() -> tuple[float, float, float]:
     """Seconds: the time, and the processor time of all programs and of this one with its workers."""
     times = psutil.cpu_times(percpu=True)
-    busy = sum(getattr(times[core], name, 0.0) for core in _cores() for name in BUSY)
+    cores = _cores()
+    if cores[-1] < len(times):  # else some are switched off, and it is not known which of the others these are
+        times = [times[core] for core in cores]
+    busy = sum(getattr(core, name, 0.0) for core in times for name in BUSY)
     process = psutil.Process()
     return time.monotonic(), busy, sum(_seconds(p) for p in (process, *process.children(recursive=True)))
 

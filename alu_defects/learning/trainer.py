@@ -9,6 +9,7 @@ import signal
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,9 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.memory import is_oom_error
 from torch import nn
 
-from alu_defects.config import instantiate
+from alu_defects.config import find_class, instantiate
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError, did_you_mean, of_other_processes
 from alu_defects.learning import batch_memory, precision, threads
@@ -85,21 +85,21 @@ def check(options: Mapping[str, Any], callbacks: Mapping[str, Any], on_nonfinite
 
 
 def _with_modes(callbacks: Mapping[str, Any]) -> dict[str, Any]:
-    """The callbacks, with min or max instead of `mode: auto`: a loss is best where it is low, all else where high.
+    """The callbacks, with min or max instead of `mode: auto` or none: a loss is best where it is low, others high.
 
     Raises:
         UserError: a mode that would keep the worst epoch, or auto for a metric that is not ours.
     """
     found = dict(callbacks)
     for name, entry in callbacks.items():
-        if entry and entry.get("mode") and entry.get("monitor"):
-            monitor, mode = str(entry["monitor"]), entry["mode"]
+        if entry and entry.get("monitor") and "mode" in signature(find_class(pl.Callback, entry)).parameters:
+            monitor, mode = str(entry["monitor"]), entry.get("mode") or "auto"
             split, _, metric = monitor.partition("/")
             ours = split in STAGES and metric.split("/")[0] in ("loss", *SUMMARY)
             best = "min" if metric == "loss" else "max"
             if ours and mode not in (best, "auto"):
                 raise UserError(
-                    f"callbacks.{name}.mode={mode} would keep the worst epoch by {monitor}; give {best}, or none"
+                    f"callbacks.{name}.mode={mode} would keep the worst epoch by {monitor}; give {best} or auto"
                 )
             if not ours and mode == "auto":
                 raise UserError(f"callbacks.{name}.monitor={monitor}: give callbacks.{name}.mode=min or max with it")
@@ -195,7 +195,7 @@ def fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, resumed_f
         raise
     except Exception as error:
         # that of another process comes as the text of its traceback
-        if not (is_oom_error(error) or f"{torch.OutOfMemoryError.__name__}: " in str(error)):
+        if not isinstance(error, torch.OutOfMemoryError) and f"{torch.OutOfMemoryError.__name__}: " not in str(error):
             raise
         size, parts = data.batch_size, trainer.accumulate_grad_batches
         taken = f"{size} images" if parts == 1 else f"{size} images (one of {parts} parts of a batch)"
@@ -252,9 +252,12 @@ def fit_batch(trainer: pl.Trainer, classifier: Classifier, data: DefectData, par
                 parts = pool.submit(_parts, *trial).result()
         else:
             parts = _parts(*trial)
-    trainer.accumulate_grad_batches = parts or 1
-    data.batch_size = math.ceil(whole / trainer.accumulate_grad_batches)
+    trainer.accumulate_grad_batches = parts = parts or 1
+    data.batch_size = math.ceil(whole / parts)
     if data.batch_size < whole:
+        if trainer.limit_train_batches == 1.0:  # as many steps as whole batches make: the schedule is laid out for them
+            images = len(data.rows("train")) // trainer.world_size
+            trainer.limit_train_batches = max(1, images // whole) * parts
         log.warning(
             "data.batch_size=%d does not fit into the memory of the GPU: %d parts of %d pictures",
             *(whole, trainer.accumulate_grad_batches, data.batch_size),

@@ -69,12 +69,15 @@ def test_a_picture_in_two_classes_is_left_out_with_a_warning(tmp_path: Path, cap
         (("a/notes.txt", "b/.x.png"), "holds no pictures"),
         (("pit/x.png", "pit/deep/y.png"), "one class only, pit"),
         (("x.png", "a/x.png", "b/x.png"), r"x\.png .*in the root itself"),
-        (("train/a/x.png", "val/a/x.png", "Test/a/x.png"), "splits, not classes"),
-        (("train/a/x.png", "train/b/x.png"), "splits, not classes"),
+        (("train/a/x.png", "val/a/x.png", "Test/a/x.png"), "Test, train, val are named like splits"),
+        (("train/a/x.png", "train/b/x.png"), "train is named like splits"),
         (("train/good/x.png", "test/bent/y.png", "ground_truth/bent/y.png"), "test, train are named like splits"),
-        (("TRAIN/good/x.png", "pit/x.png"), "TRAIN is named like splits, not classes.* rename the folder if it really"),
-        (("images/x.png", "masks/x.png", "json/x.json"), "images, masks are named like folders of images.* Give a d"),
-        (("Ground Truth/x.png", "pit/x.png"), "Ground Truth is named like folders of images, masks"),
+        (("TRAIN/good/x.png", "pit/x.png"), "TRAIN is named like splits.* rename the folder if it really"),
+        (
+            ("images/x.png", "masks/x.png", "json/x.json"),
+            "images, masks are named like splits, or .* Give a data.root",
+        ),
+        (("Ground Truth/x.png", "pit/x.png"), "Ground Truth is named like splits, or like folders of images, masks"),
         (("pit/x.png", "dent/images/x.png", "dent/masks/x.png"), r"dent/masks/x.png would be .* Move such folders out"),
         (("pit/x.png", "dent/day 1/Ground-Truth/b/x.png"), "would be an image of the class dent, but lies in Ground-T"),
     ],
@@ -82,6 +85,18 @@ def test_a_picture_in_two_classes_is_left_out_with_a_warning(tmp_path: Path, cap
 def test_what_is_no_folder_of_class_folders_is_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         folder.scan(make(tmp_path / "root", *names))
+
+
+@pytest.mark.parametrize("names", [("valid", "invalid"), ("mask", "no_mask"), ("test", "rust"), ("masking", "pit")])
+def test_one_class_may_be_called_as_a_split_or_a_mask(tmp_path: Path, names: tuple[str, str]) -> None:
+    result = folder.scan(make(tmp_path, *(f"{name}/{name}.png" for name in names)))
+    assert set(result.table["label"]) == set(names)
+
+
+def test_masks_beside_their_images_are_refused(tmp_path: Path) -> None:
+    root = make(tmp_path, "good/0.png", "good/1_new.png", "pit/0.jpg", "pit/0_mask.png")
+    with pytest.raises(UserError, match=r"0_mask\.png would be an image .* the mask of pit/0\.jpg"):
+        folder.scan(root)
 
 
 def test_folders_named_like_splits_inside_a_class_split_nothing_with_one_warning(

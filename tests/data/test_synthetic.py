@@ -281,3 +281,11 @@ def test_the_contact_sheet_shows_every_picture_and_its_defect() -> None:
     assert sheet.shape == (height, width, 3)
     tiles = sheet[:, GAP:].reshape(2, height // 2, 3, FRAME[0] + GAP, 3)[:, TITLE:]
     assert tiles.std(axis=(1, 3, 4)).min() > 10  # none was left white
+
+
+def test_nothing_is_generated_among_images_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "rust").mkdir()
+    (tmp_path / ".DS_Store").touch()
+    with pytest.raises(UserError, match="holds rust, which was not generated here"):
+        ensure(tmp_path, Options(images=66))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".DS_Store", "rust"]

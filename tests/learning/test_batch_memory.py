@@ -126,3 +126,20 @@ def test_with_a_given_number_of_parts_the_fix_is_a_smaller_batch(small: list[str
         patch.setattr(Classifier, "training_step", fail)
         with pytest.raises(UserError, match=r"start again with a lower data\.batch_size or data\.image_size"):
             train(compose("train", [*small, "trainer.accumulate_grad_batches=1", f"run_dir={tmp_path}"]))
+
+
+def test_a_run_that_resumes_with_smaller_parts_ends_with_its_schedule(small: list[str], tmp_path: Path) -> None:
+    step = Classifier.training_step
+
+    def fail_in_the_second_epoch(self: Classifier, batch: dict[str, torch.Tensor], number: int) -> object:
+        if self.current_epoch == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return step(self, batch, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", fail_in_the_second_epoch)
+        with pytest.raises(UserError, match="each batch cut into 2 parts"):
+            train(compose("train", [*small, "trainer.max_epochs=3", f"run_dir={tmp_path}"]))
+    train(compose("train", [f"resume={tmp_path}"]))  # 24 images: one whole batch of 16, three parts of 8
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 3

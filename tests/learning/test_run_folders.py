@@ -81,7 +81,7 @@ def test_a_folder_that_is_claimed_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_run_dir_with_settings_of_another_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 7\n")
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match=r"holds a config\.yaml without a run\.json.* remove .*config\.yaml"):
         Run.create(tmp_path, compose("train", [f"run_dir={tmp_path}"]), [])
     assert (tmp_path / "config.yaml").read_text() == "seed: 7\n"
 

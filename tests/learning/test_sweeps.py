@@ -275,9 +275,40 @@ def test_weights_in_a_folder_that_is_no_run_are_refused(tmp_path, monkeypatch):
 
 def test_a_run_of_another_network_than_the_default_keeps_its_identity_when_it_resumes(words, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "PATIENCE", 0.1)
-    monkeypatch.setattr(train_module, "_train", lambda config, run: {})
+    monkeypatch.setattr(train_module, "_train", lambda config, run, started: {})
     config = compose("train", [*words, "model=xception", f"run_dir={tmp_path / 'run'}"])
     before = sweeps.identity(config)
     Run.create(tmp_path / "run", config, [], **before).update(status="interrupted")
     train_module.train(compose("train", [f"resume={tmp_path / 'run'}"]))
     assert before.items() <= Run(tmp_path / "run").status().items()
+
+
+def test_a_sweep_whose_folder_is_typed_again_leaves_its_runs_as_they_are(words, tmp_path):
+    config = compose("train", [*words, f"run_dir={tmp_path / 'sweep' / '0'}"])
+    run = finish(config, tmp_path / "sweep" / "0")
+    before = run.status()
+    found = sweeps.finished(config, data_of(config))
+    assert found is not None
+    sweeps.reuse(tmp_path / "sweep" / "0", found, [])
+    assert run.status() == before
+
+
+def test_code_of_ours_that_a_backbone_of_another_package_imports_is_in_the_identity(words, plugin, monkeypatch):
+    plugin.write_text("from alu_defects.models.xception import xception")
+    read: list[str] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (read.append(self.name), read_bytes(self))[1])
+    sweeps._code.cache_clear()
+    sweeps.identity(compose("train", [*words, "model.name=tiny"]))
+    assert {"parts.py", "xception.py"} <= set(read)
+
+
+def test_a_backbone_that_was_typed_into_python_is_never_taken_for_another(words, plugin, monkeypatch):
+    config = compose("train", [*words, "model.name=tiny"])
+    monkeypatch.setattr(registry._registry["tiny"].factory, "__module__", "__main__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    found = set()
+    for _ in range(2):
+        sweeps._code.cache_clear()
+        found.add(sweeps.identity(config)["code"])
+    assert len(found) == 2

@@ -65,6 +65,11 @@ def test_the_work_of_this_program_and_its_workers_is_not_that_of_others(monkeypa
     assert threads.Load().busy_cores() == pytest.approx(0.2)
 
 
+def test_processors_that_are_switched_off_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_cores", lambda: [0, 4096])
+    assert threads.Load().busy_cores() >= 0
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "two", True, None])
 def test_a_wrong_number_of_threads_is_refused(wrong: object) -> None:
     with pytest.raises(UserError, match=f"trainer.threads={wrong} is neither auto nor a whole number"):

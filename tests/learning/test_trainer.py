@@ -122,12 +122,17 @@ class Data:
     def __init__(self) -> None:
         self.batch_size, self.image_size = 100, 32
 
+    def rows(self, split: str) -> range:
+        return range(250)
+
 
 @pytest.mark.parametrize(("parts", "count", "size"), [(None, 1, 100), (1, 1, 100), (8, 8, 13)])
 def test_a_run_that_goes_on_has_the_parts_it_was_begun_with(parts: int | None, count: int, size: int) -> None:
     data, fit = Data(), create(CPU)
     trainer.fit_batch(fit, None, data, parts)  # type: ignore[arg-type]
     assert (fit.accumulate_grad_batches, data.batch_size) == (count, size)
+    if count > 1:
+        assert fit.limit_train_batches == 2 * count  # 250 images are two steps of 100, as before
 
 
 BEST = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "monitor": "val/f1", "mode": "auto"}
@@ -168,6 +173,12 @@ def test_the_mode_of_a_metric_of_somebody_else_must_be_given() -> None:
     with pytest.raises(UserError, match=r"give callbacks\.stop\.mode=min or max"):
         check({}, stop=stop)
     check({}, stop={**stop, "mode": "min"})
+
+
+def test_a_callback_without_a_mode_has_that_of_its_monitor() -> None:
+    without = {key: value for key, value in BEST.items() if key != "mode"}
+    for entry in (without, {**BEST, "mode": None}):
+        assert create(WHOLE, {"best": entry}).checkpoint_callback.mode == "max"  # type: ignore[union-attr]
 
 
 def test_epochs_are_chosen_and_stopped_by_the_same_monitor() -> None:

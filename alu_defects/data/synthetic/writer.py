@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from alu_defects.data.synthetic.plan import Shot, plan
 from alu_defects.errors import UserError
 from alu_defects.taxonomy import CLASSES, DEFECTS_FOLDER, NORMAL, NORMAL_FILE_PREFIX
 
+_SET = re.compile(r"v[0-9]+_|\.")  # a generated set with what its writing leaves, and hidden files
 VERSION = 2  # of the generator: raise it when the pictures change, so that old ones are not taken for new
 ARCHIVE = "guangdong_round1_train2_20180916"
 MULTI_ARCHIVE = Path("guangdong_round2_train_20181011", "多瑕疵图片")
@@ -68,9 +70,15 @@ def ensure(root: Path, options: Options, *, workers: int | None = None, progress
         The folder of the pictures, which `tianchi.scan` reads.
 
     Raises:
-        UserError: options out of range.
+        UserError: a root that holds something else, such as images of the user.
     """
     root = root.expanduser().absolute()
+    others = sorted(p.name for p in root.iterdir() if not _SET.match(p.name)) if root.is_dir() else []
+    if others:
+        raise UserError(
+            f"data.root={root} holds {others[0]}, which was not generated here. Add data=folder or data=tianchi to "
+            "read it, or leave data.root out"
+        )
     folder = root / options.folder()
     if not folder.is_dir():
         shots = plan(options.images, options.balance, options.seed)
