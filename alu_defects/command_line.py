@@ -50,19 +50,23 @@ def verb(
             sweep_dirs: set[Path] = set()
             failures: list[str] = []
             made: list[Path] = []  # what Hydra made for a run that a wrong word may have prevented
+            raised: list[Exception] = []  # by a single job; Hydra would print all overrides before it raises it again
             interrupted: Interrupted | None = None
 
             @functools.wraps(task)
             def job(config: DictConfig) -> Any:
                 made.append(Path(HydraConfig.get().runtime.output_dir))
-                if HydraConfig.get().mode != RunMode.MULTIRUN:
-                    check(config, config_name)
-                    return task(config)
-                sweep_dirs.add(Path(HydraConfig.get().sweep.dir))
+                multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+                if multirun:
+                    sweep_dirs.add(Path(HydraConfig.get().sweep.dir))
                 try:
                     check(config, config_name)
                     return task(config)
-                except Exception as error:  # recorded, shown, and in the exit code: the other jobs go on
+                except Exception as error:
+                    if not multirun:
+                        raised.append(error)
+                        return None
+                    # recorded, shown, and in the exit code: the other jobs go on
                     failures.append(" ".join(HydraConfig.get().overrides.task))
                     if failed:
                         failed(made[-1], config, error)
@@ -74,6 +78,8 @@ def verb(
                     _run(job, config_name)
                 except Interrupted as signal:
                     interrupted = signal
+                if raised:
+                    raise raised.pop()
                 if failures:
                     print("failed jobs:", *failures, sep="\n  ", file=sys.stderr)
                 for folder in sweep_dirs if after_sweep else ():
@@ -134,9 +140,8 @@ def explain(error: BaseException, config_name: str) -> str:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         return _unknown_choice(group, choice, error.options)
     if match := re.match(r"Could not override '([^']+)'", text):
-        if "No match in the defaults list" in text:
-            groups = [p.name for p in conf_dir().iterdir() if p.is_dir()]
-            return f"there is no group {match[1]}{did_you_mean(match[1], groups)}"
+        if "No match in the defaults list" in text:  # a group of conf/; others are taken for settings
+            return f"{config_name} takes no group {match[1]}; leave it out"
         return f"there is no setting {match[1]}{did_you_mean(match[1], _settings(config_name))} `--cfg job` shows all."
     return "\n".join(line for line in text.splitlines() if line.strip())
 

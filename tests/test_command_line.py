@@ -68,6 +68,36 @@ def test_a_wrong_word_on_the_command_line_is_named_with_its_mend(typed, tmp_path
 
 
 @pytest.mark.parametrize(
+    ("verb", "word", "message"),
+    [
+        ("audit", "model=xception", "audit takes no group model; leave it out"),
+        ("compare", "data=folder", "compare takes no group data; leave it out"),
+        (
+            "audit",
+            "splti=random",
+            "there is no setting splti; did you mean split or split.gap or split.seed? `--cfg job` shows all.",
+        ),
+        ("audit", "modle=xception", "there is no setting modle. `--cfg job` shows all."),
+    ],
+)
+def test_a_group_that_a_verb_does_not_use_is_named(typed, tmp_path, verb, word, message):
+    done = typed(verb, word, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
+
+
+def test_an_error_of_a_single_job_is_all_that_is_printed(typed, tmp_path):
+    done = typed("audit", "data=folder", "data.root=/no/such/folder", f"output={tmp_path / 'out'}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == ("error: data.root=/no/such/folder is not a folder; give the folder of the pictures\n")
+
+
+def test_an_error_of_the_program_leaves_a_single_job_as_it_is(typed, tmp_path, monkeypatch):
+    monkeypatch.setattr("alu_defects.command_line.check", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        typed("audit", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
     ("overrides", "wrong", "mend"),
     [
         (["data.root=/no/such/folder"], "/no/such/folder", "is not a folder"),

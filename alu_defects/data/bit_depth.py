@@ -47,7 +47,7 @@ def choose(
 
     Args:
         bits: `auto`: as few as hold the largest value of all 16-bit images; or a number, which is returned.
-        paths: of the 16-bit images; without any, `auto` is 8.
+        paths: of the 16-bit images; without any, or if none can be decoded, `auto` is 8.
         sha256s: hash of the bytes of each.
         since: when the hashes were taken, see `pixels.read_all`.
         folder: of all pixel caches.
@@ -58,7 +58,9 @@ def choose(
     """
     if not isinstance(bits, int):
         values = largest_values(paths, sha256s, since, folder, progress=progress).values()
-        bits, found = pixels.fewest_bits(max(values, default=0)), f": their largest value is {max(values, default=0)}"
+        if not values:  # nothing to decode, or decoding says of each file why not; 16 bits would hide that of some
+            return pixels.BITS[0]
+        bits, found = pixels.fewest_bits(max(values)), f": their largest value is {max(values)}"
     else:
         found = ""
     if paths:

@@ -100,7 +100,8 @@ def existing_root(root: str | Path) -> Path:
     """
     path = Path(str(root)).expanduser().absolute()  # the command line reads a folder named 2018 as a number
     if not path.is_dir():
-        raise UserError(f"data.root={root} is not a folder ({path}); give the folder of the pictures")
+        meant = "" if str(path) == str(root) else f" ({path})"
+        raise UserError(f"data.root={root} is not a folder{meant}; give the folder of the pictures")
     return path
 
 

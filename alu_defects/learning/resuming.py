@@ -17,16 +17,20 @@ def changing(run: "Run", words: Sequence[str]) -> list[str]:
     """The words that would give a run another setting than the one that it has.
 
     They are applied on top of those that the run was started with: `model=xception` changes nothing of a run that was
-    started with `model=xception model.drop_rate=0.3`, and `experiment=paper` nothing of a run of that experiment.
+    started with `model=xception model.drop_rate=0.3`, and `experiment=paper` nothing of a run of that experiment. Nor
+    does a word of the start itself, even if it is a path that would mean another folder here.
 
     Args:
         run: the run, with its configuration.
         words: overrides, without resume=….
     """
+    own = run.status()["overrides"]
+    started = _last(own)
+    words = [word for key, word in _last(words).items() if started.get(key) != word]
     if not words:
         return []
     has = _leaves(run.config())
-    own = [*run.status()["overrides"], f"run_dir={has.get('run_dir')}"]
+    own = [*own, f"run_dir={has.get('run_dir')}"]
     groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     values = {key_of(word) for word in words} - groups
     try:
@@ -35,7 +39,7 @@ def changing(run: "Run", words: Sequence[str]) -> list[str]:
         before = _leaves(compose("train", own))  # not resolved: what follows from other settings is not of the word
         chosen = {word: _leaves(compose("train", [*own, word])) for word in words if key_of(word) in groups}
     except HydraException:  # a setting of the run that another network does not have, say
-        return [word for word in words if word not in own]
+        return words
     after = _leaves(composed)
     # What a choice leaves open, ???, changes nothing. Paths of the run's own words were relative to another folder.
     differ = {
@@ -53,6 +57,11 @@ def changing(run: "Run", words: Sequence[str]) -> list[str]:
         return bool((below | elsewhere) - values)
 
     return [word for word in words if changes(word)]
+
+
+def _last(words: Sequence[str]) -> dict[str, str]:
+    """The last word about each setting or group: the one that counts."""
+    return {key_of(word): word for word in words}
 
 
 def _leaves(config: Any) -> dict[str, Any]:

@@ -80,14 +80,17 @@ def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapp
         options: of the trainer; one device is used, so that each picture is counted once.
 
     Raises:
-        UserError: pictures that cannot be decoded, where that is done only now.
+        UserError: pictures that cannot be decoded, where that is done only now; or trainer.limit_<split>_batches=0.
     """
     single = trainer.on_one_device(options)
     single_trainer = trainer.create(single, callbacks={}, loggers=[], network=classifier.backbone)
     run = single_trainer.validate if split == "val" else single_trainer.test
     with of_other_processes():
-        logged = run(classifier, datamodule=data, verbose=False)[0]
-    return collect(classifier, data, split, logged)
+        logged = run(classifier, datamodule=data, verbose=False)
+    if not logged:  # Lightning has skipped it
+        limit = f"trainer.limit_{split}_batches"
+        raise UserError(f"{limit}=0 leaves no {split} images to evaluate; give {limit}=1 or more, or 1.0 for all")
+    return collect(classifier, data, split, logged[0])
 
 
 def collect(classifier: Classifier, data: DefectData, split: str, logged: Mapping[str, Any]) -> Evaluation:

@@ -245,10 +245,16 @@ def sentences(judgement: Judgement) -> list[str]:
 
 
 def _kept(chosen: Threshold, here: Outcome) -> str:
-    """Whether the test pictures keep the promise."""
-    if here.escape <= chosen.bound:
-        return "the promise is kept"
+    """Whether the test pictures keep the promise, or the bound of val where that is not what was asked for."""
+    source = "promised" if chosen.promised else "val says"
     by_chance = f"p = {here.breaks(chosen.bound):.2g}"
-    if here.escape <= chosen.bound_together:
-        return f"more than promised of independent pictures ({by_chance}), not if those of one session pass together"
-    return f"more than promised, which chance alone does with {by_chance}"
+    if here.escape <= chosen.bound:
+        verdict = "the promise is kept" if chosen.promised else f"within the {percent(chosen.bound)} of val"
+    elif here.escape <= chosen.bound_together:
+        verdict = f"more than {source} of independent pictures ({by_chance}), not if those of one session pass together"
+    else:
+        verdict = f"more than {source}, which chance alone does with {by_chance}"
+    if chosen.promised:
+        return verdict
+    more = ", and more than that pass here" if here.escape > chosen.max_escape else ""
+    return f"{verdict}; the {percent(chosen.max_escape)} that was asked for was not promised{more}"

@@ -72,7 +72,7 @@ def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) 
     for column in classes.columns[1:4]:
         column.justify = "right"
     console.print(classes)
-    print(f"folder: {folder}")  # not by rich, which would break a long path
+    print(f"folder: {folder.resolve()}")  # not by rich, which would break a long path
 
 
 def numbers_to_the_right(table: Table) -> Table:

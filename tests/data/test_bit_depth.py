@@ -223,6 +223,30 @@ def test_broken_images_do_not_count_and_changed_ones_neither(images: Any, tmp_pa
     assert max(found.values()) == 700
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(png(ramp(12))[:200], "truncated"), (png(ramp(12, 2)), r"cannot read all 16 bits of LA;16B")],
+    ids=["truncated", "grey with opacity"],
+)
+@pytest.mark.parametrize("cache", ["disk", "none"])
+def test_where_no_16_bit_image_can_be_decoded_the_reasons_of_the_files_are_raised(
+    tmp_path: Path, content: bytes, reason: str, cache: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(8):
+        (tmp_path / "data" / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
+        own = content[: 200 - number] if reason == "truncated" else content + bytes([number])  # no copies
+        (tmp_path / "data" / f"class {number % 2}" / f"{number}.png").write_bytes(own)
+    data = make(tmp_path / "data", cache=cache, cache_dir=str(tmp_path / "cache"))
+
+    def decode() -> None:
+        data.setup("fit")  # without a cache, reading the pixels decodes
+        data.pictures(np.arange(8))
+
+    with caplog.at_level(logging.INFO), pytest.raises(UserError, match=reason):
+        decode()
+    assert "data.bits" not in caplog.text
+
+
 def test_a_place_that_cannot_be_written_is_an_error_with_the_fix(images: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"largest_values cannot be written .* such as data\.bits=12"):

@@ -182,3 +182,9 @@ def test_a_root_whose_name_is_a_number_is_found(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "2018").mkdir()
     monkeypatch.chdir(tmp_path)
     assert catalog.existing_root(2018) == tmp_path / "2018"  # the command line reads data.root=2018 as a number
+
+
+def test_an_absolute_root_is_named_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        catalog.existing_root(tmp_path / "nope")
+    assert str(caught.value).startswith(f"data.root={tmp_path / 'nope'} is not a folder; give")

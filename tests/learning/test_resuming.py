@@ -52,7 +52,9 @@ def test_words_that_change_nothing_are_accepted(started, monkeypatch, words):
         ([OWN[0], OWN[2], "seed=1"], ["seed=1"]),
         (["model=xception", "data=tianchi"], ["model=xception"]),
         (["model=inceptionv4_scse", "model.drop_rate=0.0"], ["model.drop_rate=0.0"]),
-        (["data.root=photos"], ["data.root=photos"]),  # typed elsewhere
+        (["data.root=./photos"], ["data.root=./photos"]),  # typed elsewhere
+        (["seed=2", "seed=1", "seed=0"], []),  # the last one counts
+        (["seed=1", "seed=2"], ["seed=2"]),
         (["experiment=quickstart", "loss=cross_entropy"], ["experiment=quickstart"]),
         (["sweep=kfold", "augment=none"], ["sweep=kfold"]),
         (["callbacks=[default,ema]"], ["callbacks=[default,ema]"]),
@@ -63,6 +65,19 @@ def test_words_that_change_nothing_are_accepted(started, monkeypatch, words):
 )
 def test_words_that_change_something_are_named_alone(started, words, named):
     assert changing(started, words) == named
+
+
+def test_the_words_of_the_start_change_nothing_in_another_folder(started, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert changing(started, OWN) == []
+    assert changing(started, [*OWN, "seed=1"]) == ["seed=1"]
+
+
+def test_a_word_that_the_start_replaced_itself_changes_something(tmp_path):
+    own = ["seed=1", "seed=2"]
+    run = Run.create(tmp_path / "run", compose("train", own), own)
+    assert changing(run, ["seed=1"]) == ["seed=1"]
+    assert changing(run, own) == []
 
 
 def test_words_are_compared_with_what_a_run_from_python_has(started_from_python):

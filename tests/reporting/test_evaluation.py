@@ -8,8 +8,9 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precisio
 
 from alu_defects.config import compose
 from alu_defects.data.datamodule import DefectData
+from alu_defects.errors import UserError
 from alu_defects.learning.module import Classifier
-from alu_defects.reporting import evaluation
+from alu_defects.reporting import evaluation, report
 from alu_defects.train import train
 
 TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -95,6 +96,19 @@ def test_a_partial_evaluation_is_noted_and_stays_in_the_order_of_the_catalogue(d
     columns = [name for name in whole.predictions if name.startswith(evaluation.PROBABILITY)]
     alike = whole.predictions.set_index("path").loc[result.predictions["path"], columns].to_numpy()
     assert result.predictions[columns].to_numpy() == pytest.approx(alike, abs=1e-6)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_an_evaluation_of_no_batches_is_refused(data, classifier, split):
+    with pytest.raises(UserError, match=rf"trainer\.limit_{split}_batches=0 leaves no {split} images"):
+        evaluation.evaluate(classifier, data, split, {**TRAINER, f"limit_{split}_batches": 0})
+
+
+def test_the_folder_is_printed_without_the_way_to_it(data, classifier, tmp_path, capsys):
+    result = evaluation.evaluate(classifier, data, "test", TRAINER)
+    (tmp_path / "there").mkdir()
+    report.print_run(tmp_path / "there" / ".." / "run", {"test": result.metrics, "note": ""}, result)
+    assert capsys.readouterr().out.splitlines()[-1] == f"folder: {tmp_path.resolve() / 'run'}"
 
 
 def test_both_notes_stand_together(photographs, classifier):

@@ -93,6 +93,23 @@ def test_too_few_pictures_promise_what_they_can():
     assert "at most 13.9 % do. 99 defective pictures without an escape would be needed." in text
 
 
+@pytest.mark.parametrize(
+    ("defective", "passed", "verdict"),
+    [
+        (4, 0, "within the 52.7 % of val; the 3.0 % that was asked for was not promised."),
+        (4, 25, "within the 52.7 % of val; the 3.0 % that was asked for was not promised, and more than that pass"),
+        (20, 25, "more than val says, which chance alone does with p = "),
+    ],
+)
+def test_a_promise_that_was_not_made_is_not_kept(defective, passed, verdict):
+    test = judged("test", GOOD, CAUGHT[:75] + PASSED * passed, 1, 200)
+    text = said(judged("val", GOOD, CAUGHT[:defective], 1), test)
+    assert verdict in text
+    assert "promise is kept" not in text
+    assert "the 3.0 % that was asked for was not promised" in text
+    assert "more than promised" not in text
+
+
 def test_numbers_for_metrics_json():
     it = judged("test", GOOD, CAUGHT + PASSED * 5, 4, 200)
     numbers = Judgement(judged("val", GOOD, CAUGHT, 4), it, Calibration(1.0, 1), OPTIONS, "normal").as_dict()
