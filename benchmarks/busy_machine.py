@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import pandas as pd
+import psutil
 from rich.progress import track
 
 from alu_defects.benchmarking.results import Table
@@ -34,11 +35,13 @@ def neighbour(busy: bool) -> Iterator[None]:
     if not busy:
         yield
         return
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
-        try:
-            yield
-        finally:
-            other.kill()
+    # by a shell that ends: what this process starts itself would be taken for a worker of its own
+    words = ["sh", "-c", '"$0" -c "while True: pass" >/dev/null 2>&1 & echo $!', sys.executable]
+    other = psutil.Process(int(subprocess.run(words, capture_output=True, check=True, text=True).stdout))
+    try:
+        yield
+    finally:
+        other.kill()
 
 
 def speed(model: str, threads: str, busy: bool, most: int) -> tuple[float, list[int]]:
@@ -58,34 +61,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=list(BATCHES), choices=list(BATCHES))
+    parser.add_argument("--threads", nargs="+", default=THREADS, choices=THREADS)
+    parser.add_argument("--machine", nargs="+", default=["idle", "busy"], choices=["idle", "busy"])
     options = parser.parse_args()
     import torch
 
     most = torch.get_num_threads()
-    cells = [(m, t, busy) for m in options.models for t in THREADS for busy in (False, True)]
-    found: dict[tuple[str, str, bool], list[float]] = {cell: [] for cell in cells}
-    used: dict[tuple[str, str, bool], set[int]] = {cell: set() for cell in cells}
-    for model, threads, busy in track(cells * options.rounds, "training"):
-        images_per_second, numbers = speed(model, threads, busy, most)
-        found[model, threads, busy].append(images_per_second)
-        used[model, threads, busy] |= set(numbers)
+    cells = [(m, t, on) for m in options.models for t in options.threads for on in options.machine]
+    found: dict[tuple[str, str, str], list[float]] = {cell: [] for cell in cells}
+    used: dict[tuple[str, str, str], set[int]] = {cell: set() for cell in cells}
+    for cell in track(cells * options.rounds, "training"):
+        model, threads, machine = cell
+        images_per_second, numbers = speed(model, threads, machine == "busy", most)
+        found[cell].append(images_per_second)
+        used[cell] |= set(numbers)
     rows = []
     for model in options.models:
         row = {"network": model}
-        for threads in THREADS:
-            for busy in (False, True):
-                values = found[model, threads, busy]
-                name = f"{most if threads == 'most' else threads} {'busy' if busy else 'idle'}"
+        for (of, threads, machine), values in found.items():
+            if of == model:
+                name = f"{most if threads == 'most' else threads}, {machine}"
                 row[name] = f"{median(values):.3g} ({min(values):.3g}–{max(values):.3g})"
-                if threads == "auto":
-                    row[name] += f", threads {sorted(used[model, threads, busy])}"
-        ratios = [
-            [a / b for a, b in zip(found[model, "auto", busy], found[model, other, busy], strict=True)]
-            for busy, other in ((False, "most"), (True, "1"))
-        ]
-        row["auto / most, idle"], row["auto / 1, busy"] = (
-            f"{median(r):.2f} ({min(r):.2f}–{max(r):.2f})" for r in ratios
-        )
+                row[name] += f", threads {sorted(used[of, threads, machine])}" if threads == "auto" else ""
+        for machine, other in (("idle", "most"), ("busy", "1")):
+            if {(model, "auto", machine), (model, other, machine)} <= found.keys():
+                pairs = zip(found[model, "auto", machine], found[model, other, machine], strict=True)
+                ratios = [auto / fixed for auto, fixed in pairs]
+                row[f"auto / {most if other == 'most' else other}, {machine}"] = (
+                    f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+                )
         rows.append(row)
     frame = pd.DataFrame(rows).set_index("network").T.rename_axis("img/s").reset_index()
     print(Table("Training beside a busy program", frame).to_markdown())

@@ -63,8 +63,8 @@ def _check_folders(root: Path, pictures: Sequence[Picture]) -> None:
     if len(named) > 1 or any(_plain(top) not in AMBIGUOUS_NAMES for top in named):
         raise UserError(
             f"data.root={root}: {_listed(named)} named like splits, or like folders of images, masks or annotations, "
-            "not like classes. Give a data.root with the class folders of all splits (split=session splits them) and no "
-            "others, or rename the folder if it really is a class"
+            "not like classes. Give a data.root with the class folders of all splits (split=session splits them) and "
+            "no others, or rename the folder if it really is a class"
         )
     for (label, *inner), example in folders.items():
         if masks := [name for name in inner if _plain(name) in MASK_NAMES]:

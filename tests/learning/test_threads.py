@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -46,17 +47,28 @@ def test_no_more_threads_than_pytorch_takes_by_itself(monkeypatch: pytest.Monkey
 
 
 def test_a_busy_program_is_seen() -> None:
-    load = threads.Load()
-    with subprocess.Popen(
-        [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        load.busy_cores()
+    # by a shell that ends: what this process starts itself is a worker of its own
+    words = ["sh", "-c", '"$0" -c "while True: pass" >/dev/null 2>&1 & echo $!', sys.executable]
+    other = psutil.Process(int(subprocess.run(words, capture_output=True, check=True, text=True).stdout))
+    try:
+        load, before = threads.Load(), sum(other.cpu_times()[:2])
         time.sleep(1)
-        busy = load.busy_cores()
+        busy, used = load.busy_cores(), sum(other.cpu_times()[:2]) - before
+    finally:
         other.kill()
-    assert busy > 0.3
+    assert busy > 0.8 * used > 0.1
+
+
+def test_a_worker_of_this_program_is_not_another_program() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as worker:
+        time.sleep(0.5)
+        process, before = psutil.Process(worker.pid), threads._times()[2]
+        used = sum(process.cpu_times()[:2])
+        time.sleep(1)
+        used = sum(process.cpu_times()[:2]) - used
+        after = threads._times()[2]
+        worker.kill()
+    assert after - before > 0.8 * used > 0
 
 
 def test_the_work_of_this_program_and_its_workers_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
