@@ -98,7 +98,7 @@ def interrupt(*_: object) -> None:
     raise SystemExit(1)
 
 
-def list_images(config: DictConfig, run: Run) -> None:
+def list_images(config: DictConfig, run: Run, started: float) -> None:
     table = verb._data(plain(config)).scan()
     assert Path(config.run_dir) == run.folder
     print(f"{(table['split'] == 'test').sum()} of {len(table)} are for test")
