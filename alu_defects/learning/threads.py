@@ -89,7 +89,8 @@ def fix(threads: int | str) -> None:
 @contextmanager
 def restored() -> Iterator[None]:
     """Give PyTorch back the number of threads that it had."""
-    before = most() and torch.get_num_threads()
+    most()  # remembers what PyTorch takes by itself, before anything changes it
+    before = torch.get_num_threads()
     try:
         yield
     finally:

@@ -128,7 +128,7 @@ def create(
         options: of lightning.pytorch.Trainer, and `threads`, which is not for it. `precision: auto` is what
             `precision.choose` says, `benchmark: auto` tries the convolutions of cuDNN unless they must be
             deterministic, and `accumulate_grad_batches: auto` is 1 until `fit_batch` has tried.
-        callbacks: name → `_target_` and options; an entry that is null is left out. `mode: auto` is min or max,
+        callbacks: name → `_target_` and options; an entry that is null is skipped. `mode: auto` is min or max,
             whichever is best for its `monitor`.
         loggers: where metrics go.
         network: that is to be trained or evaluated.
