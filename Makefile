@@ -17,7 +17,7 @@ install: .venv/installed ## create .venv and install the project with its tools
 	$(RUN) pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install ## train on generated pictures and show the results (no GPU, no data set)
+demo: install ## train on generated images and show the results (no GPU, no data set)
 	$(RUN) alu_defects.train experiment=quickstart
 
 table2: install ## train the paper's four networks from three seeds and compare them; ARGS="data=tianchi data.root=<dir>"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from alu_defects.command_line import verb
+from alu_defects.cli import verb
 from alu_defects.config import model_options
 from alu_defects.errors import UserError, check_choice
 
@@ -74,8 +74,8 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
 
     from rich.console import Console
 
-    from alu_defects.atomic import write_json
     from alu_defects.benchmarking import machine, results
+    from alu_defects.io import write_json
 
     console = Console()
     for table in tables:

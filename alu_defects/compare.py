@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, ListConfig
 
-from alu_defects.command_line import verb
+from alu_defects.cli import verb
 from alu_defects.config import absolute_paths, plain
 
 if TYPE_CHECKING:  # takes a while to import: --help and --cfg must not wait for it
-    from alu_defects.reporting.comparison import Comparison
+    from alu_defects.evaluation.comparison import Comparison
 
 
 def compare(
@@ -30,13 +30,13 @@ def compare(
     Raises:
         UserError: a folder without runs.
     """
-    from alu_defects.reporting import comparison_report
-    from alu_defects.reporting.comparison import Comparison
+    from alu_defects.evaluation.comparison import Comparison
+    from alu_defects.reports import comparison_report
 
     comparison = Comparison.of(folders)
-    comparison_report.show(comparison)
+    comparison_report.print_comparison(comparison)
     if output:
-        print(f"report: {comparison_report.write(comparison, output, normal, max_escape)}")
+        print(f"report: {comparison_report.write_comparison_report(comparison, output, normal, max_escape)}")
     return comparison
 
 

@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 @contextmanager
-def of_other_processes() -> Iterator[None]:
+def reraise_user_errors() -> Iterator[None]:
     """Raise the `UserError` of a worker or of one of several training processes, which comes as text of a traceback."""
     try:
         yield

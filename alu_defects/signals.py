@@ -20,7 +20,7 @@ class Interrupted(SystemExit):
         self.name = signal.Signals(number).name
 
 
-def ignore(worker: int = 0) -> None:
+def leave_to_main_process(worker: int = 0) -> None:
     """Leave it to the main process to end this one: Ctrl-C, for one, goes to both, and a dead worker is an error.
 
     SIGTERM counts after `GRACE` seconds: multiprocessing ends workers by it, and then waits for them.

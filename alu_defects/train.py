@@ -10,14 +10,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from alu_defects.command_line import verb
+from alu_defects.cli import verb
 from alu_defects.config import absolute_paths, backbone_options, plain
 from alu_defects.errors import UserError
 
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
     from alu_defects.data.datamodule import DefectData
-    from alu_defects.learning.callbacks import Startup
-    from alu_defects.learning.run import Run
+    from alu_defects.runs.run import Run
+    from alu_defects.training.callbacks import Startup
+
 
 log = logging.getLogger(__name__)
 
@@ -38,29 +39,29 @@ def train(config: DictConfig) -> dict[str, Any]:
     import time
 
     started = time.perf_counter()
-    from alu_defects.atomic import claim
-    from alu_defects.learning import sweeps
-    from alu_defects.learning.run import Run
-    from alu_defects.learning.threads import restored
+    from alu_defects.io import claim_folder
+    from alu_defects.runs import sweep
+    from alu_defects.runs.run import Run
+    from alu_defects.training.threads import restore_threads
 
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     named_by_time = OmegaConf.is_interpolation(config, "run_dir")
     config = absolute_paths(config)  # a run is resumed from anywhere
     if config.resume == "auto":
-        unfinished = sweeps.unfinished(config)
+        unfinished = sweep.find_unfinished(config)
         config.resume, overrides = (str(unfinished.folder), []) if unfinished else (None, overrides)
     if config.resume:
         run, config = Run.resume(config.resume, overrides)
-        before, changed = run.status(), sweeps.settings(config) != sweeps.settings(run.config())
+        before, changed = run.status(), sweep.identity_settings(config) != sweep.identity_settings(run.config())
         # with other code, another device or other options of the trainer, no sweep may take it for one of its own
-        same = {key: value if before.get(key) == value else None for key, value in sweeps.identity(config).items()}
+        same = {key: value if before.get(key) == value else None for key, value in sweep.run_identity(config).items()}
         run.update(**same | {"settings": None if changed else before.get("settings")})
     else:
-        identity = sweeps.identity(config)
+        identity = sweep.run_identity(config)
         if named_by_time:  # other runs may have started in the same second
-            config.run_dir = str(claim(Path(config.run_dir)))
+            config.run_dir = str(claim_folder(Path(config.run_dir)))
         run = Run.create(Path(config.run_dir), config, overrides, **identity)
-    with run.recorded(), restored():
+    with run.recorded(), restore_threads():
         return _train(config, run, started)
 
 
@@ -68,20 +69,21 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     from lightning.pytorch import seed_everything
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from alu_defects.learning import checkpoint, sweeps, trainer
-    from alu_defects.learning.callbacks import Reseed, Startup
-    from alu_defects.learning.history import History
-    from alu_defects.learning.module import Classifier
-    from alu_defects.learning.threads import Threads
     from alu_defects.models.backbone import multiply_adds
+    from alu_defects.runs import sweep
+    from alu_defects.training import accumulation, checkpoint, trainer
+    from alu_defects.training.callbacks import Reseed, Startup
+    from alu_defects.training.history import History
+    from alu_defects.training.module import Classifier
+    from alu_defects.training.threads import Threads
 
     startup = Startup(run, since=started)
     startup.lap("imports")
     threads = Threads(config.trainer.threads, run)
     options, before = plain(config), run.status()  # of a run that goes on: how it computes is part of it
-    options["trainer"] = trainer.as_before(options["trainer"], before)
+    options["trainer"] = trainer.with_run_precision(options["trainer"], before)
     on_nonfinite = options.get("on_nonfinite", "error")  # older runs have no such words
-    trainer.check(options["trainer"], options.get("callbacks") or {}, on_nonfinite)
+    trainer.check_trainer(options["trainer"], options.get("callbacks") or {}, on_nonfinite)
     seed_everything(config.seed, workers=True, verbose=False)
     if "bits" in before:  # what auto found then
         options["data"]["bits"] = before["bits"]
@@ -89,13 +91,13 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     _prepare(data, run, startup)
     resumed_from = run.last if run.last.exists() else None
     model = backbone_options(options["model"])
-    last = checkpoint.read(resumed_from) if resumed_from else {}
+    last = checkpoint.read_checkpoint(resumed_from) if resumed_from else {}
     if resumed_from:
         checkpoint.check_classes(resumed_from, data.classes)
         data.first_epoch = int(last["epoch"]) + 1
         model |= checkpoint.WEIGHTS_INSIDE
     elif model.get("weights"):
-        model["weights"] = str(sweeps.weights_file(model["weights"]))
+        model["weights"] = str(sweep.weights_file(model["weights"]))
     classifier = Classifier(
         model=model,
         classes=data.classes,
@@ -104,7 +106,7 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
         loss=options["loss"],
         optimizer=options["optimizer"],
         scheduler=options["scheduler"],
-        compile=trainer.compiles(options.get("compile", False), options["trainer"]),
+        compile=trainer.should_compile(options.get("compile", False), options["trainer"]),
         on_nonfinite=on_nonfinite,
         max_nonfinite=options.get("max_nonfinite", 10),
     )
@@ -114,15 +116,17 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     )
     history = History(run.history_file)
     history.complete(data.first_epoch - 1, last.get("logged", {}), [tensorboard])
-    fit = trainer.create(
+    fit = trainer.create_trainer(
         options["trainer"], options["callbacks"], [tensorboard, history], classifier.backbone, run.folder
     )
     if options["trainer"]["accumulate_grad_batches"] == "auto":
-        trainer.fit_batch(fit, classifier, data, before.get("accumulate_grad_batches"))
+        accumulation.accumulate_to_fit(fit, classifier, data, before.get("accumulate_grad_batches"))
     macs = multiply_adds(classifier.backbone, data.image_size)
     startup.lap("network")
     known = run.status()
-    classifier.about = checkpoint.about(classifier, data.resize, known["bits"], known["packages"], known["data_hash"])
+    classifier.about = checkpoint.describe_model(
+        classifier, data.resize, known["bits"], known["packages"], known["data_hash"]
+    )
     fit.callbacks += [startup, Reseed(config.seed), threads]  # type: ignore[attr-defined]
     device = str(fit.strategy.root_device)
     run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)
@@ -136,7 +140,7 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
 @contextmanager
 def _memory_hint(run: "Run", config: DictConfig, batch_size: int) -> Iterator[None]:
     """Say what helps where a GPU has too little memory; a run that cuts its batches itself resumes with more parts."""
-    from alu_defects.learning import trainer
+    from alu_defects.training import trainer
 
     try:
         yield
@@ -151,29 +155,33 @@ def _memory_hint(run: "Run", config: DictConfig, batch_size: int) -> Iterator[No
 
 def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[str, Any]) -> dict[str, Any]:
     """Evaluate the best epoch of a training that has ended, and write what it came to."""
-    from alu_defects.learning import checkpoint, trainer
-    from alu_defects.learning.history import History
-    from alu_defects.reporting import dashboard, evaluation, figures, report
+    from alu_defects.evaluation import predictions
+    from alu_defects.reports import plots, tensorboard, terminal
+    from alu_defects.training import checkpoint, trainer
+    from alu_defects.training.history import History
 
     table = History(run.history_file).table()
-    best, options = checkpoint.load(run.best), trainer.as_before(plain(config.trainer), run.status())
+    best, options = (
+        checkpoint.load_classifier(run.best),
+        trainer.with_run_precision(plain(config.trainer), run.status()),
+    )
     checkpoint.save_weights(best, run.weights)
-    evaluations = [evaluation.evaluate(best, data, split, options) for split in ("val", "test")]
-    best_epoch = int(checkpoint.read(run.best)["epoch"])
+    evaluations = [predictions.evaluate(best, data, split, options) for split in ("val", "test")]
+    best_epoch = int(checkpoint.read_checkpoint(run.best)["epoch"])
     results = {
         "best_epoch": best_epoch,
         "epochs": len(table),
         **network,
         "seconds": round(float(table.filter(["train/seconds"]).to_numpy().sum()), 1),
-        "note": evaluation.join_notes(evaluations),
+        "note": predictions.join_notes(evaluations),
         **{e.split: e.metrics for e in evaluations},
     }
     val = evaluations[0]
-    evaluation.write(val, run.evaluation("val"), {"val": val.metrics, "note": val.note})
-    evaluation.write(evaluations[-1], run.folder, results)
-    figures.curves(table, monitor=str(config.callbacks.best.monitor)).savefig(run.folder / "curves.png", dpi=150)
-    dashboard.add_outcome(run.tensorboard, config, evaluations, data, step=best_epoch)
-    report.print_run(run.folder, results, evaluations[-1])
+    predictions.write_evaluation(val, run.evaluation("val"), {"val": val.metrics, "note": val.note})
+    predictions.write_evaluation(evaluations[-1], run.folder, results)
+    plots.plot_curves(table, monitor=str(config.callbacks.best.monitor)).savefig(run.folder / "curves.png", dpi=150)
+    tensorboard.add_outcome(run.tensorboard, config, evaluations, data, step=best_epoch)
+    terminal.print_run(run.folder, results, evaluations[-1])
     return results
 
 
@@ -184,15 +192,15 @@ def _data(options: dict[str, Any]) -> "DefectData":
 
 
 def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
-    """Catalogue and decode the pictures; print and record what there is, and what the split gives away."""
+    """Catalogue and decode the images; print and record what there is, and what the split gives away."""
     from dataclasses import asdict
 
     from alu_defects.data import leakage
-    from alu_defects.data.catalog import save
-    from alu_defects.reporting import report
+    from alu_defects.data.catalog import save_catalog
+    from alu_defects.reports import terminal
 
     data.scan()
-    report.print_data(data)
+    terminal.print_data(data)
     startup.lap("catalogue")
     data.setup("fit")
     run.take_catalog(data.scan(), data.root)
@@ -204,12 +212,12 @@ def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
         (data.broken, run.broken_file),
     ):
         if len(table):
-            save(table, file)
+            save_catalog(table, file)
     startup.lap("pixels")
     near_duplicates = data.near_duplicates()
-    found = leakage.probe(data.scan(), near_duplicates)
+    found = leakage.time_only_baseline(data.scan(), near_duplicates)
     run.update(leakage=asdict(found) if found else {"near_duplicates": near_duplicates})
-    report.print_leakage(found, near_duplicates)
+    terminal.print_leakage(found, near_duplicates)
     startup.lap("leakage")
 
 
@@ -218,18 +226,18 @@ def _begun_before(config: DictConfig) -> bool:
 
     It also does so for a run that goes on there because of resume=auto.
     """
-    from alu_defects.learning import sweeps
+    from alu_defects.runs import sweep
 
-    if run := sweeps.finished(config, _data(plain(config))):
+    if run := sweep.find_finished(config, _data(plain(config))):
         print(f"finished before, not run again (sweep.force=true would): {run.folder}")
-    elsewhere = run or (sweeps.unfinished(config) if config.resume == "auto" else None)
+    elsewhere = run or (sweep.find_unfinished(config) if config.resume == "auto" else None)
     if elsewhere:
-        sweeps.reuse(Path(config.run_dir), elsewhere, list(HydraConfig.get().overrides.task))
+        sweep.point_to_run(Path(config.run_dir), elsewhere, list(HydraConfig.get().overrides.task))
     return run is not None
 
 
 def _failed(folder: Path, config: DictConfig, error: Exception) -> None:
-    from alu_defects.learning.run import Run
+    from alu_defects.runs.run import Run
 
     Run.failed(folder, config, list(HydraConfig.get().overrides.task), error)
 

@@ -15,7 +15,7 @@ def test_models_are_a_list_of_words_and_the_tables_are_written(command, tmp_path
     words = ["what=infer", "model=shufflenet,timm/test_resnet", *FAST, f"output={tmp_path / 'out'}"]
     done = command("benchmark", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "latency of one picture on cpu" in done.stdout
+    assert "latency of one image on cpu" in done.stdout
     assert f"tables: {tmp_path / 'out' / 'benchmark.md'}" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     found = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))

@@ -12,15 +12,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from PIL import Image
 
-from alu_defects.command_line import _same_kind
+from alu_defects.cli import _same_kind
 from alu_defects.config import compose, conf_dir, plain
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 from alu_defects.evaluate import evaluate
-from alu_defects.learning import checkpoint, sweeps, trainer
-from alu_defects.learning.module import Classifier
-from alu_defects.reporting.dashboard import Dashboard
+from alu_defects.reports.tensorboard import Dashboard
+from alu_defects.runs import sweep
 from alu_defects.train import train
+from alu_defects.training import checkpoint, trainer
+from alu_defects.training.module import Classifier
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit", "benchmark"])
@@ -88,11 +89,11 @@ def test_a_group_that_a_verb_does_not_use_is_named(typed, tmp_path, verb, word, 
 def test_an_error_of_a_single_job_is_all_that_is_printed(typed, tmp_path):
     done = typed("audit", "data=folder", "data.root=/no/such/folder", f"output={tmp_path / 'out'}", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == ("error: data.root=/no/such/folder is not a folder; give the folder of the pictures\n")
+    assert done.stderr == ("error: data.root=/no/such/folder is not a folder; give the folder of the images\n")
 
 
 def test_an_error_of_the_program_leaves_a_single_job_as_it_is(typed, tmp_path, monkeypatch):
-    monkeypatch.setattr("alu_defects.command_line.check", lambda *_: 1 // 0)
+    monkeypatch.setattr("alu_defects.cli.check", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         typed("audit", cwd=tmp_path)
 
@@ -133,13 +134,13 @@ def test_a_setting_that_cannot_work_is_named_with_its_mend(small, tmp_path, over
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 
-def test_a_broken_picture_is_named_or_left_out(typed, small, photographs, tmp_path):
+def test_a_broken_image_is_named_or_left_out(typed, small, photographs, tmp_path):
     root = tmp_path / "data"
     for label, red in (("good", 0), ("bad", 255)):
         (root / label).mkdir(parents=True)
         for number in range(5):
             Image.new("RGB", (40, 40), (red, 50 * number, 0)).save(root / label / f"{number}.png")
-    (root / "bad" / "3.png").write_bytes(b"not a picture")
+    (root / "bad" / "3.png").write_bytes(b"not an image")
     words = [*small, f"data.root={root}", "trainer.max_epochs=1"]
     done = typed("train", *words, f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 2
@@ -152,7 +153,7 @@ def test_a_broken_picture_is_named_or_left_out(typed, small, photographs, tmp_pa
     assert done.returncode == 0, done.stderr
     broken = pd.read_csv(tmp_path / "without" / "broken.csv")
     assert broken["path"].tolist() == ["bad/3.png"]
-    assert "not a picture" in broken["reason"].item()
+    assert "not an image" in broken["reason"].item()
     assert len(pd.read_csv(tmp_path / "without" / "catalog.csv")) == 9
     assert typed("evaluate", f"run={tmp_path / 'without'}", "data.cache=none").returncode == 0
 
@@ -234,7 +235,7 @@ def test_a_sweep_that_is_started_again_runs_what_is_missing(typed, small, sweep,
     }
     assert "is not a number" in table.loc["shufflenet model.width=wide", "error"]
     before, after = (pd.read_csv(folder / "comparison" / "table2.csv") for folder in (sweep, again))
-    measured = ["accuracy", "precision_low", "f1_high", "accuracy_session_low", "pictures", "trainings"]
+    measured = ["accuracy", "precision_low", "f1_high", "accuracy_session_low", "images", "trainings"]
     by_name = before.set_index("entry")[measured].sort_index()
     pd.testing.assert_frame_equal(by_name, after.set_index("entry")[measured].sort_index())
 
@@ -260,8 +261,10 @@ def test_evaluate_computes_in_the_precision_of_the_run_unless_another_is_typed(f
     status = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(status | {"precision": "bf16-mixed", "folder": str(run)}))
     used = []
-    create = trainer.create
-    monkeypatch.setattr(trainer, "create", lambda options, **more: (used.append(options), create(options, **more))[1])
+    create = trainer.create_trainer
+    monkeypatch.setattr(
+        trainer, "create_trainer", lambda options, **more: (used.append(options), create(options, **more))[1]
+    )
     for words in ([], ["trainer.precision=32-true"]):
         evaluate(compose("evaluate", [f"run={run}", "trainer=cpu", *words]))
     assert [options["precision"] for options in used] == ["bf16-mixed"] * 2 + ["32-true"] * 2
@@ -302,8 +305,8 @@ def test_a_network_that_gives_no_numbers_is_not_judged(typed, finished_run, tmp_
     torch.save(checkpoint, run / "checkpoints" / "best.ckpt")
     done = typed("evaluate", f"run={run}", f"output={tmp_path / 'report'}", "trainer=cpu")
     assert done.returncode == 2
-    pictures = len(pd.read_csv(run / "evaluation" / "val" / "predictions.csv"))
-    assert f"no numbers (NaN) for {pictures} of {pictures} val pictures" in done.stderr
+    images = len(pd.read_csv(run / "evaluation" / "val" / "predictions.csv"))
+    assert f"no numbers (NaN) for {images} of {images} val images" in done.stderr
     assert not (tmp_path / "report").exists()
 
 
@@ -334,7 +337,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(typed, small, tmp_path):
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for folder in (run, straight)
     )
     assert all(torch.equal(weights[key], wanted[key]) for key in wanted)
-    alone = checkpoint.load(run / "checkpoints" / "model.safetensors")
+    alone = checkpoint.load_classifier(run / "checkpoints" / "model.safetensors")
     assert alone.about["data_hash"] == json.loads((run / "run.json").read_text())["data_hash"]
 
     again = typed("train", f"resume={run}")
@@ -380,7 +383,7 @@ def test_a_signal_ends_a_sweep_with_its_table_and_it_can_go_on(typed, small, tmp
     assert json.loads((first / "1_shufflenet_seed1" / "run.json").read_text())["status"] == "finished"
     assert len(pd.read_csv(first / "1_shufflenet_seed1" / "metrics.csv")) == 2
     resumed = compose("train", [*small, "seed=1", f"paths.runs={runs}"])
-    assert sweeps.finished(resumed, DefectData(**plain(resumed.data), split=plain(resumed.split))) is not None
+    assert sweep.find_finished(resumed, DefectData(**plain(resumed.data), split=plain(resumed.split))) is not None
 
 
 def test_resume_auto_goes_on_in_the_folder_of_the_unfinished_run_or_begins_one(typed, small, tmp_path):
@@ -449,7 +452,7 @@ def test_the_average_of_the_weights_is_what_is_saved_and_stopping_early_stops(sm
     assert any(not torch.equal(saved["state_dict"][k], v) for k, v in saved["current_model_state"].items())
 
 
-def test_evaluate_finds_moved_pictures_and_refuses_others(typed, finished_run, photographs, tmp_path):
+def test_evaluate_finds_moved_images_and_refuses_others(typed, finished_run, photographs, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(photographs, moved)
     words = [f"run={finished_run}", f"output={tmp_path / 'out'}", f"data.root={moved}", "split=val"]
@@ -458,11 +461,11 @@ def test_evaluate_finds_moved_pictures_and_refuses_others(typed, finished_run, p
     again, before = (json.loads((f / "metrics.json").read_text())["val"] for f in (tmp_path / "out", finished_run))
     assert again["loss"] == pytest.approx(before["loss"], abs=1e-6)
     assert again["per_class"] == before["per_class"]
-    for picture in moved.rglob("*.png"):
-        Image.new("RGB", (8, 8)).save(picture)
+    for image in moved.rglob("*.png"):
+        Image.new("RGB", (8, 8)).save(image)
     done = typed("evaluate", *words)
     assert done.returncode == 2
-    assert "is not the picture that the run was made with" in done.stderr
+    assert "is not the image that the run was made with" in done.stderr
 
 
 @pytest.mark.slow
@@ -483,7 +486,7 @@ def test_two_processes_end_as_one_run(command, small, tmp_path):
     expected = pd.read_csv(tmp_path / "catalog.csv").query("split == 'test'")["path"]
     assert pd.read_csv(tmp_path / "predictions.csv")["path"].tolist() == expected.tolist()  # each once
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
-    # an odd number of pictures, of which two processes counted each once: as one process does for the same checkpoint
+    # an odd number of images, of which two processes counted each once: as one process does for the same checkpoint
     assert len(pd.read_csv(tmp_path / "catalog.csv").query("split == 'val'")) == 9
     row = pd.read_csv(tmp_path / "metrics.csv").iloc[metrics["best_epoch"]]
     for name in ("loss", "accuracy", "precision", "recall", "f1"):
@@ -570,15 +573,15 @@ def test_overfitting_two_batches_sees_every_class(small, tmp_path):
     assert history["train/loss"].iloc[-1] < history["train/loss"].iloc[0]
 
 
-def test_a_run_whose_test_pictures_select_the_model_says_so(typed, small, tmp_path):
+def test_a_run_whose_test_images_select_the_model_says_so(typed, small, tmp_path):
     done = typed("train", *small, "split=paper", f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    note = "selected on the evaluation pictures"
-    assert done.stdout.count(note) == 2  # below the pictures and below the results
+    note = "selected on the evaluation images"
+    assert done.stdout.count(note) == 2  # below the images and below the results
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["note"] == note
     compared = typed("compare", f"runs={tmp_path / 'run'}")
     assert "shufflenet" in compared.stdout
-    assert "Each run chose its best epoch on the very pictures that judge it" in " ".join(compared.stdout.split())
+    assert "Each run chose its best epoch on the very images that judge it" in " ".join(compared.stdout.split())
     audited = typed("audit", *small[:2], "split=paper", f"output={tmp_path / 'audit'}")
     assert note in audited.stdout
     assert note in (tmp_path / "audit" / "audit.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How fast pictures come from files to the device, beside torchvision's ImageFolder on the same files."""
+"""How fast images come from files to the device, beside torchvision's ImageFolder on the same files."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,10 +22,10 @@ from alu_defects.benchmarking import memory
 from alu_defects.benchmarking.results import Table
 from alu_defects.benchmarking.timing import Seconds, Spread, Task, interleaved, ratio
 from alu_defects.config import plain, whole_numbers
-from alu_defects.data import pixels
+from alu_defects.data import decode
 from alu_defects.data.augment import Augment, uniforms
+from alu_defects.data.cache import PixelCache
 from alu_defects.data.datamodule import DefectData
-from alu_defects.data.pixel_cache import PixelCache
 from alu_defects.errors import UserError
 
 IMAGE_FOLDER = "ImageFolder"
@@ -33,28 +33,28 @@ BUILD = "decoding into the cache, and the first epoch"
 LATER = "a later epoch"
 AUGMENTED = "a later epoch, augmented"
 _NOTE = (
-    "From the files, which the system has in its memory already, to batches of {batch} pictures of {size}×{size} on "
+    "From the files, which the system has in its memory already, to batches of {batch} images of {size}×{size} on "
     "the {device}. ImageFolder: torchvision, Pillow's full decoding, resized, normalised, {cores} worker processes. "
     "Median (range) of {repeats} interleaved rounds; ×: how many times as fast, round by round."
 )
 
 
 def measure(config: DictConfig) -> list[Table]:
-    """Measure epochs over `config.pictures` pictures of the data set, and what they need of memory and disk.
+    """Measure epochs over `config.images` images of the data set, and what they need of memory and disk.
 
     Raises:
-        UserError: settings of the data that cannot be, or fewer than a batch of pictures.
+        UserError: settings of the data that cannot be, or fewer than a batch of images.
     """
     options, augment = plain(config.data), plain(config.augment)
     device = torch.device("cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    DefectData(**options, split=plain(config.split)).scan()  # generates the pictures, if need be
+    DefectData(**options, split=plain(config.split)).scan()  # generates the images, if need be
     started = perf_counter()
     whole = DefectData(**options, split=plain(config.split))
     table = whole.scan()
     scanned = perf_counter() - started
-    complete = min(config.pictures, len(table)) // whole.batch_size * whole.batch_size  # the loader drops a rest
+    complete = min(config.images, len(table)) // whole.batch_size * whole.batch_size  # the loader drops a rest
     if not complete:
-        raise UserError(f"pictures={config.pictures} is fewer than a batch; give {whole.batch_size} or more")
+        raise UserError(f"images={config.images} is fewer than a batch; give {whole.batch_size} or more")
     chosen = np.linspace(0, len(table) - 1, complete).round().astype(int)
     own = table.iloc[chosen].assign(split="train")
     with ExitStack() as stack:
@@ -94,16 +94,16 @@ def measure(config: DictConfig) -> list[Table]:
         "Memory: of the process and its workers, above what it was before, pages of the mapped file counted."
     )
     rows = list(_rows(seconds, len(own), held, {BUILD: disk, LATER: disk, AUGMENTED: disk}))
-    return [Table(f"data path: {len(own)} pictures of {_sizes(whole.root, own)}", pd.DataFrame(rows), note)]
+    return [Table(f"data path: {len(own)} images of {_sizes(whole.root, own)}", pd.DataFrame(rows), note)]
 
 
 def _rows(
-    seconds: dict[str, Seconds], pictures: int, held: dict[str, float], disk: dict[str, float]
+    seconds: dict[str, Seconds], images: int, held: dict[str, float], disk: dict[str, float]
 ) -> Iterator[dict[str, Any]]:
     for name, taken in seconds.items():
         yield {
             "way": name,
-            "img/s": Spread.of(pictures / taken),
+            "img/s": Spread.of(images / taken),
             f"× {IMAGE_FOLDER}": ratio(seconds[IMAGE_FOLDER], taken),
             "memory (MB)": held[name],
             "disk (MB)": disk.get(name, 0.0),
@@ -146,16 +146,16 @@ def _wait(device: torch.device) -> Callable[[], object] | None:
 
 
 def _sizes(root: Path, table: pd.DataFrame) -> str:
-    """Width and height of the first picture, which nearly always is that of all."""
-    with Image.open(root / table["path"].iloc[0]) as picture:
-        return f"{picture.width}×{picture.height}"
+    """Width and height of the first image, which nearly always is that of all."""
+    with Image.open(root / table["path"].iloc[0]) as image:
+        return f"{image.width}×{image.height}"
 
 
 def extrapolated(config: DictConfig) -> Table:
-    """What decoding `config.rows` pictures would take and fill, from `config.pictures` of the data set."""
+    """What decoding `config.rows` images would take and fill, from `config.images` of the data set."""
     options = plain(config.data)
     data = DefectData(**options, split=plain(config.split))
-    table = data.scan().head(config.pictures)
+    table = data.scan().head(config.images)
     paths, sha256s = [data.root / path for path in table["path"]], table["sha256"].to_list()
     taken, size = [], 0
     for _ in range(config.repeats):
@@ -163,7 +163,7 @@ def extrapolated(config: DictConfig) -> Table:
             cache = PixelCache(Path(folder), data.image_size, data.resize)
             started = perf_counter()
             if broken := cache.fill(paths, sha256s, time(), progress=False):
-                raise pixels.cannot_decode(broken)
+                raise decode.decoding_error(broken)
             taken.append((perf_counter() - started) / len(table))
             size = sum(file.stat().st_size for file in cache.folder.iterdir())
     seconds = np.array(taken)
@@ -171,5 +171,5 @@ def extrapolated(config: DictConfig) -> Table:
         {"rows": number, "decoding (s)": Spread.of(number * seconds), "disk (GB)": number * size / len(table) / 1e9}
         for number in whole_numbers(config, "rows")
     ]
-    note = f"Measured on {len(table)} pictures of {_sizes(data.root, table)}; data.image_size={data.image_size}."
+    note = f"Measured on {len(table)} images of {_sizes(data.root, table)}; data.image_size={data.image_size}."
     return Table("pixel cache, extrapolated", pd.DataFrame(rows), note)

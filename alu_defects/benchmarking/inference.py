@@ -20,32 +20,32 @@ from alu_defects.benchmarking.results import Table
 from alu_defects.benchmarking.timing import Seconds, Spread, Task, first_call, interleaved, ratio
 from alu_defects.config import backbone_options, whole_numbers
 from alu_defects.errors import UserError
-from alu_defects.learning import precision, threads
 from alu_defects.models import registry
 from alu_defects.models.backbone import Backbone
-from alu_defects.taxonomy import CLASS_NAMES
+from alu_defects.tianchi_classes import CLASS_NAMES
+from alu_defects.training import threads, trainer
 
 EAGER = "eager"  # float32, NCHW: what all others are compared with
 _NOTE = (
     "eager: float32, NCHW; channels_last: float32, NHWC; bf16: channels_last with autocast; "
-    "compiled: channels_last with torch.compile. Pictures are on the device already. "
+    "compiled: channels_last with torch.compile. Images are on the device already. "
     "Median (range) of {repeats} interleaved rounds; {more}"
 )
 
 
 def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Measure the size of each network, the latency of one picture and the throughput of batches.
+    """Measure the size of each network, the latency of one image and the throughput of batches.
 
     Args:
         config: conf/benchmark.yaml, composed.
         models: what a network is called in the tables → its group `model`.
 
     Raises:
-        UserError: an unknown network, a picture too small for one, a batch too large for the memory, or a GPU or a
+        UserError: an unknown network, an image too small for one, a batch too large for the memory, or a GPU or a
             compiler that is not there.
     """
     batch_sizes, image_sizes = whole_numbers(config, "batch_sizes"), whole_numbers(config, "image_sizes")
-    threads.fix(config.trainer.threads)
+    threads.set_threads(config.trainer.threads)
     device = _device(config.trainer.accelerator)
     networks = {
         (name, pixels): _network(name, options, pixels) for name, options in models.items() for pixels in image_sizes
@@ -74,15 +74,15 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
     note = _NOTE.format(repeats=config.repeats, more="× eager: how many times faster, taken round by round.")
     calls = "p95 of the calls of all rounds. " + note
     tables = (
-        Table("networks", pd.DataFrame(sizes), f"{len(CLASS_NAMES)} classes; GMACs: of one picture."),
-        Table(f"latency of one picture on {device.type}", pd.DataFrame(latency), calls),
+        Table("networks", pd.DataFrame(sizes), f"{len(CLASS_NAMES)} classes; GMACs: of one image."),
+        Table(f"latency of one image on {device.type}", pd.DataFrame(latency), calls),
         Table(f"throughput on {device.type}", pd.DataFrame(throughput), note),
     )
     return [table for table in tables if len(table.frame)]
 
 
 def gmacs(network: nn.Module, pixels: int) -> float:
-    """Multiplications with addition, in 10⁹, of one picture through convolutions and linear layers."""
+    """Multiplications with addition, in 10⁹, of one image through convolutions and linear layers."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:  # under inference_mode it misses linear layers
         network(torch.zeros(1, 3, pixels, pixels))
     return float(counter.get_total_flops()) / 2 / 1e9
@@ -98,7 +98,7 @@ def _device(accelerator: str) -> torch.device:
 
 
 def _network(name: str, options: Mapping[str, Any], pixels: int) -> Backbone:
-    network = registry.create(**backbone_options(options), num_classes=len(CLASS_NAMES), image_size=pixels)
+    network = registry.create_backbone(**backbone_options(options), num_classes=len(CLASS_NAMES), image_size=pixels)
     if pixels < network.min_input_size:
         raise UserError(f"image_sizes={pixels} is too small for {name}; give {network.min_input_size} or more")
     return network.eval()
@@ -145,7 +145,7 @@ def _variants(network: Backbone, images: Tensor, compiled: bool) -> dict[str, Ta
 
 def _computes_in_bf16(device: torch.device) -> bool:
     """Whether there are instructions for it; where there are none, compiling it takes long for nothing."""
-    return precision.native_bf16(device.type)
+    return trainer.native_bf16(device.type)
 
 
 def _latency(first: Mapping[str, float], seconds: Mapping[str, Seconds]) -> Iterator[dict[str, Any]]:
@@ -183,6 +183,6 @@ def _mended(name: str, pixels: int, batch: int, device: torch.device) -> Iterato
         if "tried to allocate" not in str(error).lower() and not isinstance(error, MemoryError):
             raise
         raise UserError(
-            f"batch_sizes={batch}: so many pictures of {pixels}×{pixels} in {name} do not fit into the memory "
+            f"batch_sizes={batch}: so many images of {pixels}×{pixels} in {name} do not fit into the memory "
             f"of the {device.type}; leave {batch} out"
         ) from error

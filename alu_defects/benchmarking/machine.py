@@ -11,7 +11,7 @@ from typing import Any
 import joblib
 import torch
 
-from alu_defects.learning.run import PACKAGES
+from alu_defects.runs.run import PACKAGES
 
 # instruction sets that convolutions and matrix products use: of x86, then of ARM
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")

@@ -1,4 +1,4 @@
-"""How the cost of the catalogue, its division and its files grows with the number of pictures."""
+"""How the cost of the catalogue, its division and its files grows with the number of images."""
 
 import hashlib
 import math
@@ -23,9 +23,9 @@ from alu_defects.benchmarking.results import Table, for_people
 from alu_defects.benchmarking.timing import Spread, turns
 from alu_defects.config import plain, whole_numbers
 from alu_defects.data import catalog, leakage, similarity, splits
-from alu_defects.data.catalog import Picture
+from alu_defects.data.catalog import ImageRecord
 from alu_defects.errors import UserError
-from alu_defects.taxonomy import CLASS_NAMES, CLASSES
+from alu_defects.tianchi_classes import CLASS_NAMES, CLASSES
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ MEMORY, ADDED = "memory", "memory after imports"
 
 
 def measure(config: DictConfig) -> list[Table]:
-    """Make, divide, probe, hash, save and load catalogues of `config.rows` pictures, each in a process of its own.
+    """Make, divide, probe, hash, save and load catalogues of `config.rows` images, each in a process of its own.
 
     Raises:
         UserError: too few rows, a split that does not exist, or more rows than the memory holds.
@@ -54,15 +54,17 @@ def measure(config: DictConfig) -> list[Table]:
     return [_seconds(spreads, f"split={split['name']}, repeats={config.repeats}"), _memory(spreads)]
 
 
-def pictures(number: int) -> Iterator[Picture]:
-    """Pictures of eleven classes in the archives' layout, shot in bursts of one to three, ten seconds apart."""
+def images(number: int) -> Iterator[ImageRecord]:
+    """Images of eleven classes in the archives' layout, shot in bursts of one to three, ten seconds apart."""
     time = datetime(2018, 8, 30)
     bursts = zip(cycle(CLASSES), cycle((1, 2, 3)), strict=False)  # 11 and 3: every class has bursts of every length
     made = 0
     for kind, length in bursts:
         for _ in range(min(length, number - made)):
             sha256 = hashlib.sha256(str(made).encode()).hexdigest()
-            yield Picture(f"{kind.folder}/{kind.folder}{time:%Y%m%d%H%M%S}对照样本.jpg", (kind.name,), sha256=sha256)
+            yield ImageRecord(
+                f"{kind.folder}/{kind.folder}{time:%Y%m%d%H%M%S}对照样本.jpg", (kind.name,), sha256=sha256
+            )
             made += 1
             time += timedelta(seconds=10)
         if made == number:
@@ -71,7 +73,7 @@ def pictures(number: int) -> Iterator[Picture]:
 
 
 def cost(number: int, split: Mapping[str, Any]) -> dict[str, float]:
-    """What a catalogue of so many pictures costs in this process: seconds by stage (`STAGES`), and MB of memory."""
+    """What a catalogue of so many images costs in this process: seconds by stage (`STAGES`), and MB of memory."""
     imported = memory.peak()
     seconds: dict[str, float] = {}
 
@@ -81,19 +83,19 @@ def cost(number: int, split: Mapping[str, Any]) -> dict[str, float]:
         seconds[stage] = perf_counter() - start
         return result
 
-    taken = list(pictures(number))
-    table = timed("build", lambda: catalog.build(Path(), taken, [], CLASS_NAMES)).table
-    divided = timed("divide", lambda: splits.divide(table, **split))
-    timed("probe", lambda: leakage.probe(divided))
+    taken = list(images(number))
+    table = timed("build", lambda: catalog.build_catalog(Path(), taken, [], CLASS_NAMES)).table
+    divided = timed("divide", lambda: splits.split_catalog(table, **split))
+    timed("probe", lambda: leakage.time_only_baseline(divided))
     timed("hash", lambda: catalog.data_hash(divided))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "catalog.csv")
-        timed("save", lambda: catalog.save(divided, file))
-        timed("load", lambda: catalog.load(file))
+        timed("save", lambda: catalog.save_catalog(divided, file))
+        timed("load", lambda: catalog.load_catalog(file))
     peak = memory.peak()
     seconds["total"] = sum(seconds.values())
     if number <= MOST_COMPARED:
-        hashes = np.random.default_rng(0).integers(0, 256, (number, similarity.BITS // 8), dtype=np.uint8)
+        hashes = np.random.default_rng(0).integers(0, 256, (number, similarity.HASH_BITS // 8), dtype=np.uint8)
         timed(PAIRS, lambda: similarity.near_duplicates(hashes))
     return seconds | {MEMORY: peak / 1e6, ADDED: (peak - imported) / 1e6}
 

@@ -1,4 +1,4 @@
-"""What a training step costs: by itself, fed with pictures, and in the whole of Lightning."""
+"""What a training step costs: by itself, fed with images, and in the whole of Lightning."""
 
 import copy
 import math
@@ -23,12 +23,12 @@ from alu_defects.benchmarking.results import Table
 from alu_defects.benchmarking.timing import Spread, ratio, turns
 from alu_defects.config import backbone_options, plain, whole_numbers
 from alu_defects.data.augment import Augment, as_float, uniforms
-from alu_defects.data.batches import Batch
 from alu_defects.data.datamodule import DefectData
+from alu_defects.data.loading import Batch
 from alu_defects.errors import UserError
-from alu_defects.learning import optimizers, threads, trainer
-from alu_defects.learning.history import History
-from alu_defects.learning.module import Classifier
+from alu_defects.training import optimization, threads, trainer
+from alu_defects.training.history import History
+from alu_defects.training.module import Classifier
 
 EAGER, FIXED, FED, LIGHTNING = "eager", "1 fixed", "2 fed", "3 Lightning"
 _NOTE = (
@@ -49,9 +49,9 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
         models: what a network is called in the tables → its group `model`.
 
     Raises:
-        UserError: an unknown network, a picture too small for one, or settings of the data that cannot be.
+        UserError: an unknown network, an image too small for one, or settings of the data that cannot be.
     """
-    threads.fix(config.trainer.threads)
+    threads.set_threads(config.trainer.threads)
     return [_measure(config, models, pixels) for pixels in whole_numbers(config, "image_sizes")]
 
 
@@ -68,7 +68,7 @@ def _measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]], pixels
     for name, model in models.items():
         pl.seed_everything(0, verbose=False)
         classifier = _classifier(config, model, data)
-        fit = trainer.create({**plain(config.trainer), "max_epochs": 1}, {}, [], classifier.backbone)
+        fit = trainer.create_trainer({**plain(config.trainer), "max_epochs": 1}, {}, [], classifier.backbone)
         device = fit.strategy.root_device
         data.place(device)
         macs = gmacs(classifier.backbone.eval(), pixels)
@@ -115,7 +115,7 @@ def _classifier(config: DictConfig, model: Mapping[str, Any], data: DefectData) 
         loss=plain(config.loss),
         optimizer=plain(whole.optimizer),
         scheduler=plain(config.scheduler),
-        compile=trainer.compiles(config.compile, plain(config.trainer)),
+        compile=trainer.should_compile(config.compile, plain(config.trainer)),
     )
 
 
@@ -154,7 +154,7 @@ def _timed(step: Callable[[Batch], None], batch: Callable[[], Batch], device: to
 def _step(
     forward: Callable[[Batch], Tensor], classifier: Classifier, changes: Mapping[str, Any], autocast: bool
 ) -> Callable[[Batch], None]:
-    optimizer = optimizers.create({**classifier.optimizer_options, **changes}, classifier.parameters())
+    optimizer = optimization.create_optimizer({**classifier.optimizer_options, **changes}, classifier.parameters())
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()
@@ -207,7 +207,7 @@ def _lightning(config: DictConfig, classifier: Classifier, data: DefectData, ste
     clock = {"_target_": f"{__name__}.{Clock.__name__}"}
     with tempfile.TemporaryDirectory() as folder:
         loggers = [TensorBoardLogger(folder, name="", version=""), History(Path(folder, "metrics.csv"))]
-        fit = trainer.create(options, {"clock": clock}, loggers, classifier.backbone)
+        fit = trainer.create_trainer(options, {"clock": clock}, loggers, classifier.backbone)
         fit.fit(classifier, datamodule=data)
     (found,) = (c for c in fit.callbacks if isinstance(c, Clock))  # type: ignore[attr-defined]
     return float(found.seconds) * steps / counted

@@ -13,7 +13,7 @@ SUFFIXES = frozenset({".json", ".xml"})
 
 
 class AnnotationError(Exception):
-    """A file does not say what is in the picture; the message names the file's fault."""
+    """A file does not say what is in the image; the message names the file's fault."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Box:
     bottom: float
 
 
-def beside(picture: str, annotations: Set[str]) -> str:
-    """The annotation of a picture: of the same name beside it, or in VOC's `Annotations/`; "" if there is none."""
+def beside(image: str, annotations: Set[str]) -> str:
+    """The annotation of an image: of the same name beside it, or in VOC's `Annotations/`; "" if there is none."""
     if not annotations:
         return ""
-    path = PurePosixPath(picture)
+    path = PurePosixPath(image)
     voc = path.parent.parent / "Annotations" / f"{path.stem}.xml"
     candidates = (path.with_suffix(".json"), path.with_suffix(".xml"), voc)
     return next((str(candidate) for candidate in candidates if str(candidate) in annotations), "")

@@ -36,7 +36,7 @@ def _mix(z: Any) -> Any:
 
 
 def as_float(images: Tensor) -> Tensor:
-    """Map uint8 pictures to [0, 1], float32 (B, C, H, W), each channel a plane, which is fastest to work on."""
+    """Map uint8 images to [0, 1], float32 (B, C, H, W), each channel a plane, which is fastest to work on."""
     return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
@@ -45,12 +45,12 @@ class Augment:
     """Flips, small affine changes, brightness, contrast and colour; 0 or false switches each off.
 
     Attributes:
-        horizontal_flip, vertical_flip: flip half of the pictures.
+        horizontal_flip, vertical_flip: flip half of the images.
         degrees: rotate by up to this angle either way.
         translate: shift by up to this fraction of the side either way.
         scale: enlarge or shrink by up to this fraction.
         brightness: add up to this fraction of the full range either way.
-        contrast: stretch about the picture's mean by up to this fraction either way.
+        contrast: stretch about the image's mean by up to this fraction either way.
         saturation: strengthen or weaken colours by up to this fraction; 1 is from grey to twice as strong.
     """
 
@@ -63,7 +63,7 @@ class Augment:
     contrast: float = 0.2
     saturation: float = 0.0
 
-    COUNT: ClassVar = 9  # random numbers a picture
+    COUNT: ClassVar = 9  # random numbers an image
 
     def __call__(self, images: Tensor, random: Tensor) -> Tensor:
         """Change float images (B, C, H, W) in [0, 1]; each by its own random numbers in [0, 1), (B, COUNT)."""

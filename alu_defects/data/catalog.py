@@ -1,15 +1,15 @@
-"""The catalogue: a table with one row a picture, every column text.
+"""The catalogue: a table with one row an image, every column text.
 
 Columns:
     path: relative to the root, with forward slashes.
-    label: class name; "" for a picture that has none or several.
+    label: class name; "" for an image that has none or several.
     labels: all class names, joined by "|" in the order of the taxonomy.
     boxes: JSON list of {"label": name, "box": [left, top, right, bottom]} in pixels; "" where none are known.
     time: of the photograph, from the file name, such as 2018-08-30T16:45:45; "" where there is none.
     archive: name of the folder that an archive was extracted to; "" outside of archives.
     sha256: of the file's bytes.
 
-Dividing the pictures adds `session` and `split`.
+Dividing the images adds `session` and `split`.
 """
 
 import csv
@@ -17,16 +17,17 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from alu_defects.data import files
-from alu_defects.data.left_out import EXPECTED, LeftOut, Reason
 from alu_defects.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -34,15 +35,57 @@ log = logging.getLogger(__name__)
 pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed, refuses names that are not UTF-8
 
 COLUMNS = ("path", "label", "labels", "boxes", "time", "archive", "sha256")
-LEFT_OUT_COLUMNS = ("path", "archive", "label", "reason", "detail")
+EXCLUDED_COLUMNS = ("path", "archive", "label", "reason", "detail")
 
 # 20180830164545, or as phones write it, 20180830_164545 and 20180830-164545123 with milliseconds
 _TIME = re.compile(r"(?<![0-9])([0-9]{8})(?:([0-9]{6})|[_-]([0-9]{6})(?:[0-9]{3})?)(?![0-9])")
 
 
+class Reason(StrEnum):
+    """Why something is left out; `LeftOut.detail` says what the reason alone does not."""
+
+    HIDDEN = "hidden"
+    NOT_A_IMAGE = "not an image"
+    FOLDER_FOR_FILE = "a folder where a file is expected"  # and all it holds
+    LINKED_AGAIN = "a folder that was entered before"  # detail: where
+    NO_CLASS_FOLDER = "lies in no class folder"
+    UNKNOWN_CLASS = "unknown class folder"  # detail: the folder
+    NO_ANNOTATION = "no usable annotation"  # detail: what is wrong with it
+    NO_IMAGE = "annotation without an image"
+    SAME_NAME = "same file name"  # detail: the image that is kept
+    SAME_CONTENT = "same content"  # detail: the image that is kept
+    TWO_LABELS = "same content under another label"  # detail: the other image, left out as well
+    CLASS_OTHER = "class other"
+    ROUND1 = "round 1; data.round=1 reads it"
+    ROUND2 = "round 2; data.round=2 reads it"
+
+
+# as the archives and file systems are; all others are worth a warning
+EXPECTED = frozenset(
+    {
+        Reason.HIDDEN,
+        Reason.SAME_NAME,
+        Reason.SAME_CONTENT,
+        Reason.CLASS_OTHER,
+        Reason.ROUND1,
+        Reason.ROUND2,
+    }
+)
+
+
+class Excluded(NamedTuple):
+    """One file or folder that is left out."""
+
+    path: str  # relative to the root, with forward slashes
+    reason: Reason
+    detail: str = ""
+    archive: str = ""
+    label: str = ""
+
+
 @dataclass(frozen=True)
-class Picture:
-    """What is known of one picture before it becomes a row; the fields are named after the columns."""
+class ImageRecord:
+    """What is known of one image before it becomes a row; the fields are named after the columns."""
 
     path: str
     labels: tuple[str, ...]
@@ -60,9 +103,9 @@ class Picture:
         """The class if there is exactly one, else ""."""
         return self.labels[0] if len(self.labels) == 1 else ""
 
-    def leave_out(self, reason: Reason, detail: str = "") -> LeftOut:
-        """The row of the other table, for a picture that is not taken."""
-        return LeftOut(self.path, reason, detail, self.archive, "|".join(self.labels))
+    def leave_out(self, reason: Reason, detail: str = "") -> Excluded:
+        """The row of the other table, for an image that is not taken."""
+        return Excluded(self.path, reason, detail, self.archive, "|".join(self.labels))
 
 
 @dataclass(frozen=True)
@@ -101,41 +144,43 @@ def existing_root(root: str | Path) -> Path:
     path = Path(str(root)).expanduser().absolute()  # the command line reads a folder named 2018 as a number
     if not path.is_dir():
         meant = "" if str(path) == str(root) else f" ({path})"
-        raise UserError(f"data.root={root} is not a folder{meant}; give the folder of the pictures")
+        raise UserError(f"data.root={root} is not a folder{meant}; give the folder of the images")
     return path
 
 
-def hashed(root: Path, pictures: Sequence[Picture]) -> list[Picture]:
-    """The pictures with the hash of their content.
+def with_hashes(root: Path, images: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """The images with the hash of their content.
 
     Raises:
         UserError: a file cannot be read.
     """
-    found = files.hashes(root / picture.path for picture in pictures)
-    return [replace(picture, sha256=sha256) for picture, sha256 in zip(pictures, found, strict=True)]
+    found = hash_files(root / image.path for image in images)
+    return [replace(image, sha256=sha256) for image, sha256 in zip(images, found, strict=True)]
 
 
-def build(root: Path, pictures: Sequence[Picture], left_out: Sequence[LeftOut], classes: Sequence[str]) -> Scan:
+def build_catalog(
+    root: Path, images: Sequence[ImageRecord], left_out: Sequence[Excluded], classes: Sequence[str]
+) -> Scan:
     """Make the tables; what was left out is logged, with a warning where that is not to be expected.
 
     Args:
         root: for messages.
-        pictures: become the rows, sorted by class and path; pictures of several classes and of none come last.
+        images: become the rows, sorted by class and path; images of several classes and of none come last.
         left_out: becomes the other table, sorted by path.
         classes: all class names in their order.
 
     Raises:
-        UserError: the pictures of one class each are of fewer than two classes.
+        UserError: the images of one class each are of fewer than two classes.
     """
-    examples = {picture.labels: picture for picture in pictures}  # few, however many pictures there are
-    labels = {picture.label for picture in examples.values()} - {""}
+    examples = {image.labels: image for image in images}  # few, however many images there are
+    labels = {image.label for image in examples.values()} - {""}
     if len(labels) < 2:
-        held = f"one class only, {labels.pop()}" if labels else "no picture with a class of its own"
+        held = f"one class only, {labels.pop()}" if labels else "no image with a class of its own"
         raise UserError(f"data.root={root} holds {held}; a classifier needs two or more class folders")
     numbers = {name: number for number, name in enumerate((*classes, "several", "unlabelled"))}
-    rank = {labels: numbers[_kind(picture.label, labels)] for labels, picture in examples.items()}
-    rows = sorted(pictures, key=attrgetter("path"))
-    rows.sort(key=lambda picture: rank[picture.labels])  # as by class and path at once, in half the time
+    rank = {labels: numbers[_kind(image.label, labels)] for labels, image in examples.items()}
+    rows = sorted(images, key=attrgetter("path"))
+    rows.sort(key=lambda image: rank[image.labels])  # as by class and path at once, in half the time
     table = pd.DataFrame(
         [(p.path, p.label, "|".join(p.labels), p.boxes, capture_time(p.name), p.archive, p.sha256) for p in rows],
         columns=COLUMNS,
@@ -143,19 +188,19 @@ def build(root: Path, pictures: Sequence[Picture], left_out: Sequence[LeftOut], 
     )
     missing = pd.DataFrame(
         [(one.path, one.archive, one.label, one.reason.value, one.detail) for one in sorted(left_out)],
-        columns=LEFT_OUT_COLUMNS,
+        columns=EXCLUDED_COLUMNS,
         dtype=str,
     )
     scan = Scan(table, missing)
-    for reason, count in reasons(scan).items():
+    for reason, count in count_reasons(scan).items():
         path, detail = missing.loc[missing["reason"] == reason, ["path", "detail"]].iloc[0]
         level = logging.INFO if reason in EXPECTED else logging.WARNING
         log.log(level, "left out: %d × %s, such as %s%s", count, reason, path, f" ({detail})" if detail else "")
     return scan
 
 
-def summary(scan: Scan) -> pd.DataFrame:
-    """Pictures by class (rows) and archive (columns), with totals; those of no archive are in total alone."""
+def count_by_archive(scan: Scan) -> pd.DataFrame:
+    """Images by class (rows) and archive (columns), with totals; those of no archive are in total alone."""
     table = scan.table
     kinds = pd.Series([_kind(*row) for row in zip(table["label"], table["labels"], strict=True)], name="class")
     counts = pd.crosstab(kinds, table["archive"]).reindex(kinds.unique())
@@ -164,7 +209,7 @@ def summary(scan: Scan) -> pd.DataFrame:
     return counts.drop(columns="", errors="ignore").rename_axis(index="class", columns="archive")
 
 
-def reasons(scan: Scan) -> pd.Series:
+def count_reasons(scan: Scan) -> pd.Series:
     """How many files and folders were left out for which reason, the most frequent first."""
     return scan.left_out["reason"].value_counts()
 
@@ -173,8 +218,8 @@ def _kind(label: str, labels: str | tuple[str, ...]) -> str:
     return label or ("several" if labels else "unlabelled")
 
 
-def verify(root: Path, table: pd.DataFrame) -> None:
-    """Make sure that the pictures of a catalogue lie below a root, unchanged.
+def verify_files(root: Path, table: pd.DataFrame) -> None:
+    """Make sure that the images of a catalogue lie below a root, unchanged.
 
     Raises:
         UserError: one is missing or has another content; it is named.
@@ -182,24 +227,42 @@ def verify(root: Path, table: pd.DataFrame) -> None:
     paths = [root / path for path in table["path"]]
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path} is missing; give the folder of the run's pictures with data.root=…")
-    for path, now, then in zip(paths, files.hashes(paths), table["sha256"], strict=True):
+            raise UserError(f"{path} is missing; give the folder of the run's images with data.root=…")
+    for path, now, then in zip(paths, hash_files(paths), table["sha256"], strict=True):
         if now != then:
-            raise UserError(f"{path} is not the picture that the run was made with; restore it")
+            raise UserError(f"{path} is not the image that the run was made with; restore it")
 
 
 def data_hash(catalog: pd.DataFrame) -> str:
-    """SHA-256 of which pictures there are, how they are labelled and how they are split."""
+    """SHA-256 of which images there are, how they are labelled and how they are split."""
     columns = [c for c in ("path", "label", "split", "sha256") if c in catalog]
     text = catalog[columns].sort_values("path").to_csv(index=False, lineterminator="\n")
     return hashlib.sha256(os.fsencode(text)).hexdigest()
 
 
-def save(catalog: pd.DataFrame, path: Path) -> None:
+def save_catalog(catalog: pd.DataFrame, path: Path) -> None:
     """Write a catalogue as CSV; names that are not UTF-8 survive and, thanks to the quotes, those with line ends."""
     catalog.to_csv(path, index=False, errors="surrogateescape", quoting=csv.QUOTE_ALL)
 
 
-def load(path: Path) -> pd.DataFrame:
-    """Read a catalogue written by `save`."""
+def load_catalog(path: Path) -> pd.DataFrame:
+    """Read a catalogue written by `save_catalog`."""
     return pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+
+
+def hash_files(paths: Iterable[Path]) -> list[str]:
+    """SHA-256 of the bytes of each file.
+
+    Raises:
+        UserError: a file cannot be read; it is named.
+    """
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+        return list(pool.map(_sha256, paths))
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions or remove it") from error

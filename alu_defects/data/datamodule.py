@@ -14,13 +14,11 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
-from alu_defects.data import bit_depth, pixels, similarity, sources, splits
+from alu_defects.data import bit_depth, decode, similarity, sources, splits
 from alu_defects.data.augment import Augment, as_float, uniforms
-from alu_defects.data.batches import Batch, Pictures, whole_batch
+from alu_defects.data.cache import CACHES, DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
 from alu_defects.data.catalog import Scan
-from alu_defects.data.pixel_cache import PixelCache
-from alu_defects.data.samplers import EpochSampler, Share
-from alu_defects.data.stores import CACHES, DEVICE_FRACTION, Decoded, Files
+from alu_defects.data.loading import Batch, EpochSampler, ImageDataset, ShardSampler, return_batch
 from alu_defects.errors import UserError, check_choice
 
 log = logging.getLogger(__name__)
@@ -29,32 +27,32 @@ ON_BROKEN = ("error", "exclude")
 
 
 class DefectData(LightningDataModule):
-    """Labelled photographs, divided into train, val and test, as batches of uint8 pictures.
+    """Labelled photographs, divided into train, val and test, as batches of uint8 images.
 
     Args:
         source: how `root` is read: folder, tianchi or synthetic.
-        root: the folder with the pictures.
+        root: the folder with the images.
         image_size: side in pixels to which the whole frame is resized.
         resize: squash or letterbox.
-        bits: what 16-bit pictures use of their bits, of `pixels.BITS`, or `auto`, see `bit_depth.choose`.
+        bits: what 16-bit images use of their bits, of `pixels.BITS`, or `auto`, see `bit_depth.choose_bits`.
         cache: where decoded pixels are kept: `disk` maps a file into memory, `memory` and `device` read it into that
             of the machine or the GPU, `none` decodes in every epoch, and `auto` is device where they fit into a quarter
             of a GPU's free memory, else disk.
         cache_dir: the folder of that file, for all data sets.
-        batch_size: pictures a batch.
+        batch_size: images a batch.
         num_workers: processes that gather batches; `auto` is 0, since they would only copy pixels that are decoded, and
             one a core with `cache=none`.
-        split: arguments of `splits.divide`; empty where `use` gives a catalogue that has its split.
+        split: arguments of `splits.split_catalog`; empty where `use` gives a catalogue that has its split.
         augment: options of `Augment`, or None for none.
-        seed: of the order of the pictures and of the augmentation.
+        seed: of the order of the images and of the augmentation.
         progress: show a progress bar while decoding.
-        on_broken: what to do with pictures that cannot be decoded: `error` refuses to go on, `exclude` leaves them out,
+        on_broken: what to do with images that cannot be decoded: `error` refuses to go on, `exclude` leaves them out,
             and `broken` names them; the others stay in the parts of the split where they are. One that cannot even be
             read is always an error.
         options: further options of the source.
 
     Attributes:
-        bits: a number once the pictures are set up.
+        bits: a number once the images are set up.
         first_epoch: of the training; above 0 for a run that goes on.
 
     Raises:
@@ -81,13 +79,13 @@ class DefectData(LightningDataModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        check_choice("data.resize", resize, pixels.RESIZES)
-        bit_depth.check(bits)
+        check_choice("data.resize", resize, decode.RESIZES)
+        bit_depth.check_bits(bits)
         check_choice("data.cache", cache, CACHES)
         check_choice("data.on_broken", on_broken, ON_BROKEN)
         if on_broken == "exclude" and cache == "none":
             raise UserError(
-                "data.on_broken=exclude needs pictures that are decoded before the training starts; "
+                "data.on_broken=exclude needs images that are decoded before the training starts; "
                 "with data.cache=none they are not. Take data.cache=auto or data.on_broken=error"
             )
         if num_workers == "auto":
@@ -105,9 +103,9 @@ class DefectData(LightningDataModule):
         self.source, self.source_options = source, {"root": root, **options}
         if source == "synthetic":
             self.source_options["progress"] = progress  # generating takes as long as decoding
-        sources.check_options(source, self.source_options)
+        sources.check_source_options(source, self.source_options)
         if split:
-            splits.check_options(**split)
+            splits.check_split_options(**split)
         self.image_size, self.resize, self.bits = image_size, resize, bits
         self.cache, self.cache_dir = cache, Path(str(cache_dir))
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -120,18 +118,18 @@ class DefectData(LightningDataModule):
         self.catalog: pd.DataFrame | None = None
         self.broken = pd.DataFrame(columns=["path", "label", "split", "reason"])
         self.classes: list[str] = []
-        self.store: Decoded | Files | None = None
-        self._hashes: pixels.UInt8 | None = None
+        self.store: CachedPixels | DecodeOnDemand | None = None
+        self._hashes: decode.UInt8 | None = None
 
     def scan(self) -> pd.DataFrame:
-        """Make the catalogue with its split; no picture is decoded yet.
+        """Make the catalogue with its split; no image is decoded yet.
 
-        Pictures without a class, and those with several, take no part; `unused` has them.
+        Images without a class, and those with several, take no part; `unused` has them.
         """
         if self.catalog is None:
-            self.root, self.found = sources.find(self.source, self.source_options)
+            self.root, self.found = sources.read_source(self.source, self.source_options)
             single = self.found.table[self.found.table["label"] != ""]
-            self.use(self.root, splits.divide(single, **self.split))
+            self.use(self.root, splits.split_catalog(single, **self.split))
         assert self.catalog is not None
         return self.catalog
 
@@ -146,46 +144,46 @@ class DefectData(LightningDataModule):
         self.classes = list(self.catalog["label"].drop_duplicates())
 
     def class_counts(self) -> list[int]:
-        """Training pictures of each class."""
+        """Training images of each class."""
         table = self.scan()
         counts = table.loc[table["split"] == "train", "label"].value_counts()
         return [int(counts[name]) for name in self.classes]
 
     def setup(self, stage: str) -> None:
-        """Decode every picture that no run has decoded before; for a trainer, move the pixels where it needs them.
+        """Decode every image that no run has decoded before; for a trainer, move the pixels where it needs them.
 
         Raises:
-            UserError: pictures that cannot be decoded, all of them named; or, with `on_broken=exclude`, nothing left of
+            UserError: images that cannot be decoded, all of them named; or, with `on_broken=exclude`, nothing left of
                 what is to be trained on or evaluated.
         """
         table = self.scan()
         if self.store is None:
             paths, sha256s = [self.root / path for path in table["path"]], table["sha256"].to_list()
-            deep = bit_depth.deep(paths)
+            deep = bit_depth.find_16_bit(paths)
             known = [paths[i] for i in deep], [sha256s[i] for i in deep], self._since, self.cache_dir
-            self.bits = bit_depth.choose(self.bits, *known, progress=self.progress)
+            self.bits = bit_depth.choose_bits(self.bits, *known, progress=self.progress)
             if self.cache == "none":
-                self.store = Files(paths, sha256s, self._since, self.image_size, self.resize, bits=self.bits)
+                self.store = DecodeOnDemand(paths, sha256s, self._since, self.image_size, self.resize, bits=self.bits)
             else:
                 cache = PixelCache(self.cache_dir, self.image_size, self.resize, self.bits if deep else None)
                 broken = cache.fill(paths, sha256s, self._since, progress=self.progress)
                 if broken and self.on_broken == "error":
-                    raise pixels.cannot_decode(broken, ", or train without them (data.on_broken=exclude)")
-                if unreadable := [(path, e) for path, e in broken if isinstance(e, pixels.UnreadableError)]:
-                    raise pixels.cannot_decode(unreadable)
+                    raise decode.decoding_error(broken, ", or train without them (data.on_broken=exclude)")
+                if unreadable := [(path, e) for path, e in broken if isinstance(e, decode.UnreadableError)]:
+                    raise decode.decoding_error(unreadable)
                 if broken:
                     self._exclude(broken)
                     sha256s = self.scan()["sha256"].to_list()
                 rows = cache.rows(sha256s)
                 self.store, self._hashes = (
-                    Decoded(cache.pixels_file, self.image_size, torch.from_numpy(rows)),
+                    CachedPixels(cache.pixels_file, self.image_size, torch.from_numpy(rows)),
                     cache.hashes(rows),
                 )
         if self.trainer is not None:
             self.place(self.trainer.strategy.root_device)
 
     def _exclude(self, broken: Sequence[tuple[Path, Exception]]) -> None:
-        """Leave pictures out; the others stay in their parts of the split."""
+        """Leave images out; the others stay in their parts of the split."""
         table = self.scan()
         reasons = {path.relative_to(self.root).as_posix(): f"{type(e).__name__}: {e}" for path, e in broken}
         found = table["path"].map(reasons)
@@ -197,7 +195,7 @@ class DefectData(LightningDataModule):
 
     def place(self, device: torch.device) -> None:
         """Move decoded pixels to where `cache` wants them for a network on that device."""
-        if not isinstance(self.store, Decoded):
+        if not isinstance(self.store, CachedPixels):
             return
         fits = device.type == "cuda" and self.store.nbytes <= DEVICE_FRACTION * torch.cuda.mem_get_info(device)[0]
         if self.cache == "device" or (self.cache == "auto" and fits):
@@ -205,24 +203,24 @@ class DefectData(LightningDataModule):
         elif self.cache == "memory":
             self.store.load(torch.device("cpu"))
 
-    def pictures(self, index: np.ndarray[Any, Any]) -> pixels.UInt8:
-        """Some pictures of the catalogue, uint8 (N, H, W, 3)."""
+    def images(self, index: np.ndarray[Any, Any]) -> decode.UInt8:
+        """Some images of the catalogue, uint8 (N, H, W, 3)."""
         assert self.store is not None
         images = self.store.gather(torch.from_numpy(index).to(self.store.device))
         return np.asarray(images.permute(0, 2, 3, 1).cpu())
 
     def near_duplicates(self) -> int | None:
-        """Pairs of pictures that nearly repeat each other, of which one trains and the other does not.
+        """Pairs of images that nearly repeat each other, of which one trains and the other does not.
 
-        None with `cache=none`, where it would take an epoch of decoding, and for more than `similarity.MOST` pictures.
+        None with `cache=none`, where it would take an epoch of decoding, and for more than `similarity.MAX_IMAGES_PER_RUN` images.
         """
-        if self._hashes is None or len(self._hashes) > similarity.MOST:
+        if self._hashes is None or len(self._hashes) > similarity.MAX_IMAGES_PER_RUN:
             return None
         return similarity.count_across_splits(self._hashes, self.scan())
 
     def rows(self, split: str) -> np.ndarray[Any, Any]:
         """The catalogue rows of a split."""
-        return np.flatnonzero(splits.rows(self.scan(), split))
+        return np.flatnonzero(splits.in_split(self.scan(), split))
 
     def _loader(self, split: str) -> DataLoader[Batch]:
         assert self.store is not None
@@ -232,37 +230,37 @@ class DefectData(LightningDataModule):
         # the same ones for every seed, or their scores could not be compared
         rows = np.random.default_rng(self.seed if training else 0).permutation(rows)
         on_cpu = self.store.device.type == "cpu"
-        dataset = Pictures(torch.from_numpy(labels), torch.from_numpy(rows), self.store.gather if on_cpu else None)
-        # Lightning's own samplers for several processes evaluate some pictures twice
+        dataset = ImageDataset(torch.from_numpy(labels), torch.from_numpy(rows), self.store.gather if on_cpu else None)
+        # Lightning's own samplers for several processes evaluate some images twice
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler: Sampler[int] | None = Share(len(dataset), rank, processes) if processes > 1 else None
+        sampler: Sampler[int] | None = ShardSampler(len(dataset), rank, processes) if processes > 1 else None
         if training:
             sampler = EpochSampler(len(dataset), self.seed, self.first_epoch, rank, processes)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            # a rest of one picture has no variance for batch normalisation at a 1×1 feature map
+            # a rest of one image has no variance for batch normalisation at a 1×1 feature map
             drop_last=training and len(dataset) // processes >= self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,  # starting them takes as long as a short epoch
-            collate_fn=whole_batch,
-            worker_init_fn=signals.ignore,
+            collate_fn=return_batch,
+            worker_init_fn=signals.leave_to_main_process,
             pin_memory=torch.cuda.is_available(),
             # its own generator: the base seed of workers is then not drawn from the global one
             generator=torch.Generator().manual_seed(self.seed),
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches of the training pictures."""
+        """Shuffled batches of the training images."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the validation pictures, in an order that is always the same."""
+        """Batches of the validation images, in an order that is always the same."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the test pictures, in an order that is always the same."""
+        """Batches of the test images, in an order that is always the same."""
         return self._loader("test")
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

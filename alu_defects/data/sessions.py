@@ -1,4 +1,4 @@
-"""Sessions: pictures of one class that were shot in one go, and so show the same bars in the same light."""
+"""Sessions: images of one class that were shot in one go, and so show the same bars in the same light."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from alu_defects.errors import UserError
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
 
 
-def seconds(table: pd.DataFrame) -> NDArray[np.float64]:
+def capture_seconds(table: pd.DataFrame) -> NDArray[np.float64]:
     """Capture times in seconds since 1970, (rows,); NaN where the catalogue gives none.
 
     Raises:
@@ -25,23 +25,23 @@ def seconds(table: pd.DataFrame) -> NDArray[np.float64]:
     return np.asarray((times - pd.Timestamp(0)).dt.total_seconds(), dtype=np.float64)
 
 
-def find(table: pd.DataFrame, gap: float) -> NDArray[np.object_]:
-    """The session of every picture: its class and start, such as `scuffed 2018-08-30T16:45:45`, (rows,).
+def find_sessions(table: pd.DataFrame, gap: float) -> NDArray[np.object_]:
+    """The session of every image: its class and start, such as `scuffed 2018-08-30T16:45:45`, (rows,).
 
-    A session goes on while the next picture of its class was taken at most `gap` seconds after the last, whatever was
-    shot in between. A picture without a time is a session of its own, named after its content.
+    A session goes on while the next image of its class was taken at most `gap` seconds after the last, whatever was
+    shot in between. An image without a time is a session of its own, named after its content.
 
     Raises:
         UserError: a gap below 0, or a time that cannot be read.
     """
     if not gap >= 0:
         raise UserError(f"split.gap={gap} must be 0 seconds or more")
-    taken = seconds(table)
+    taken = capture_seconds(table)
     classes = pd.factorize(table["label"])[0]
     order = np.lexsort((taken, classes))
     starts = np.ones(len(table), dtype=bool)
     starts[1:] = (np.diff(classes[order]) != 0) | ~(np.diff(taken[order]) <= gap)  # ~: true for NaN as well
-    first = table.reindex(columns=["label", "time", "sha256"], fill_value="").iloc[order[starts]]  # picture of each
+    first = table.reindex(columns=["label", "time", "sha256"], fill_value="").iloc[order[starts]]  # image of each
     texts = first.to_numpy(dtype=object).T
     names = [f"{label} {time or sha256[:12]}" for label, time, sha256 in zip(*texts, strict=True)]
     sessions = np.empty(len(table), dtype=object)

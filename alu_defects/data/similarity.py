@@ -1,4 +1,4 @@
-"""Perceptual hashes, and the pairs of pictures that are nearly the same.
+"""Perceptual hashes, and the pairs of images that are nearly the same.
 
 A near-duplicate is the same shot again: re-encoded, resized, a little brighter, moved by a pixel or two. It is not
 another shot of the same bar. The usual hash of 8×8 frequencies takes one for the other, since every photograph here is
@@ -18,23 +18,23 @@ from PIL import Image
 UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
-BITS = 1024  # of a hash
+HASH_BITS = 1024  # of a hash
 # Measured on 1,800 photographs of steel (200×200) and 1,430 generated bars (640×480): the same shot re-encoded at
-# quality 60, halved, 5 % brighter or moved by a pixel stays below 180 in 99 of 100 pictures. A camera that moved by 1 %
-# of the frame gives 180 to 290, overlapping shots of one sheet 249 to 313, pictures of other bars 370 and more.
-NEAR = 200
-MOST = 20_000  # pictures compared in every run, in five seconds; `audit` compares any number
+# quality 60, halved, 5 % brighter or moved by a pixel stays below 180 in 99 of 100 images. A camera that moved by 1 %
+# of the frame gives 180 to 290, overlapping shots of one sheet 249 to 313, images of other bars 370 and more.
+MAX_HASH_DISTANCE = 200
+MAX_IMAGES_PER_RUN = 20_000  # images compared in every run, in five seconds; `audit` compares any number
 _SIDE, _FREQUENCIES = 64, 32  # twice the pixels that the highest frequency needs
 _BLOCK = 1 << 17  # pairs compared at once: they stay in the processor's cache
 
 
-def perceptual_hash(picture: Image.Image) -> UInt8:
-    """Hash a picture of any size; 400×400 pixels take less than a millisecond, 2560×1920 take 25.
+def perceptual_hash(image: Image.Image) -> UInt8:
+    """Hash an image of any size; 400×400 pixels take less than a millisecond, 2560×1920 take 25.
 
     Returns:
-        uint8 (BITS / 8,), all zero for a picture without structure in both directions, such as one of a single colour.
+        uint8 (BITS / 8,), all zero for an image without structure in both directions, such as one of a single colour.
     """
-    grey = picture.convert("L").convert("F")  # float, or rounding would decide the weak frequencies of a smooth bar
+    grey = image.convert("L").convert("F")  # float, or rounding would decide the weak frequencies of a smooth bar
     pixels = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64)
     waves = _waves()
     strengths = waves @ pixels @ waves.T
@@ -48,27 +48,27 @@ def _waves() -> npt.NDArray[np.float64]:
     return np.asarray(np.cos(np.pi * frequency * pixel / _SIDE) * np.sqrt(2 / _SIDE))
 
 
-def hashes(pictures: UInt8) -> UInt8:
-    """Hash decoded pictures.
+def hash_images(images: UInt8) -> UInt8:
+    """Hash decoded images.
 
     Args:
-        pictures: uint8 (N, H, W, 3).
+        images: uint8 (N, H, W, 3).
 
     Returns:
         uint8 (N, BITS / 8).
     """
-    found = [perceptual_hash(Image.fromarray(picture)) for picture in pictures]
-    return np.stack(found) if found else np.empty((0, BITS // 8), np.uint8)
+    found = [perceptual_hash(Image.fromarray(image)) for image in images]
+    return np.stack(found) if found else np.empty((0, HASH_BITS // 8), np.uint8)
 
 
-def near_duplicates(hashed: UInt8, max_distance: int = NEAR) -> Int64:
+def near_duplicates(hashed: UInt8, max_distance: int = MAX_HASH_DISTANCE) -> Int64:
     """Find the pairs of hashes that differ in at most `max_distance` bits.
 
-    Every pair is compared: 10,000 pictures take a second, 100,000 two minutes. Hashes that are all zero are in no pair.
+    Every pair is compared: 10,000 images take a second, 100,000 two minutes. Hashes that are all zero are in no pair.
 
     Args:
         hashed: uint8 (N, BITS / 8).
-        max_distance: from 0 to `BITS`.
+        max_distance: from 0 to `HASH_BITS`.
 
     Returns:
         int64 (P, 2), rows of `hashed`, the first of a pair before the second.
@@ -77,8 +77,8 @@ def near_duplicates(hashed: UInt8, max_distance: int = NEAR) -> Int64:
 
 
 def count_across_splits(hashed: UInt8, table: pd.DataFrame) -> int:
-    """Count the near-duplicates across the split, however many there are: pictures of a rig may all be alike."""
-    return sum(len(across_splits(pairs, table)) for pairs in _blocks(hashed, NEAR))
+    """Count the near-duplicates across the split, however many there are: images of a rig may all be alike."""
+    return sum(len(across_splits(pairs, table)) for pairs in _blocks(hashed, MAX_HASH_DISTANCE))
 
 
 def _blocks(hashed: UInt8, max_distance: int) -> Iterator[Int64]:
@@ -107,7 +107,7 @@ def _distances(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> n
 
 
 def across_splits(pairs: Int64, table: pd.DataFrame) -> Int64:
-    """Keep the pairs of which one picture trains the model and the other selects or judges it.
+    """Keep the pairs of which one image trains the model and the other selects or judges it.
 
     Args:
         pairs: int64 (P, 2), rows of `table`.

@@ -7,23 +7,23 @@ from typing import Any
 
 from alu_defects.data import catalog, folder, tianchi
 from alu_defects.data.catalog import Scan
-from alu_defects.data.synthetic import Options, ensure
 from alu_defects.errors import UserError, check_choice
+from alu_defects.synthetic import SyntheticOptions, ensure_written
 
 
 def _folder(root: str) -> tuple[Path, Scan]:
     path = catalog.existing_root(root)
-    return path, folder.scan(path)
+    return path, folder.scan_folder(path)
 
 
 def _tianchi(root: str, round: int = 1, include_other: bool = False, corrections: bool = True) -> tuple[Path, Scan]:
     path = catalog.existing_root(root)
-    return path, tianchi.scan(path, round=round, include_other=include_other, corrections=corrections)
+    return path, tianchi.scan_archives(path, round=round, include_other=include_other, corrections=corrections)
 
 
 def _synthetic(root: str, synthetic: Mapping[str, Any], progress: bool) -> tuple[Path, Scan]:
-    path = ensure(Path(root), Options(**synthetic), progress=progress)
-    return path, tianchi.scan(path, corrections=False)  # they are of photographs that may bear the same names
+    path = ensure_written(Path(root), SyntheticOptions(**synthetic), progress=progress)
+    return path, tianchi.scan_archives(path, corrections=False)  # they are of photographs that may bear the same names
 
 
 SOURCES: dict[str, Callable[..., tuple[Path, Scan]]] = {
@@ -33,7 +33,7 @@ SOURCES: dict[str, Callable[..., tuple[Path, Scan]]] = {
 }
 
 
-def check_options(source: str, options: Mapping[str, Any]) -> None:
+def check_source_options(source: str, options: Mapping[str, Any]) -> None:
     """Refuse options that are wrong whatever is in the folder; nothing is read.
 
     Raises:
@@ -48,8 +48,8 @@ def check_options(source: str, options: Mapping[str, Any]) -> None:
         tianchi.check_round(options["round"])
 
 
-def find(source: str, options: Mapping[str, Any]) -> tuple[Path, Scan]:
-    """The folder and what is in it, with options that `check_options` has accepted.
+def read_source(source: str, options: Mapping[str, Any]) -> tuple[Path, Scan]:
+    """The folder and what is in it, with options that `check_source_options` has accepted.
 
     Raises:
         UserError: a folder that is not what the source takes it for.

@@ -1,6 +1,6 @@
-"""Which pictures train, which select the model, which judge it.
+"""Which images train, which select the model, which judge it.
 
-Photographs of one bar, taken seconds apart, are almost the same picture. A split that trains on one and tests on the
+Photographs of one bar, taken seconds apart, are almost the same image. A split that trains on one and tests on the
 next measures memory: `session`, the default, keeps them together, `paper` and `random` do not. `leakage` measures what
 that is worth.
 """
@@ -24,24 +24,24 @@ from alu_defects.errors import UserError, check_choice
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-VAL_AND_TEST = "val+test"  # pictures that select the model and judge it: its score is too good
-SELECTED_ON_TEST = "selected on the evaluation pictures"  # what every report then says
+VAL_AND_TEST = "val+test"  # images that select the model and judge it: its score is too good
+SELECTED_ON_TEST = "selected on the evaluation images"  # what every report then says
 
 
-def check_options(**options: Any) -> None:
-    """Refuse options of `divide` that are wrong for any images, by dividing none: that takes no time.
+def check_split_options(**options: Any) -> None:
+    """Refuse options of `split_catalog` that are wrong for any images, by dividing none: that takes no time.
 
     Raises:
         UserError: no such splitter, an option that it does not have or that is out of range, a wrong split.file.
     """
-    divide(pd.DataFrame(columns=list(catalog.COLUMNS), dtype=str), **options)
+    split_catalog(pd.DataFrame(columns=list(catalog.COLUMNS), dtype=str), **options)
 
 
-def divide(table: pd.DataFrame, *, name: str, gap: float = 60, **options: Any) -> pd.DataFrame:
-    """Divide a catalogue; the same pictures are divided alike in whatever order and folder they lie.
+def split_catalog(table: pd.DataFrame, *, name: str, gap: float = 60, **options: Any) -> pd.DataFrame:
+    """Divide a catalogue; the same images are divided alike in whatever order and folder they lie.
 
     Args:
-        table: the catalogue, with no two pictures of the same bytes.
+        table: the catalogue, with no two images of the same bytes.
         name: a key of `SPLITTERS`.
         gap: the longest pause within a session, in seconds.
         options: those of the splitter.
@@ -50,16 +50,16 @@ def divide(table: pd.DataFrame, *, name: str, gap: float = 60, **options: Any) -
         The catalogue with the columns `session` and `split`: train, val, test or val+test. Every class is in all three.
 
     Raises:
-        UserError: what `check_options` refuses, or a class with too few pictures or sessions.
+        UserError: what `check_split_options` refuses, or a class with too few images or sessions.
     """
     check_choice("split.name", name, SPLITTERS)
     try:
         inspect.signature(SPLITTERS[name]).bind(table, **options)
     except TypeError as error:
         raise UserError(f"split.name={name}: {error}; split={name} sets name and options together") from error
-    table = table.assign(session=sessions.find(table, gap))
+    table = table.assign(session=sessions.find_sessions(table, gap))
     table["split"] = SPLITTERS[name](table, **options)
-    mend = _MENDS.get(name, "add pictures or leave the class out")
+    mend = _MENDS.get(name, "add images or leave the class out")
     check_classes(table, table["label"].unique(), f"(split.gap={gap} s); {mend}")
     return table
 
@@ -71,22 +71,22 @@ def check_classes(table: pd.DataFrame, classes: Iterable[str], mend: str) -> Non
         UserError: one is not; it is named with the mend.
     """
     for split in SPLITS:
-        missing = set(classes).difference(table.loc[rows(table, split), "label"].unique())
+        missing = set(classes).difference(table.loc[in_split(table, split), "label"].unique())
         if missing:
             own = table[table["label"] == min(missing)]
             raise UserError(
-                f"class {min(missing)} has no pictures in {split}: "
+                f"class {min(missing)} has no images in {split}: "
                 f"it has {len(own)} in {own['session'].nunique()} sessions {mend}"
             )
 
 
-def rows(table: pd.DataFrame, split: str) -> NDArray[np.bool_]:
+def in_split(table: pd.DataFrame, split: str) -> NDArray[np.bool_]:
     """Which rows of a divided catalogue are in train, val or test, (rows,); those of `val+test` are in both."""
     return table["split"].isin([split] if split == "train" else [split, VAL_AND_TEST]).to_numpy(dtype=bool)
 
 
 def selected_on_test(table: pd.DataFrame) -> bool:
-    """Whether test pictures also select the model."""
+    """Whether test images also select the model."""
     return bool((table["split"] == VAL_AND_TEST).any())
 
 
@@ -101,10 +101,10 @@ def check_held_out(split: str) -> None:
 
 
 def session(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int) -> pd.Series:
-    """Hold out whole sessions, of every class as near to the fractions of its pictures as they allow.
+    """Hold out whole sessions, of every class as near to the fractions of its images as they allow.
 
     Sessions are taken in the order of a hash, but those of more than twice what is wanted are left to training. New
-    pictures therefore move few of the others, whereas scikit-learn's StratifiedGroupKFold then draws anew; and it gives
+    images therefore move few of the others, whereas scikit-learn's StratifiedGroupKFold then draws anew; and it gives
     two parts, in ratios of 1/k only.
     """
     _check_fractions(val_fraction, test_fraction)
@@ -112,16 +112,16 @@ def session(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: fl
 
 
 def random(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int) -> pd.Series:
-    """Hold out single pictures, of every class the same fractions."""
+    """Hold out single images, of every class the same fractions."""
     _check_fractions(val_fraction, test_fraction)
     return _hold_out(table, table["sha256"], {"test": test_fraction, "val": val_fraction}, seed)
 
 
 def paper(table: pd.DataFrame, *, val_fraction: float = 0.0, test_fraction: float = 0.2, seed: int) -> pd.Series:
-    """Hold out single pictures, a fifth of every class: of the 1,996 of the paper's eleven classes exactly 400.
+    """Hold out single images, a fifth of every class: of the 1,996 of the paper's eleven classes exactly 400.
 
-    Accuracies of Zhang, Sun and Yang (2022), 94.25, 93.75 and 98.00 %, are exact for 400 pictures. No validation part
-    is known, so these select the model and judge it. With a `val_fraction`, pictures of the training part select it,
+    Accuracies of Zhang, Sun and Yang (2022), 94.25, 93.75 and 98.00 %, are exact for 400 images. No validation part
+    is known, so these select the model and judge it. With a `val_fraction`, images of the training part select it,
     and the same 400 only judge.
     """
     if val_fraction == 0:
@@ -131,17 +131,17 @@ def paper(table: pd.DataFrame, *, val_fraction: float = 0.0, test_fraction: floa
 
 
 def kfold(table: pd.DataFrame, *, k: int = 5, fold: int = 0, by: str = "session", seed: int) -> pd.Series:
-    """Deal sessions or pictures, class by class, onto k folds: one tests, the next validates, the others train.
+    """Deal sessions or images, class by class, onto k folds: one tests, the next validates, the others train.
 
-    The largest first, each goes to the fold that has the fewest pictures of its class so far: a class that has k of
+    The largest first, each goes to the fold that has the fewest images of its class so far: a class that has k of
     them is in every fold. scikit-learn's StratifiedGroupKFold does not promise that (its issue 34828), nor do all its
     versions stratify when it shuffles (32478).
 
     Args:
         table: the catalogue with its sessions.
-        k: number of folds; their test parts together are all pictures, each once.
+        k: number of folds; their test parts together are all images, each once.
         fold: the one that tests, from 0 to k - 1.
-        by: what stays together: session or picture.
+        by: what stays together: session or image.
         seed: of the order among those of one size.
 
     Raises:
@@ -151,8 +151,8 @@ def kfold(table: pd.DataFrame, *, k: int = 5, fold: int = 0, by: str = "session"
         raise UserError(f"split.k={k} must be 3 or more: one fold tests, one validates, the others train")
     if not 0 <= fold < k:
         raise UserError(f"split.fold={fold} must be from 0 to {k - 1}, since split.k={k}")
-    if by not in ("session", "picture"):
-        raise UserError(f"split.by={by} must be session or picture")
+    if by not in ("session", "image"):
+        raise UserError(f"split.by={by} must be session or image")
     units = _whole_sessions(table) if by == "session" else table["sha256"]
     folds: dict[str, int] = {}
     total = [0] * k
@@ -161,7 +161,7 @@ def kfold(table: pd.DataFrame, *, k: int = 5, fold: int = 0, by: str = "session"
         if len(sizes) < k:  # in whichever fold: a cross-validation is whole or not at all
             raise UserError(
                 f"class {label} has {len(sizes)} {by}s, fewer than split.k={k} folds; "
-                "lower split.k or split.gap, or add pictures"
+                "lower split.k or split.gap, or add images"
             )
         dealt = [0] * k
         for unit in sorted(_shuffled(sizes, seed), key=sizes.__getitem__, reverse=True):
@@ -177,11 +177,11 @@ def file(table: pd.DataFrame, *, file: str) -> pd.Series:
     """Take the split from a CSV with the columns path and split, such as a run's catalog.csv.
 
     Raises:
-        UserError: it cannot be read, lacks a column or a picture, or has a path twice or a wrong split.
+        UserError: it cannot be read, lacks a column or an image, or has a path twice or a wrong split.
     """
     path = Path(str(file)).expanduser()
     try:
-        given = catalog.load(path)
+        given = catalog.load_catalog(path)
     except (OSError, ValueError) as error:  # of pandas: EmptyDataError and ParserError are ValueErrors
         raise UserError(f"split.file={file} cannot be read ({error}); give a CSV with path and split") from error
     if missing := {"path", "split"}.difference(given.columns):
@@ -196,12 +196,12 @@ def file(table: pd.DataFrame, *, file: str) -> pd.Series:
     absent = table.loc[~table["path"].isin(given["path"]), "path"]
     if len(absent):
         raise UserError(
-            f"split.file={file} lacks {len(absent)} of the {len(table)} pictures, the first is {absent.iloc[0]}; "
+            f"split.file={file} lacks {len(absent)} of the {len(table)} images, the first is {absent.iloc[0]}; "
             "add them, with paths relative to data.root"
         )
     strangers = given.loc[~given["path"].isin(table["path"]), "path"]
     if len(strangers) and len(table):  # without any images only the file itself is checked
-        log.warning("%s: %d pictures are not in the data, the first is %s", file, len(strangers), strangers.iloc[0])
+        log.warning("%s: %d images are not in the data, the first is %s", file, len(strangers), strangers.iloc[0])
     return table["path"].map(given.set_index("path")["split"])
 
 
@@ -213,7 +213,7 @@ SPLITTERS: dict[str, Callable[..., pd.Series]] = {
     "file": file,
 }
 _MENDS = {
-    "session": "lower split.gap, choose split=random, which tears sessions apart, or add pictures",
+    "session": "lower split.gap, choose split=random, which tears sessions apart, or add images",
     "file": "let split.file put some there; val+test is val and test",
 }
 
@@ -227,7 +227,7 @@ def _check_fractions(*fractions: float) -> None:
 
 def _whole_sessions(table: pd.DataFrame) -> pd.Series:
     if untimed := int((table["time"] == "").sum()) if "time" in table else len(table):
-        log.warning("%d of %d pictures have no capture time: each is a session of its own", untimed, len(table))
+        log.warning("%d of %d images have no capture time: each is a session of its own", untimed, len(table))
     return table["session"]
 
 
@@ -241,7 +241,7 @@ def _shuffled(units: Iterable[str], seed: int) -> list[str]:
 
 
 def _hold_out(table: pd.DataFrame, units: pd.Series, fractions: Mapping[str, float], seed: int) -> pd.Series:
-    """Fill parts, in order, with units (sessions or pictures) of each class; what is left trains."""
+    """Fill parts, in order, with units (sessions or images) of each class; what is left trains."""
     part_of: dict[str, str] = {}
     for _, own in units.groupby(table["label"]):
         sizes = _sizes(own)
@@ -254,12 +254,12 @@ def _hold_out(table: pd.DataFrame, units: pd.Series, fractions: Mapping[str, flo
 
 
 def _fill(units: list[str], sizes: Mapping[str, int], wanted: float, most: int) -> list[str]:
-    """At most `most` units, each bringing the pictures nearer to the number wanted; else the smallest."""
+    """At most `most` units, each bringing the images nearer to the number wanted; else the smallest."""
     chosen: list[str] = []
     have = 0
     for unit in units:
         if len(chosen) >= most or abs(have + 1 - wanted) >= abs(have - wanted):
-            break  # not even a unit of one picture would bring it nearer
+            break  # not even a unit of one image would bring it nearer
         if abs(have + sizes[unit] - wanted) < abs(have - wanted):
             chosen.append(unit)
             have += sizes[unit]

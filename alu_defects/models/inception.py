@@ -4,7 +4,7 @@ from torch import nn
 
 from alu_defects.models.backbone import Backbone
 from alu_defects.models.registry import register
-from alu_defects.models.timm_backbone import timm_backbone
+from alu_defects.models.timm import timm_backbone
 
 # (stage, first and last index in `features`, channels): 4 Inception-A, 7 Inception-B and 3 Inception-C blocks
 _STAGES = (("a", 6, 9, 384), ("b", 11, 17, 1024), ("c", 19, 21, 1536))

@@ -71,13 +71,13 @@ def _load_members() -> None:
             _log.warning("The backbone plug-in %s = %s cannot be loaded: %r", point.name, point.value, error)
 
 
-def names() -> list[str]:
+def backbone_names() -> list[str]:
     """Return the names of all backbones, sorted; `timm/<name>` goes beside them."""
     _load_members()
     return sorted(_registry)
 
 
-def create(
+def create_backbone(
     name: str,
     num_classes: int,
     *,
@@ -102,7 +102,7 @@ def create(
         classes: Their names, by which the classifier of a file is told from that for other classes.
         pretrained: Download the published weights; the classifier is new unless it has as many classes.
         weights: A local file instead (see `load_weights`).
-        in_chans: Channels of the pictures.
+        in_chans: Channels of the images.
         drop_rate: Dropout before the classifier.
         attention: none, cse, sse or scse; a name such as inceptionv4_scse brings its own.
         attention_stages: After which blocks; the docstring of each backbone names its stages. None: all.
@@ -126,7 +126,7 @@ def create(
     if kind != "none":
         points = getattr(model, "attention_points", None)
         if points is None:
-            with_points = [known for known in names() if _registry[known].attention == "none"]
+            with_points = [known for known in backbone_names() if _registry[known].attention == "none"]
             raise UserError(
                 f"attention={kind} has no place in '{name}'; backbones that take it: {', '.join(with_points)}."
             )
@@ -152,10 +152,10 @@ def module_of(name: str) -> str:
 
 def _find(name: str) -> _Entry:
     if name.startswith("timm/"):
-        from alu_defects.models.timm_backbone import timm_backbone
+        from alu_defects.models.timm import timm_backbone
 
         return _Entry(functools.partial(timm_backbone, name.removeprefix("timm/")), "none")
-    known = names()
+    known = backbone_names()
     if name not in known:
         raise UserError(
             f"Unknown backbone '{name}'{did_you_mean(name, known)} "

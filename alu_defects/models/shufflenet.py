@@ -47,7 +47,7 @@ class ShuffleNet(ShuffleNetV2):
             self.conv1[0] = nn.Conv2d(in_chans, channels[0], 3, 2, 1, bias=False)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map pictures to the last feature map."""
+        """Map images to the last feature map."""
         x = self.stage2(self.maxpool(self.conv1(x)))
         x = self.stage4(self.stage3(x))
         return cast(Tensor, self.conv5(x))
@@ -58,7 +58,7 @@ class ShuffleNet(ShuffleNetV2):
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures to logits."""
+        """Map images to logits."""
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:

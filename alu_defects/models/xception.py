@@ -2,7 +2,7 @@
 
 from alu_defects.models.backbone import Backbone
 from alu_defects.models.registry import register
-from alu_defects.models.timm_backbone import timm_backbone
+from alu_defects.models.timm import timm_backbone
 
 
 @register("xception")

@@ -31,20 +31,20 @@ def tables():
 def test_networks_have_their_parameters_and_operations(tables):
     (row,) = tables["networks"].to_dict("records")
     assert row["network"] == "narrow"
-    network = registry.create("shufflenet", 11, width=0.5)
+    network = registry.create_backbone("shufflenet", 11, width=0.5)
     assert row["parameters (M)"] == pytest.approx(sum(p.numel() for p in network.parameters()) / 1e6)
     assert 0 < row["GMACs"] < 0.01
 
 
 def test_operations_are_the_published_ones():
-    network = registry.create("shufflenet", 1000).eval()
+    network = registry.create_backbone("shufflenet", 1000).eval()
     assert inference.gmacs(network, 224) == pytest.approx(0.146, rel=0.01)  # Ma et al. 2018: 146 million
     layer = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 10))
     assert inference.gmacs(layer, 4) == pytest.approx(480e-9)
 
 
-def test_one_picture_gives_the_latency_and_batches_the_throughput(tables):
-    latency, throughput = tables["latency of one picture on cpu"], tables["throughput on cpu"]
+def test_one_image_gives_the_latency_and_batches_the_throughput(tables):
+    latency, throughput = tables["latency of one image on cpu"], tables["throughput on cpu"]
     for frame in (latency, throughput):
         assert frame["variant"].tolist() == ["eager", "channels_last", "bf16"]
         assert frame["× eager"][0].low == frame["× eager"][0].high == 1
@@ -74,7 +74,7 @@ def test_compiled_variants_come_when_asked_for(monkeypatch):
 
 
 def test_all_variants_answer_alike():
-    network = registry.create("shufflenet", 11, width=0.5).eval()
+    network = registry.create_backbone("shufflenet", 11, width=0.5).eval()
     with torch.inference_mode():
         answers = [task() for task in inference._variants(network, torch.rand(2, 3, 64, 64), False).values()]
     torch.testing.assert_close(answers[0], answers[1])

@@ -9,7 +9,7 @@ from alu_defects.benchmarking.timing import Spread
 from alu_defects.config import compose, plain
 from alu_defects.data import catalog, sessions, splits
 from alu_defects.errors import UserError
-from alu_defects.taxonomy import CLASS_NAMES
+from alu_defects.tianchi_classes import CLASS_NAMES
 
 
 @cache
@@ -22,14 +22,14 @@ def config(**settings):
 
 
 @pytest.mark.parametrize("number", [scale.LEAST, 1234])
-def test_pictures_are_as_many_as_asked_for_and_can_be_divided(number, tmp_path):
-    taken = list(scale.pictures(number))
+def test_images_are_as_many_as_asked_for_and_can_be_divided(number, tmp_path):
+    taken = list(scale.images(number))
     assert len({p.path for p in taken}) == len({p.sha256 for p in taken}) == number
     assert {p.label for p in taken} == set(CLASS_NAMES)
-    table = catalog.build(tmp_path, taken, [], CLASS_NAMES).table
+    table = catalog.build_catalog(tmp_path, taken, [], CLASS_NAMES).table
     assert (table["time"] != "").all()
-    assert table.groupby(sessions.find(table, 60)).size().max() == 3  # the bursts, and nothing else
-    divided = splits.divide(table, **plain(config().split))
+    assert table.groupby(sessions.find_sessions(table, 60)).size().max() == 3  # the bursts, and nothing else
+    divided = splits.split_catalog(table, **plain(config().split))
     assert set(divided["split"]) == {"train", "val", "test"}
 
 

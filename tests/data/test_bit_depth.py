@@ -17,14 +17,14 @@ import pytest
 from PIL import Image
 
 from alu_defects.audit import audit
+from alu_defects.auditing.findings import Kind, Severity
 from alu_defects.config import compose
-from alu_defects.data import bit_depth, pixels
+from alu_defects.data import bit_depth, decode
 from alu_defects.data.datamodule import DefectData
-from alu_defects.data.findings import Kind, Severity
 from alu_defects.errors import UserError
 from alu_defects.evaluate import evaluate
-from alu_defects.learning import checkpoint
 from alu_defects.train import train
+from alu_defects.training import checkpoint
 
 SPLIT = {"name": "random", "val_fraction": 0.25, "test_fraction": 0.25, "seed": 0}
 
@@ -98,11 +98,11 @@ COLOUR = {
 @pytest.mark.parametrize("kind", GREY)
 def test_a_ramp_of_few_bits_keeps_its_grey_levels(kind: str, bits: int) -> None:
     file = io.BytesIO(GREY[kind](ramp(bits)))
-    decoded = pixels.decode(file, 64, "squash", bits)
+    decoded = decode.decode(file, 64, "squash", bits)
     assert np.array_equal(decoded, np.stack([ramp(bits).astype(int) * 255 // (2**bits - 1)] * 3, axis=2))
     assert len(np.unique(decoded)) == 256
-    assert pixels.largest_value(file) == 2**bits - 1
-    assert np.array_equal(pixels.decode(file, 64, "squash", None), decoded)
+    assert decode.largest_value(file) == 2**bits - 1
+    assert np.array_equal(decode.decode(file, 64, "squash", None), decoded)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
@@ -114,15 +114,15 @@ def test_so_does_one_in_colour(kind: str, channels: int, bits: int) -> None:
         values[:, :, 3] = 65535  # opaque, whatever the camera has
     alpha = {"alpha": 2} if channels == 4 and kind == "tif" else {}
     file = io.BytesIO(tiff(values, **alpha) if alpha else COLOUR[kind](values))
-    decoded = pixels.decode(file, 64, "squash", bits)
+    decoded = decode.decode(file, 64, "squash", bits)
     assert np.array_equal(decoded, values[:, :, :3].astype(int) * 255 // (2**bits - 1))
-    assert pixels.largest_value(file) == 2**bits - 1
+    assert decode.largest_value(file) == 2**bits - 1
 
 
 def test_images_of_16_bits_are_decoded_as_before() -> None:
     values = ramp(16, 3)
-    assert np.array_equal(pixels.decode(io.BytesIO(png(values)), 64), values >> 8)
-    grey = pixels.decode(io.BytesIO(png(ramp(16))), 64)[:, :, 0]
+    assert np.array_equal(decode.decode(io.BytesIO(png(values)), 64), values >> 8)
+    grey = decode.decode(io.BytesIO(png(ramp(16))), 64)[:, :, 0]
     assert np.array_equal(grey, ramp(16) // 257)
 
 
@@ -137,12 +137,12 @@ def test_images_of_16_bits_are_decoded_as_before() -> None:
 )
 def test_layouts_of_which_pillow_reads_half_are_refused(content: bytes, bits: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pixels.decode(io.BytesIO(content), 64, "squash", bits)
+        decode.decode(io.BytesIO(content), 64, "squash", bits)
 
 
 def test_values_above_the_bits_are_refused_with_the_fix() -> None:
-    with pytest.raises(pixels.UnreadableError, match=r"largest value is 4095, more than data\.bits=10 .*data\.bits=12"):
-        pixels.decode(io.BytesIO(png(ramp(12, 3))), 64, "squash", 10)
+    with pytest.raises(decode.UnreadableError, match=r"largest value is 4095, more than data\.bits=10 .*data\.bits=12"):
+        decode.decode(io.BytesIO(png(ramp(12, 3))), 64, "squash", 10)
 
 
 def test_16_bits_are_known_from_the_content_of_a_file(tmp_path: Path) -> None:
@@ -156,14 +156,14 @@ def test_16_bits_are_known_from_the_content_of_a_file(tmp_path: Path) -> None:
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        assert pixels.has_16_bits(tmp_path / name), name
-    picture = Image.fromarray(np.zeros((9, 9, 3), np.uint8))
+        assert decode.file_is_16_bit(tmp_path / name), name
+    image = Image.fromarray(np.zeros((9, 9, 3), np.uint8))
     for suffix in ("png", "jpg", "bmp", "webp", "tif"):
-        picture.save(tmp_path / f"8.{suffix}")
-        assert not pixels.has_16_bits(tmp_path / f"8.{suffix}")
+        image.save(tmp_path / f"8.{suffix}")
+        assert not decode.file_is_16_bit(tmp_path / f"8.{suffix}")
     (tmp_path / "text.tif").write_text("no image")
-    assert not pixels.has_16_bits(tmp_path / "text.tif")
-    assert not pixels.has_16_bits(tmp_path / "missing.png")
+    assert not decode.file_is_16_bit(tmp_path / "text.tif")
+    assert not decode.file_is_16_bit(tmp_path / "missing.png")
 
 
 @pytest.fixture
@@ -179,17 +179,17 @@ def images(tmp_path: Path) -> tuple[list[Path], list[str]]:
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The largest values that were found by decoding."""
     values: list[int] = []
-    largest_value = pixels.largest_value
-    monkeypatch.setattr(pixels, "largest_value", lambda file: values.append(largest_value(file)) or values[-1])
+    largest_value = decode.largest_value
+    monkeypatch.setattr(decode, "largest_value", lambda file: values.append(largest_value(file)) or values[-1])
     return values
 
 
 def test_the_largest_value_of_all_images_decides(images: Any, tmp_path: Path) -> None:
     paths, sha256s = images
-    assert bit_depth.choose("auto", paths[:2], sha256s[:2], 0, tmp_path / "cache", progress=False) == 8
-    assert bit_depth.choose("auto", paths, sha256s, 0, tmp_path / "cache", progress=False) == 10
-    assert bit_depth.choose("auto", [], [], 0, tmp_path / "none", progress=False) == 8
-    assert bit_depth.choose(14, paths, sha256s, 0, tmp_path / "none", progress=False) == 14
+    assert bit_depth.choose_bits("auto", paths[:2], sha256s[:2], 0, tmp_path / "cache", progress=False) == 8
+    assert bit_depth.choose_bits("auto", paths, sha256s, 0, tmp_path / "cache", progress=False) == 10
+    assert bit_depth.choose_bits("auto", [], [], 0, tmp_path / "none", progress=False) == 8
+    assert bit_depth.choose_bits(14, paths, sha256s, 0, tmp_path / "none", progress=False) == 14
     assert not (tmp_path / "none").exists()
 
 
@@ -240,7 +240,7 @@ def test_where_no_16_bit_image_can_be_decoded_the_reasons_of_the_files_are_raise
 
     def decode() -> None:
         data.setup("fit")  # without a cache, reading the pixels decodes
-        data.pictures(np.arange(8))
+        data.images(np.arange(8))
 
     with caplog.at_level(logging.INFO), pytest.raises(UserError, match=reason):
         decode()
@@ -250,7 +250,7 @@ def test_where_no_16_bit_image_can_be_decoded_the_reasons_of_the_files_are_raise
 def test_a_place_that_cannot_be_written_is_an_error_with_the_fix(images: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"largest_values cannot be written .* such as data\.bits=12"):
-        bit_depth.choose("auto", *images, 0, tmp_path / "file", progress=False)
+        bit_depth.choose_bits("auto", *images, 0, tmp_path / "file", progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -286,12 +286,12 @@ def test_one_number_holds_for_all_images_of_a_data_set(root: Path, caplog: pytes
     assert len(lines) == 1
     assert lines[0].startswith("data.bits=12 for 16 images with 16 bits a channel: their largest value is 3")
     paths = data.scan()["path"]
-    expected = np.stack([pixels.decode(root / path, 32, "squash", 12) for path in paths])
+    expected = np.stack([decode.decode(root / path, 32, "squash", 12) for path in paths])
     assert expected[paths.str.startswith("light/").to_numpy()].mean() > 40  # no longer black
     for cache in ("disk", "none"):
         data = make(root, cache=cache)
         data.setup("fit")
-        assert np.array_equal(data.pictures(np.arange(len(paths))), expected)
+        assert np.array_equal(data.images(np.arange(len(paths))), expected)
 
 
 def test_pixels_of_one_number_are_not_taken_for_those_of_another(root: Path, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_pixels_of_one_number_are_not_taken_for_those_of_another(root: Path, tmp
     for bits in (12, 14, 16, 12):
         data = make(root, bits=bits, cache_dir=tmp_path)
         data.setup("fit")
-        found.append(data.pictures(data.rows("train")))
+        found.append(data.images(data.rows("train")))
     assert np.array_equal(found[0], found[3])
     deep = ~data.scan().iloc[data.rows("train")]["path"].str.startswith("ordinary").to_numpy()
     assert found[0][deep].mean() > 3 * found[1][deep].mean() > 9 * found[2][deep].mean()
@@ -341,7 +341,7 @@ def test_evaluate_decodes_as_the_training_did(
 ) -> None:
     results, run = train(compose("train", words)), tmp_path / "run"
     assert json.loads((run / "run.json").read_text())["bits"] == 12
-    assert checkpoint.load(run / "checkpoints" / "best.ckpt").about["bits"] == 12
+    assert checkpoint.load_classifier(run / "checkpoints" / "best.ckpt").about["bits"] == 12
     (tmp_path / "split.csv").unlink()  # the run has its catalogue
     with caplog.at_level(logging.INFO):
         again = evaluate(compose("evaluate", [f"run={run}", "trainer=cpu", f"output={tmp_path / 'out'}"]))

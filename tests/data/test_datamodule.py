@@ -1,4 +1,4 @@
-"""Batches: their layout, their order, and that an index leads back to its picture."""
+"""Batches: their layout, their order, and that an index leads back to its image."""
 
 import itertools
 import multiprocessing
@@ -20,7 +20,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from alu_defects.data import pixels, similarity
+from alu_defects.data import decode, similarity
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 
@@ -67,14 +67,14 @@ def test_an_index_leads_back_to_the_pixels_and_the_label_of_its_row(photographs:
                 row = table.loc[int(index)]
                 assert row["split"] == split
                 assert row["label"] == data.classes[label]
-                expected = pixels.decode(photographs / row["path"], 16)
+                expected = decode.decode(photographs / row["path"], 16)
                 assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
                 seen[int(index)] = split
     dropped = len(data.rows("train")) % 4
     assert len(seen) == 36 - dropped
 
 
-def test_class_counts_are_those_of_the_training_pictures(photographs: Path) -> None:
+def test_class_counts_are_those_of_the_training_images(photographs: Path) -> None:
     data = make(photographs)
     table = data.scan()
     assert data.classes == ["across", "along", "plain"]
@@ -93,7 +93,7 @@ def test_the_training_order_depends_on_seed_and_epoch_alone(photographs: Path) -
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_evaluation_takes_every_picture_and_its_first_batches_see_every_class(photographs: Path, split: str) -> None:
+def test_evaluation_takes_every_image_and_its_first_batches_see_every_class(photographs: Path, split: str) -> None:
     halves = {**SPLIT, "val_fraction": 0.4, "test_fraction": 0.4}
     data, other = (make(photographs, batch_size=4, split=halves, seed=seed) for seed in (0, 7))
     order = indices(getattr(data, f"{split}_dataloader")())
@@ -124,7 +124,7 @@ def test_worker_processes_yield_the_same_batches_and_leave_the_global_generator_
 
 
 @pytest.mark.parametrize("cache", ["disk", "memory", "device", "none"])
-def test_the_pictures_are_the_same_wherever_their_pixels_are(photographs: Path, tmp_path: Path, cache: str) -> None:
+def test_the_images_are_the_same_wherever_their_pixels_are(photographs: Path, tmp_path: Path, cache: str) -> None:
     expected = fit(make(photographs), tmp_path)
     data = make(photographs, cache=cache, num_workers=0)
     assert (data.near_duplicates() is None) == (cache == "none")
@@ -135,7 +135,7 @@ def test_the_pictures_are_the_same_wherever_their_pixels_are(photographs: Path, 
             assert torch.equal(index, other_index)
             assert torch.equal(image, other)
     rows = np.array([5, 0, 7])
-    assert np.array_equal(data.pictures(rows), make(photographs).pictures(rows))
+    assert np.array_equal(data.images(rows), make(photographs).images(rows))
 
 
 def test_pixels_that_are_on_the_device_are_gathered_there(photographs: Path, tmp_path: Path) -> None:
@@ -162,20 +162,18 @@ def test_pixels_can_be_moved_again(photographs: Path) -> None:
     assert torch.equal(store.gather(index), expected)
 
 
-def test_near_duplicates_of_very_many_pictures_are_left_to_the_audit(
+def test_near_duplicates_of_very_many_images_are_left_to_the_audit(
     photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make(photographs)
     assert data.near_duplicates() == 0
-    monkeypatch.setattr(similarity, "MOST", 35)
+    monkeypatch.setattr(similarity, "MAX_IMAGES_PER_RUN", 35)
     assert data.near_duplicates() is None
 
 
-def test_no_pictures_are_asked_of_the_files(photographs: Path) -> None:
+def test_no_images_are_asked_of_the_files(photographs: Path) -> None:
     none = np.array([], np.int64)
-    assert (
-        make(photographs, cache="none").pictures(none).shape == make(photographs).pictures(none).shape == (0, 16, 16, 3)
-    )
+    assert make(photographs, cache="none").images(none).shape == make(photographs).images(none).shape == (0, 16, 16, 3)
 
 
 def test_in_another_process_pixels_are_mapped_and_not_copied(photographs: Path) -> None:
@@ -195,7 +193,7 @@ def test_pixels_that_do_not_fit_into_memory_are_left_on_the_disk(
         fit(data, tmp_path)
 
 
-def test_worker_processes_are_for_pictures_that_are_decoded_on_the_way(photographs: Path) -> None:
+def test_worker_processes_are_for_images_that_are_decoded_on_the_way(photographs: Path) -> None:
     assert make(photographs).num_workers == 0
     assert make(photographs, cache="none").num_workers == joblib.cpu_count()
     with pytest.raises(UserError, match=r"data\.num_workers=many is not a whole number or auto"):
@@ -248,9 +246,7 @@ def fit(
     return recorder.batches
 
 
-def test_in_a_fit_training_pictures_alone_are_augmented_and_each_epoch_differs(
-    photographs: Path, tmp_path: Path
-) -> None:
+def test_in_a_fit_training_images_alone_are_augmented_and_each_epoch_differs(photographs: Path, tmp_path: Path) -> None:
     with_augment, without = (fit(make(photographs, augment=augment), tmp_path) for augment in ({"degrees": 20}, None))
     assert with_augment.keys() == {(stage, epoch) for stage in ("train", "val") for epoch in (0, 1)}
     for (stage, epoch), batches in with_augment.items():
@@ -286,7 +282,7 @@ def test_workers_stay_for_all_epochs_and_yield_the_batches_of_each(photographs: 
             assert torch.equal(image, other)
 
 
-def test_the_split_does_not_depend_on_where_the_pictures_lie(photographs: Path, tmp_path: Path) -> None:
+def test_the_split_does_not_depend_on_where_the_images_lie(photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").symlink_to(photographs, target_is_directory=True)
     here, there = (
         DefectData(source="folder", root=str(r), image_size=8, batch_size=1, split=SPLIT)
@@ -334,7 +330,7 @@ def test_unknown_source_and_split_answer_with_the_nearest_name(photographs: Path
 
 
 @pytest.mark.parametrize("processes", [2, 3, 8])
-def test_several_processes_evaluate_each_picture_once_in_as_many_batches(photographs: Path, processes: int) -> None:
+def test_several_processes_evaluate_each_image_once_in_as_many_batches(photographs: Path, processes: int) -> None:
     data = make(photographs, batch_size=2)
     alone = indices(data.val_dataloader())
     together, batches = [], []
@@ -350,7 +346,7 @@ def test_several_processes_evaluate_each_picture_once_in_as_many_batches(photogr
     assert len(set(batches)) == 1
 
 
-def test_several_processes_train_on_different_pictures_in_as_many_batches(photographs: Path) -> None:
+def test_several_processes_train_on_different_images_in_as_many_batches(photographs: Path) -> None:
     data = make(photographs, batch_size=2)
     alone = indices(data.train_dataloader(), epoch=3)
     shares = []
@@ -374,13 +370,13 @@ def test_workers_begin_with_the_order_of_the_epoch_that_a_run_goes_on_with(photo
 def broken(photographs: Path, tmp_path: Path) -> Path:
     """`photographs`, of which two are none."""
     root = Path(shutil.copytree(photographs, tmp_path / "photographs"))
-    (root / "along" / "along 3.png").write_bytes(b"no picture")
+    (root / "along" / "along 3.png").write_bytes(b"no image")
     (root / "plain" / "plain 7.png").write_bytes((root / "plain" / "plain 7.png").read_bytes()[:500])
     return root
 
 
-def test_pictures_that_cannot_be_decoded_are_all_named(broken: Path) -> None:
-    with pytest.raises(UserError, match=r"^2 pictures cannot be decoded") as caught:
+def test_images_that_cannot_be_decoded_are_all_named(broken: Path) -> None:
+    with pytest.raises(UserError, match=r"^2 images cannot be decoded") as caught:
         make(broken)
     assert str(broken / "along" / "along 3.png") in str(caught.value)
     assert str(broken / "plain" / "plain 7.png") in str(caught.value)
@@ -392,28 +388,28 @@ def test_or_left_out_while_the_others_stay_where_they_are(broken: Path) -> None:
     before = data.scan().set_index("path")
     data.setup("fit")
     assert data.broken["path"].tolist() == ["along/along 3.png", "plain/plain 7.png"]
-    assert data.broken["reason"].str.contains("not a picture|truncated|broken", case=False).all()
+    assert data.broken["reason"].str.contains("not an image|truncated|broken", case=False).all()
     after = data.scan().set_index("path")
     pd.testing.assert_frame_equal(after, before.drop(index=data.broken["path"]))
     assert data.class_counts() == [int((after.query("split == 'train'")["label"] == c).sum()) for c in data.classes]
     batch = next(iter(data.val_dataloader()))
     for image, index in zip(batch["image"], batch["index"], strict=True):
         path = broken / data.scan()["path"].iloc[int(index)]
-        assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels.decode(path, 16))
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), decode.decode(path, 16))
 
 
-def test_a_class_without_pictures_that_can_be_decoded_is_an_error(broken: Path) -> None:
-    for number, picture in enumerate(sorted((broken / "plain").iterdir())):
-        picture.write_bytes(f"none {number}".encode())
-    with pytest.raises(UserError, match=r"class plain has no pictures in train: it has 0 .* that can be decoded"):
+def test_a_class_without_images_that_can_be_decoded_is_an_error(broken: Path) -> None:
+    for number, image in enumerate(sorted((broken / "plain").iterdir())):
+        image.write_bytes(f"none {number}".encode())
+    with pytest.raises(UserError, match=r"class plain has no images in train: it has 0 .* that can be decoded"):
         make(broken, on_broken="exclude")
 
 
-def test_a_picture_that_has_become_another_is_not_left_out(photographs: Path, tmp_path: Path) -> None:
+def test_a_image_that_has_become_another_is_not_left_out(photographs: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(photographs, tmp_path / "photographs"))
     data = unprepared(root, on_broken="exclude", image_size=18)  # a size that nobody has decoded yet
     data.scan()
-    (root / "plain" / "plain 7.png").write_bytes(b"no picture, and not the file that was catalogued")
+    (root / "plain" / "plain 7.png").write_bytes(b"no image, and not the file that was catalogued")
     with pytest.raises(UserError, match=r"plain 7.png .*it has changed since it was catalogued"):
         data.setup("fit")
 

@@ -13,7 +13,7 @@ from alu_defects.data import leakage, splits
 from alu_defects.data.catalog import capture_time
 from alu_defects.data.leakage import Leakage
 from alu_defects.errors import UserError
-from alu_defects.taxonomy import CLASSES
+from alu_defects.tianchi_classes import CLASSES
 
 from .tianchi_names import TRAIN3, true_names
 
@@ -26,14 +26,14 @@ def table(*rows: tuple[str, str, int | None]) -> pd.DataFrame:
     return pd.DataFrame({"label": [r[0] for r in rows], "split": [r[1] for r in rows], "time": times}, dtype=str)
 
 
-def test_the_class_of_the_picture_taken_nearest_is_foretold() -> None:
-    found = leakage.probe(
+def test_the_class_of_the_image_taken_nearest_is_foretold() -> None:
+    found = leakage.time_only_baseline(
         table(
             ("a", "train", 0),
             ("a", "train", 100),
             ("b", "train", 200),
             ("b", "train", None),
-            ("b", "val", 140),  # validation pictures are neither seen nor foretold
+            ("b", "val", 140),  # validation images are neither seen nor foretold
             ("a", "test", 30),  # right, and a shot within 30 s
             ("a", "val+test", 131),  # right, the nearest 31 s off
             ("b", "test", 150),  # as near to both: the earlier, which is wrong
@@ -43,7 +43,7 @@ def test_the_class_of_the_picture_taken_nearest_is_foretold() -> None:
         near_duplicates=3,
     )
     assert found == Leakage(
-        pictures=4, accuracy=0.75, macro_recall=0.75, majority=0.5, share_within_30s=0.25, near_duplicates=3
+        images=4, accuracy=0.75, macro_recall=0.75, majority=0.5, share_within_30s=0.25, near_duplicates=3
     )
     assert json.loads(json.dumps(asdict(found)))["accuracy"] == 0.75
 
@@ -54,7 +54,7 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
         (str(rng.choice(list("abc"))), str(rng.choice(["train", "test", "val"])), int(rng.integers(100)))
         for _ in range(300)
     ]
-    assert leakage.probe(table(*rows)) == leakage.probe(table(*rows[::-1]))
+    assert leakage.time_only_baseline(table(*rows)) == leakage.time_only_baseline(table(*rows[::-1]))
 
 
 def test_the_search_is_that_of_all_pairs() -> None:
@@ -64,14 +64,14 @@ def test_the_search_is_that_of_all_pairs() -> None:
     train, test = rows[1::2], rows[::2]
     guesses = [min(train, key=lambda other: (abs(other[2] - row[2]), other[2]))[0] for row in test]
     near = [any(o[0] == row[0] and abs(o[2] - row[2]) <= 30 for o in train) for row in test]
-    found = leakage.probe(table(*rows))
+    found = leakage.time_only_baseline(table(*rows))
     assert found is not None
     assert found.accuracy == pytest.approx(np.mean([g == row[0] for g, row in zip(guesses, test, strict=True)]))
     assert found.share_within_30s == pytest.approx(np.mean(near))
 
 
 def test_a_class_that_is_not_trained_on_is_never_foretold() -> None:
-    found = leakage.probe(table(("a", "train", 0), ("a", "test", 1), ("b", "test", 2)))
+    found = leakage.time_only_baseline(table(("a", "train", 0), ("a", "test", 1), ("b", "test", 2)))
     assert found is not None
     assert (found.macro_recall, found.share_within_30s) == (0.5, 0.5)
 
@@ -79,14 +79,14 @@ def test_a_class_that_is_not_trained_on_is_never_foretold() -> None:
 @pytest.mark.parametrize("without", ["train", "test"])
 def test_without_times_there_is_nothing_to_foretell_from(without: str) -> None:
     rows = [("a", split, None if split == without else 5) for split in ("train", "val", "test")]
-    assert leakage.probe(table(*rows)) is None
-    assert leakage.probe(table(*rows).drop(columns="time")) is None
+    assert leakage.time_only_baseline(table(*rows)) is None
+    assert leakage.time_only_baseline(table(*rows).drop(columns="time")) is None
 
 
 def test_the_sentence_says_it_all() -> None:
     assert LEAKAGE.sentence() == (
-        "A predictor that sees no pixels, only when a picture was taken, scores 96.0 % accuracy and 93.1 % macro "
-        "recall on the 400 test pictures with a time (majority class 51.0 %); 79 % of them have a training picture of "
+        "A predictor that sees no pixels, only when an image was taken, scores 96.0 % accuracy and 93.1 % macro "
+        "recall on the 400 test images with a time (majority class 51.0 %); 79 % of them have a training image of "
         "the same class within 30 s. Scores on this split are partly the clock's; keep longer sessions together "
         "(split=session, a larger split.gap)."
     )
@@ -118,11 +118,14 @@ def photographs_of_the_paper() -> pd.DataFrame:
 def test_the_clock_foretells_the_photographs_of_the_paper(
     photographs_of_the_paper: pd.DataFrame, options: dict[str, Any], accuracy: float, macro_recall: float
 ) -> None:
-    found = [leakage.probe(splits.divide(photographs_of_the_paper, seed=seed, **options)) for seed in range(20)]
+    found = [
+        leakage.time_only_baseline(splits.split_catalog(photographs_of_the_paper, seed=seed, **options))
+        for seed in range(20)
+    ]
     assert np.mean([f.accuracy for f in found if f]) == pytest.approx(accuracy, abs=0.001)
     assert np.mean([f.macro_recall for f in found if f]) == pytest.approx(macro_recall, abs=0.001)
 
 
 def test_half_an_hour_leaves_two_classes_one_session(photographs_of_the_paper: pd.DataFrame) -> None:
     with pytest.raises(UserError, match=r"class cracked_coating .* 35 in 1 sessions \(split\.gap=1800 s\)"):
-        splits.divide(photographs_of_the_paper, name="session", gap=1800, seed=0)
+        splits.split_catalog(photographs_of_the_paper, name="session", gap=1800, seed=0)

@@ -1,4 +1,4 @@
-"""Near-duplicates: the same shot saved again is found, other pictures are not."""
+"""Near-duplicates: the same shot saved again is found, other images are not."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -10,11 +10,11 @@ from PIL import Image, ImageEnhance
 
 from alu_defects.data import similarity
 from alu_defects.data.similarity import (
-    BITS,
-    NEAR,
+    HASH_BITS,
+    MAX_HASH_DISTANCE,
     across_splits,
     count_across_splits,
-    hashes,
+    hash_images,
     near_duplicates,
     perceptual_hash,
 )
@@ -29,9 +29,9 @@ def shot(bar: int, moved: int = 0) -> Image.Image:
     return Image.fromarray(pixels[8 - moved : 248 - moved, 8:328, None].repeat(3, axis=2).clip(0, 255).astype(np.uint8))
 
 
-def saved(picture: Image.Image, quality: int) -> Image.Image:
+def saved(image: Image.Image, quality: int) -> Image.Image:
     file = BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return Image.open(file)
 
 
@@ -40,41 +40,41 @@ def distance(one: Image.Image, other: Image.Image) -> int:
 
 
 AGAIN: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "re-encoded": lambda picture: saved(picture, 60),
-    "halved": lambda picture: saved(picture.resize((160, 120)), 85),
-    "squashed": lambda picture: picture.resize((112, 112)),
-    "brighter": lambda picture: saved(ImageEnhance.Brightness(picture).enhance(1.05), 90),
-    "darker": lambda picture: saved(ImageEnhance.Brightness(picture).enhance(0.95), 90),
-    "grey": lambda picture: picture.convert("L"),
+    "re-encoded": lambda image: saved(image, 60),
+    "halved": lambda image: saved(image.resize((160, 120)), 85),
+    "squashed": lambda image: image.resize((112, 112)),
+    "brighter": lambda image: saved(ImageEnhance.Brightness(image).enhance(1.05), 90),
+    "darker": lambda image: saved(ImageEnhance.Brightness(image).enhance(0.95), 90),
+    "grey": lambda image: image.convert("L"),
 }
 
 
 @pytest.mark.parametrize("change", AGAIN.values(), ids=AGAIN)
 def test_the_same_shot_again_is_near(change: Callable[[Image.Image], Image.Image]) -> None:
-    assert max(distance(change(shot(bar)), shot(bar)) for bar in range(20)) <= NEAR
+    assert max(distance(change(shot(bar)), shot(bar)) for bar in range(20)) <= MAX_HASH_DISTANCE
 
 
 def test_a_shot_moved_by_a_pixel_is_near_and_one_moved_by_much_is_not() -> None:
-    assert max(distance(shot(bar, moved=1), shot(bar)) for bar in range(20)) <= NEAR
-    assert min(distance(shot(bar, moved=8), shot(bar)) for bar in range(20)) > NEAR
+    assert max(distance(shot(bar, moved=1), shot(bar)) for bar in range(20)) <= MAX_HASH_DISTANCE
+    assert min(distance(shot(bar, moved=8), shot(bar)) for bar in range(20)) > MAX_HASH_DISTANCE
 
 
 def test_other_bars_in_the_same_place_are_far() -> None:
     found = np.stack([perceptual_hash(shot(bar)) for bar in range(60)])
-    assert near_duplicates(found, max_distance=NEAR + 100).tolist() == []
+    assert near_duplicates(found, max_distance=MAX_HASH_DISTANCE + 100).tolist() == []
 
 
-def test_decoded_pictures_are_hashed_like_files() -> None:
-    pictures = np.stack([np.asarray(shot(bar)) for bar in range(3)])
-    assert np.array_equal(hashes(pictures), np.stack([perceptual_hash(shot(bar)) for bar in range(3)]))
-    assert hashes(pictures[:0]).shape == (0, BITS // 8)
+def test_decoded_images_are_hashed_like_files() -> None:
+    images = np.stack([np.asarray(shot(bar)) for bar in range(3)])
+    assert np.array_equal(hash_images(images), np.stack([perceptual_hash(shot(bar)) for bar in range(3)]))
+    assert hash_images(images[:0]).shape == (0, HASH_BITS // 8)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (64, 64)])
-def test_a_picture_without_structure_in_both_directions_has_no_hash_and_no_double(size: tuple[int, int]) -> None:
+def test_a_image_without_structure_in_both_directions_has_no_hash_and_no_double(size: tuple[int, int]) -> None:
     plain = [Image.new("RGB", size, colour) for colour in ("black", "white", (13, 77, 201))]
     stripes = Image.fromarray((np.arange(200, dtype=np.uint8) // 20 * 20)[:, None].repeat(150, axis=1))
-    found = np.stack([perceptual_hash(picture) for picture in (*plain, stripes, stripes.rotate(90, expand=True))])
+    found = np.stack([perceptual_hash(image) for image in (*plain, stripes, stripes.rotate(90, expand=True))])
     assert not found.any()
     assert len(near_duplicates(found)) == 0
 
@@ -86,7 +86,7 @@ def test_pairs_are_those_of_comparing_everything(
 ) -> None:
     monkeypatch.setattr(similarity, "_BLOCK", block)
     rng = np.random.default_rng(0)
-    bits = rng.integers(0, 2, (40, BITS), dtype=np.uint8)
+    bits = rng.integers(0, 2, (40, HASH_BITS), dtype=np.uint8)
     bits[7], bits[30] = bits[3], bits[3]
     bits[30, :50] ^= 1
     bits[11], bits[12] = 0, 0
@@ -101,18 +101,18 @@ def test_pairs_are_those_of_comparing_everything(
     assert found.dtype == np.int64
 
 
-def test_no_pictures_no_pairs() -> None:
-    assert near_duplicates(np.empty((0, BITS // 8), np.uint8)).shape == (0, 2)
+def test_no_images_no_pairs() -> None:
+    assert near_duplicates(np.empty((0, HASH_BITS // 8), np.uint8)).shape == (0, 2)
 
 
-def test_pairs_across_splits_have_one_picture_in_train() -> None:
+def test_pairs_across_splits_have_one_image_in_train() -> None:
     table = pd.DataFrame({"split": ["train", "train", "val", "test", "val+test"]})
     pairs = np.array([(0, 1), (0, 2), (1, 4), (2, 3), (3, 4)])
     assert across_splits(pairs, table).tolist() == [[0, 2], [1, 4]]
     assert across_splits(pairs[:0], table).shape == (0, 2)
 
 
-def test_pairs_across_the_split_are_counted_where_all_pictures_are_alike() -> None:
+def test_pairs_across_the_split_are_counted_where_all_images_are_alike() -> None:
     hashed = np.repeat(perceptual_hash(shot(0))[None], 500, axis=0)
     table = pd.DataFrame({"split": ["train"] * 300 + ["val"] * 150 + ["test"] * 50})
     assert count_across_splits(hashed, table) == 300 * 200

@@ -1,4 +1,4 @@
-"""Round 2 of the competition → catalogue: labelme's JSON, pictures of several classes, files that do not parse."""
+"""Round 2 of the competition → catalogue: labelme's JSON, images of several classes, files that do not parse."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from alu_defects.data import catalog, tianchi
-from alu_defects.taxonomy import ROUND2_DEFECTS, ROUND2_NORMAL, ROUNDS
+from alu_defects.tianchi_classes import ROUND2_DEFECTS, ROUND2_NORMAL, ROUNDS
 
 from .tianchi_names import TRAIN3, write_tree
 
@@ -22,7 +22,7 @@ def labelme(*labels: str, points: object = CORNERS) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """One picture of each class, its JSON beside it."""
+    """One image of each class, its JSON beside it."""
     names = [f"{NORMAL}/normal.jpg", *(f"{SINGLE}/{c.folder}/{c.name}.jpg" for c in ROUND2_DEFECTS)]
     write_tree(tmp_path, names)
     for kind in ROUND2_DEFECTS:
@@ -39,7 +39,7 @@ def test_the_names_of_both_rounds_are_consistent() -> None:
 
 
 def test_single_defects_have_their_folders_class_and_boxes(root: Path) -> None:
-    scan = tianchi.scan(root, round=2)
+    scan = tianchi.scan_archives(root, round=2)
     assert scan.table["label"].tolist() == [c.name for c in ROUNDS[2]]
     assert scan.table["labels"].tolist() == scan.table["label"].tolist()
     assert scan.table["boxes"].tolist() == [
@@ -50,11 +50,11 @@ def test_single_defects_have_their_folders_class_and_boxes(root: Path) -> None:
     assert scan.left_out.empty
 
 
-def test_pictures_of_several_classes_come_last_with_their_classes_in_order(root: Path) -> None:
+def test_images_of_several_classes_come_last_with_their_classes_in_order(root: Path) -> None:
     write_tree(root, [f"{SEVERAL}/a.jpg", f"{SEVERAL}/b.jpg"])
     (root / SEVERAL / "a.json").write_text(labelme("脏点", "擦花", "脏点"), encoding="utf-8")
     (root / SEVERAL / "b.json").write_text(labelme("defect7", "起坑"), encoding="utf-8")
-    table = tianchi.scan(root, round=2).table.set_index("path")
+    table = tianchi.scan_archives(root, round=2).table.set_index("path")
     assert table.index[-1] == f"{SEVERAL}/a.jpg"
     assert table.loc[f"{SEVERAL}/a.jpg", ["label", "labels"]].tolist() == ["", "scuffed|dirty_spot"]
     assert len(json.loads(table.loc[f"{SEVERAL}/a.jpg", "boxes"])) == 3
@@ -83,7 +83,7 @@ def test_a_broken_annotation_costs_a_single_defect_its_boxes_and_several_their_r
     write_tree(root, [f"{several}.jpg"])
     for path in (single, several):
         (root / f"{path}.json").write_text(text, encoding="utf-8")
-    scan = tianchi.scan(root, round=2)
+    scan = tianchi.scan_archives(root, round=2)
     row = scan.table.set_index("path").loc[f"{single}.jpg"]
     assert row[["label", "boxes"]].tolist() == ["scuffed", ""]
     assert f"{single}.json " in caplog.text
@@ -96,26 +96,26 @@ def test_a_broken_annotation_costs_a_single_defect_its_boxes_and_several_their_r
 
 def test_several_defects_without_annotation_are_left_out(root: Path) -> None:
     write_tree(root, [f"{SEVERAL}/x.jpg"])
-    (left,) = tianchi.scan(root, round=2).left_out.itertuples()
+    (left,) = tianchi.scan_archives(root, round=2).left_out.itertuples()
     assert (left.path, left.reason, left.detail) == (f"{SEVERAL}/x.jpg", "no usable annotation", "missing")
 
 
 def test_each_round_leaves_out_the_other(root: Path) -> None:
     first = [f"{TRAIN3}/无瑕疵样本/a.jpg", f"{TRAIN3}/瑕疵样本/碰伤/b.jpg"]
     write_tree(root, first)
-    scan = tianchi.scan(root)
+    scan = tianchi.scan_archives(root)
     assert scan.table["path"].tolist() == first
-    assert catalog.reasons(scan).to_dict() == {"round 2; data.round=2 reads it": 11}
+    assert catalog.count_reasons(scan).to_dict() == {"round 2; data.round=2 reads it": 11}
     assert set(scan.left_out["archive"]) == {ROOT}
-    scan = tianchi.scan(root, round=2)
-    assert catalog.reasons(scan).to_dict() == {"round 1; data.round=1 reads it": 2}
+    scan = tianchi.scan_archives(root, round=2)
+    assert catalog.count_reasons(scan).to_dict() == {"round 1; data.round=1 reads it": 2}
     assert len(scan.table) == 11
 
 
 def test_corrections_are_of_round_1_alone(root: Path) -> None:
     name = f"{SINGLE}/擦花/擦花20180901141803对照样本.jpg"
     write_tree(root, [name])
-    assert tianchi.scan(root, round=2).table.set_index("path").loc[name, "label"] == "scuffed"
+    assert tianchi.scan_archives(root, round=2).table.set_index("path").loc[name, "label"] == "scuffed"
 
 
 def test_normal_is_the_same_class_in_both_rounds() -> None:

@@ -1,0 +1,304 @@
+"""How sure a number is: intervals, paired tests, and what a sample can promise.
+
+Images of one session go right or wrong together, so the bootstrap draws whole sessions. The formulas are those of
+scipy and statsmodels; what is here says which of them, on what.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from alu_defects.training.metrics import SUMMARY_METRICS
+
+CONFIDENCE_LEVEL = 0.95  # of every interval
+RESAMPLES = 2000  # the ends of a 95 % interval then move by at most 3 % of its width from seed to seed
+PRIOR = 2  # groups: simulated intervals of 1 hold the truth less often, those of 4 more often than they should
+_CHUNK = 100  # resamples at once: 16 MB for 20,000 images
+CLASS_METRICS = ("precision", "recall", "f1")
+Floats = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """The lower and the upper end; NaN where there is nothing to count."""
+
+    low: float
+    high: float
+
+
+def wilson(hits: float, total: float) -> Interval:
+    """Wilson's score interval (1927) of a rate of independent images; the mean of several runs need not be whole."""
+    if total == 0:
+        return Interval(math.nan, math.nan)
+    low, high = proportion_confint(hits, total, alpha=1 - CONFIDENCE_LEVEL, method="wilson")
+    return Interval(float(low), float(high))
+
+
+def effective_sample_size(groups: Sequence[str] | NDArray[np.str_]) -> float:
+    """How many independent images say as much as these, of which each group goes right or wrong as one.
+
+    Kish's effective sample size (1965) for groups of n images, (Σ n)² / Σ n²; 0 of none.
+    """
+    sizes = pd.Series(list(groups)).value_counts().to_numpy(float)
+    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
+
+
+def _effective_by_label(
+    labels: Sequence[Any] | NDArray[Any], groups: Sequence[str] | NDArray[np.str_]
+) -> "pd.Series[float]":
+    """Label → how many independent images its groups are worth."""
+    return pd.Series(list(groups), dtype=str).groupby(np.asarray(labels)).agg(effective_sample_size).astype(float)
+
+
+def class_interval(metric: str, value: float, total: float) -> Interval:
+    """Wilson's interval of precision, recall or F1 of a class.
+
+    F1 = 2J / (1 + J) for the share J of hits among the images that are of the class or taken for it.
+
+    Args:
+        metric: its name.
+        value: what was measured, or its mean over trainings.
+        total: `effective_sample_size` images that are of the class (recall), taken for it (precision), or either (F1).
+    """
+    if math.isnan(value):
+        return Interval(math.nan, math.nan)
+    if metric != "f1":
+        return wilson(value * total, total)
+    share = value / (2 - value)
+    low, high = wilson(share * total, total)
+    return Interval(2 * low / (1 + low), 2 * high / (1 + high))
+
+
+def upper_bound(events: float, total: float, confidence: float = CONFIDENCE_LEVEL) -> float:
+    """One-sided upper bound of a rate after Clopper and Pearson (1934): the rate is below it with this confidence."""
+    return float(stats.beta.ppf(confidence, events + 1, total - events)) if events < total else 1.0
+
+
+def images_needed(rate: float, confidence: float = CONFIDENCE_LEVEL) -> int:
+    """How many images without a single event bound its rate by `rate`, with this confidence."""
+    return math.ceil(math.log(1 - confidence) / math.log1p(-rate))
+
+
+def mcnemar(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Exact McNemar test: the p-value of as uneven a division of the images that one alone has right."""
+    only, only_other = int((right & ~other).sum()), int((other & ~right).sum())
+    return float(_mcnemar([[0, only], [only_other, 0]], exact=True).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction (1979): p-values that hold for all of several tests together."""
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]] if len(p_values) else []
+
+
+def summary_interval(
+    metric: str,
+    value: float,
+    drawn: Floats,
+    *,
+    labels: Sequence[Any] | NDArray[Any],
+    groups: Sequence[str],
+    right: Sequence[NDArray[np.bool_]],
+) -> Interval:
+    """Wilson's interval of accuracy or a macro average, of as many images as vary like the resamples.
+
+    Two variances are averaged. That of the resamples is mended by `SmallSampleCorrection` and made wider by Student's t over the normal
+    quantile, as Korn and Graubard (1998) have it. Where there are few mistakes, or few hits, it knows little, so its
+    weight is the number of groups that hold any. The other, of weight `PRIOR`, is that of groups that go right or wrong
+    as one: of C² / Σ 1 / n images for a mean over C classes that are worth n each.
+
+    Args:
+        metric: its name.
+        value: what was measured, or its mean over trainings.
+        drawn: of each resample.
+        labels: of each image.
+        groups: of each image.
+        right: whether each image is, of each training.
+    """
+    of = np.zeros(len(groups)) if metric == "accuracy" else np.asarray(labels)
+    group, few = np.array(groups), SmallSampleCorrection.of(of, groups)
+    each = 1 / _effective_by_label(of, groups)
+    one = float(each.sum()) / len(each) ** 2  # 1 / images, in the worst case
+    fewer = [_fewer(group[of == name], hit[of == name]) for hit in right for name in each.index]
+    # classes count by their share of the variance: the mistakes of a large one say nothing of the others
+    known = float(np.average(fewer, weights=np.tile(each, len(right)))) * len(each)
+    if known:
+        wide = few.inflation * few.t / stats.norm.ppf((1 + CONFIDENCE_LEVEL) / 2)
+        seen = float(np.var(drawn)) * wide**2 / (value * (1 - value))
+        one = (known * seen + PRIOR * one) / (known + PRIOR)
+    return wilson(value / one, 1 / one)
+
+
+def _fewer(groups: NDArray[np.str_], right: NDArray[np.bool_]) -> int:
+    """How many groups hold a mistake, or a hit, whichever is fewer; none of a single group, which never varies."""
+    if len(np.unique(groups)) == 1:
+        return 0
+    return min(len(np.unique(groups[~right])), len(np.unique(groups[right])))
+
+
+class SmallSampleCorrection(NamedTuple):
+    """What resamples of few groups lack, after Hesterberg (2015), What teachers should know about the bootstrap.
+
+    Resamples of n groups vary by (n - 1) / n of the variance that they stand for, and this is a guess from n values.
+    Groups of uneven size are as many as their `effective_sample_size` number.
+
+    Attributes:
+        inflation: what the standard deviation between resamples lacks, √(n / (n - 1)) for n groups a class.
+        freedom: degrees of freedom of Student's t, groups less classes.
+    """
+
+    inflation: float
+    freedom: float
+
+    @classmethod
+    def of(
+        cls, labels: Sequence[Any] | NDArray[Any], groups: Sequence[str] | NDArray[np.str_]
+    ) -> "SmallSampleCorrection":
+        """From the label and the group of each image; n is the harmonic mean over classes, at least 2."""
+        worth = _effective_by_label(labels, groups)
+        n = max(float(stats.hmean(worth)), 2.0) if len(worth) else 2.0
+        return cls(math.sqrt(n / (n - 1)), max(float(worth.sum()) - len(worth), 1.0))
+
+    @property
+    def t(self) -> float:
+        """So many standard deviations to either side make a 95 % interval."""
+        return float(stats.t(self.freedom).ppf((1 + CONFIDENCE_LEVEL) / 2))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The quantiles of resamples that make a 95 % interval; the middle 95 % hold the truth less often than that."""
+        low = float(stats.norm.cdf(-self.inflation * self.t))
+        return low, 1 - low
+
+
+def resample_groups(groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Floats]:
+    """Yield how often each image occurs in each resample, (some resamples, images): whole groups are drawn.
+
+    The same groups are drawn alike at every call, so that two networks are compared on the same resamples. Groups are
+    drawn without regard to the class: within each class, the intervals of precision came out too narrow.
+    """
+    number, names = pd.factorize(pd.Series(list(groups)))
+    generator, share = np.random.default_rng(seed), np.full(len(names), 1 / len(names))
+    for start in range(0, resamples, _CHUNK):
+        drawn = generator.multinomial(len(names), share, size=min(_CHUNK, resamples - start))
+        yield drawn[:, number].astype(float)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metrics of one set of images, or of many resamples of it.
+
+    Attributes:
+        summary: `learning.metrics.SUMMARY` → (resamples,). Macro averages are over classes that occur.
+        precision: (resamples, classes); NaN for a class that is never predicted.
+        recall: (resamples, classes); NaN for a class without images.
+        f1: (resamples, classes); NaN for a class that does not occur.
+    """
+
+    summary: dict[str, Floats]
+    precision: Floats
+    recall: Floats
+    f1: Floats
+
+
+def weighted_scores(labels: NDArray[np.intp], predicted: NDArray[np.intp], classes: int, weights: Floats) -> Scores:
+    """The metrics for every row of weights (resamples, images), from class ids (images,)."""
+    one_hot = np.eye(classes)
+    truth, guess = one_hot[labels], one_hot[predicted]
+    support, guessed, hits = weights @ truth, weights @ guess, weights @ (truth * guess)
+    # a class that a resample happens to lack is left out of it; one that nowhere has images counts if it is predicted
+    occurs = (support > 0) | (~truth.any(axis=0) & (guessed > 0))
+    parts = {"precision": (hits, guessed), "recall": (hits, support), "f1": (2 * hits, support + guessed)}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = {name: part / whole for name, (part, whole) in parts.items()}
+        macro = {name: (np.nan_to_num(value) * occurs).sum(1) / occurs.sum(1) for name, value in values.items()}
+        accuracy = hits.sum(1) / support.sum(1)
+    assert {"accuracy", *macro} == set(SUMMARY_METRICS)
+    return Scores({"accuracy": accuracy, **macro}, **values)
+
+
+def bootstrap(
+    labels: NDArray[np.intp],
+    predicted: NDArray[np.intp],
+    classes: int,
+    groups: Sequence[str],
+    resamples: int = RESAMPLES,
+) -> Scores:
+    """The metrics of resamples that are drawn group by group, from class ids (images,) and a group for each."""
+    parts = [weighted_scores(labels, predicted, classes, weights) for weights in resample_groups(groups, resamples)]
+    summary = {name: np.concatenate([part.summary[name] for part in parts]) for name in SUMMARY_METRICS}
+    return Scores(summary, *(np.concatenate([getattr(p, name) for p in parts]) for name in CLASS_METRICS))
+
+
+def per_class(
+    classes: Sequence[str],
+    labels: NDArray[np.intp],
+    predictions: Sequence[NDArray[np.intp]],
+    groups: Sequence[str],
+    measured: Scores,
+) -> list[dict[str, Any]]:
+    """One row a class: support, and precision, recall and F1 with intervals.
+
+    Resamples of the few groups of one class know too little: of 0 of 20 images they never hold a hit.
+
+    Args:
+        classes: names in the order of their ids.
+        labels: class ids (images,).
+        predictions: class ids (images,) of every training.
+        groups: of the images, which go right or wrong together in each.
+        measured: of every training, (trainings, classes).
+    """
+    rows, group = [], np.array(groups)
+    for k, name in enumerate(classes):
+        own = labels == k
+        row: dict[str, Any] = {"class": name, "support": int(own.sum())}
+        for metric in CLASS_METRICS:
+            values = getattr(measured, metric)[:, k]
+            value = float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
+            taken = [predicted == k for predicted in predictions]
+            counted = {"recall": [own], "precision": taken, "f1": [own | guessed for guessed in taken]}[metric]
+            worth = [effective_sample_size(group[those]) for those in counted if those.any()]  # others have no value
+            low, high = class_interval(metric, value, float(np.mean(worth)) if worth else 0.0)
+            row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
+        rows.append(row)
+    return rows
+
+
+class Difference(NamedTuple):
+    """A difference of two means with its 95 % interval, and the p-value of there being none."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def difference(values: Floats, other: Floats, drawn: Floats, few: SmallSampleCorrection) -> Difference:
+    """The difference between two models, which knows of test images and of trainings.
+
+    Welch's t interval with the variance between resamples added: of two or three trainings, percentiles would be far
+    too narrow. One training each knows nothing of others; the interval is then that of these two networks.
+
+    Args:
+        values: of each training of one model.
+        other: of each training of the other.
+        drawn: the difference of their means in each resample of the test images; NaN where it has no value.
+        few: what the resamples lack.
+    """
+    mean = float(np.mean(values) - np.mean(other))
+    parts = [(float(np.var(v, ddof=1)) / len(v), len(v) - 1.0) for v in (values, other) if len(v) > 1]
+    known = drawn[~np.isnan(drawn)]
+    parts.append((float(np.var(known)) * few.inflation**2 if len(known) else math.nan, few.freedom))
+    variance = sum(part for part, _ in parts)
+    if math.isnan(mean) or not variance > 1e-18:  # where nothing varies nothing can be said; it is not quite 0 then
+        return Difference(mean, math.nan, math.nan, 1.0)
+    t = stats.t(variance**2 / sum(part**2 / freedom for part, freedom in parts))
+    half = float(t.ppf((1 + CONFIDENCE_LEVEL) / 2)) * math.sqrt(variance)
+    return Difference(mean, mean - half, mean + half, float(2 * t.sf(abs(mean) / math.sqrt(variance))))

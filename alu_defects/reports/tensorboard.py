@@ -1,0 +1,211 @@
+"""What TensorBoard shows."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from torch.nn.functional import interpolate
+from torch.utils.tensorboard import SummaryWriter
+
+from alu_defects.data.augment import as_float
+from alu_defects.data.datamodule import DefectData
+from alu_defects.evaluation import predictions
+from alu_defects.evaluation.predictions import PROBABILITY_PREFIX, Evaluation
+from alu_defects.reports import evaluation_plots, plots
+from alu_defects.training import checkpoint
+from alu_defects.training.metrics import LOGGED_PER_CLASS, SUMMARY_METRICS
+from alu_defects.training.module import Classifier
+
+HPARAMS_METRICS = ("f1", "accuracy", "recall", "precision", "loss")  # the first columns are seen without scrolling
+MAX_EMBEDDINGS = 500  # images: a cloud that turns smoothly in the browser, and 5 MB in the run folder
+THUMBNAIL = 48  # pixels
+OUTCOME = ".outcome"  # end of a file's name
+
+# What the HPARAMS tab shows: it sorts the names and opens with the first five, so they are those that sweeps vary most.
+HPARAMS_SETTINGS = {
+    "image_size": "data.image_size",
+    "lr": "optimizer.lr",
+    "model": "model.name",
+    "model_width": "model.width",
+    "seed": "seed",
+    "source": "data.source",
+    "split": "split.name",
+    "split_fold": "split.fold",
+    "split_seed": "split.seed",
+    "train_batch_size": "data.batch_size",
+    "train_epochs": "trainer.max_epochs",
+    "train_loss": "loss.name",
+    "train_optimizer": "optimizer._target_",
+    "train_scheduler": "scheduler.name",
+    "train_weight_decay": "optimizer.weight_decay",
+    "with_attention": "model.attention",
+    "with_pretrained": "model.pretrained",
+    "with_reduction": "model.attention_reduction",
+}
+
+
+class Dashboard(Callback):
+    """Shows per-class charts together, and the confusion matrix and the mistakes as images while a run trains.
+
+    Args:
+        every_n_epochs: how often the images are drawn; 0 for never.
+        embeddings: put validation images into the projector, as the network of the best epoch sees them.
+    """
+
+    def __init__(self, every_n_epochs: int = 10, embeddings: bool = False) -> None:
+        self.every_n_epochs, self.embeddings = every_n_epochs, embeddings
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Arrange the charts."""
+        assert isinstance(pl_module, Classifier)
+        for writer in _writers(trainer):
+            writer.add_custom_scalars(_layout(pl_module.classes))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the images of this epoch's validation."""
+        epoch, writers = trainer.current_epoch, _writers(trainer)
+        if not (writers and self.every_n_epochs and (epoch + 1) % self.every_n_epochs == 0):
+            return
+        assert isinstance(pl_module, Classifier)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        result = predictions.collect(pl_module, data, "val", trainer.callback_metrics)
+        for writer in writers:
+            add_images(writer, result, data, step=epoch, tag="val")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the embeddings."""
+        writers = _writers(trainer)
+        if not (writers and self.embeddings):
+            return
+        assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)  # the first, which keeps the best epoch
+        best = Path(trainer.checkpoint_callback.best_model_path)
+        classifier, epoch = (
+            checkpoint.load_classifier(best).to(pl_module.device),
+            int(checkpoint.read_checkpoint(best)["epoch"]),
+        )
+        for writer in writers:
+            add_embeddings(writer, classifier, trainer.datamodule, step=epoch)  # type: ignore[attr-defined]
+
+
+def _writers(trainer: Trainer) -> list[SummaryWriter]:
+    if not trainer.is_global_zero:
+        return []
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _layout(classes: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """Charts of the custom-scalars tab: what belongs together, and one chart a class, where the runs are compared."""
+    layout: dict[str, dict[str, list[Any]]] = {
+        "overview": {
+            "loss (train and val)": ["Multiline", ["^train/loss$", "^val/loss$"]],
+            "accuracy (val)": ["Multiline", ["^val/accuracy$"]],
+            "f1 (val)": ["Multiline", ["^val/f1$"]],
+            "accuracy, precision, recall, f1 (val)": ["Multiline", [f"^val/{name}$" for name in SUMMARY_METRICS]],
+        }
+    }
+    for metric in LOGGED_PER_CLASS:
+        tags = {name: f"^val/{metric}/{re.escape(name)}$" for name in classes}
+        charts = {f"{metric} of all classes": ["Multiline", list(tags.values())]}
+        layout[f"{metric} of each class (val)"] = charts | {
+            f"{metric}: {name}": ["Multiline", [tag]] for name, tag in tags.items()
+        }
+    return layout
+
+
+def add_images(writer: SummaryWriter, result: Evaluation, data: DefectData, *, step: int, tag: str) -> None:
+    """Add the confusion matrix and the mistakes of an evaluation as images."""
+    confusion = plots.plot_confusion(result.confusion.to_numpy(), list(result.confusion.columns), result.note)
+    writer.add_image(f"{tag}/confusion", plots.to_image(confusion), step, dataformats="HWC")
+    writer.add_image(f"{tag}/mistakes", evaluation_plots.draw_mistakes(result, data), step, dataformats="HWC")
+
+
+def add_outcome(
+    folder: Path, config: DictConfig, evaluations: Sequence[Evaluation], data: DefectData, step: int
+) -> None:
+    """Add what a finished run came to: the HPARAMS entry, a summary text, and images and curves of the best epoch.
+
+    It is in a file of its own, which a run that was killed here writes anew.
+    """
+    for before in folder.glob(f"*{OUTCOME}"):
+        before.unlink()
+    logger = TensorBoardLogger(folder, name="", version="", filename_suffix=OUTCOME)
+    found = {name: OmegaConf.select(config, key) for name, key in HPARAMS_SETTINGS.items()}
+    settings = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in found.items() if v is not None}
+    metrics = {f"test/{name}": e.metrics[name] for e in evaluations if e.split == "test" for name in HPARAMS_METRICS}
+    logger.log_hyperparams(settings, metrics=metrics)
+    writer = logger.experiment
+    for result in evaluations:
+        tag = f"best_{result.split}"
+        add_images(writer, result, data, step=step, tag=tag)
+        add_classes(writer, result, step=step, tag=tag)
+    writer.add_text("summary", _markdown(settings, evaluations), step)
+    logger.finalize("success")
+
+
+def add_classes(writer: SummaryWriter, result: Evaluation, *, step: int, tag: str) -> None:
+    """Add precision and recall of each class as an image, and the curve of the two of each that has images."""
+    counts = result.confusion.to_numpy()
+    hits, predicted, support = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
+    names = list(result.confusion.columns)
+    figure = plots.plot_classes(hits / predicted.clip(1), hits / support.clip(1), support, names)
+    writer.add_image(f"{tag}/classes", plots.to_image(figure), step, dataformats="HWC")
+    for name in result.confusion.index[support > 0]:
+        is_one = (result.predictions["label"] == name).to_numpy()
+        _add_curve(writer, f"{tag}/pr/{name}", is_one, result.predictions[PROBABILITY_PREFIX + name].to_numpy(), step)
+
+
+def _add_curve(writer: SummaryWriter, tag: str, truth: NDArray[np.bool_], scores: NDArray[Any], step: int) -> None:
+    """Add a precision-recall curve; `add_pr_curve` itself says precision 0 where nothing is predicted, and dives."""
+    found = scores >= np.linspace(0, 1, 127)[:, None]  # as many thresholds as TensorBoard takes
+    tp, fp = (found & truth).sum(axis=1), (found & ~truth).sum(axis=1)
+    fn, tn = truth.sum() - tp, (~truth).sum() - fp
+    precision = np.where(tp + fp > 0, tp / (tp + fp).clip(1), 1.0)
+    writer.add_pr_curve_raw(tag, tp, fp, tn, fn, precision, tp / truth.sum(), step)
+
+
+@torch.inference_mode()
+def add_embeddings(writer: SummaryWriter, classifier: Classifier, data: DefectData, *, step: int) -> None:
+    """Add the pre-logits of validation images to the projector, with thumbnails, classes and predictions."""
+    rows = data.rows("val")
+    rows = rows[:: -(-len(rows) // MAX_EMBEDDINGS)]  # every n-th: the catalogue is sorted by class
+    backbone, features, thumbnails, predictions = classifier.backbone, [], [], []
+    for start in range(0, len(rows), data.batch_size):
+        pixels = torch.from_numpy(data.images(rows[start : start + data.batch_size]))
+        images = as_float(pixels.permute(0, 3, 1, 2).to(classifier.device))
+        maps = backbone.forward_features((images - classifier.mean) / classifier.std)
+        features.append(backbone.forward_head(maps, pre_logits=True).cpu())
+        thumbnails.append(interpolate(images, (THUMBNAIL, THUMBNAIL), mode="area").cpu())
+        predictions += [classifier.classes[k] for k in backbone.forward_head(maps).argmax(dim=1).tolist()]
+    table = data.scan().iloc[rows]
+    writer.add_embedding(
+        torch.cat(features).double().numpy().round(3),  # it is written as text
+        [[_cell(w) for w in words] for words in zip(table["label"], predictions, table["path"], strict=True)],
+        torch.cat(thumbnails),
+        step,
+        tag="val",
+        metadata_header=["class", "prediction", "image"],
+    )
+
+
+def _cell(text: str) -> str:
+    """One cell of a table with tabs; file names may hold line ends, or be no UTF-8."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
+
+
+def _markdown(settings: Mapping[str, Any], evaluations: Sequence[Evaluation]) -> str:
+    lines = ["| split | " + " | ".join(HPARAMS_METRICS) + " |", "|---" * (len(HPARAMS_METRICS) + 1) + "|"]
+    lines += [
+        f"| {e.split} | " + " | ".join(f"{e.metrics[m]:.4f}" for m in HPARAMS_METRICS) + " |" for e in evaluations
+    ]
+    if note := predictions.join_notes(evaluations):
+        lines += ["", f"**{note}**"]
+    lines += ["", "| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in settings.items())]
+    return "\n".join(lines)

@@ -1,0 +1,157 @@
+"""Tables for the terminal."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from alu_defects.auditing.checks import Audit
+from alu_defects.data.catalog import count_by_archive, count_reasons
+from alu_defects.data.datamodule import DefectData
+from alu_defects.data.leakage import Leakage
+from alu_defects.data.splits import SELECTED_ON_TEST, SPLITS, in_split, selected_on_test
+from alu_defects.evaluation.predictions import Evaluation
+from alu_defects.training.metrics import SUMMARY_METRICS
+
+
+def print_data(data: DefectData) -> None:
+    """Print the images by class and split, by archive where there are several, and what was left out."""
+    console, table = Console(), data.scan()
+    classes = Table("class", *SPLITS, "sessions", title=f"{len(table)} images: {table['label'].nunique()} classes")
+    groups = [(name, table[table["label"] == name]) for name in data.classes]
+    for name, own in [*groups, ("total", table)]:
+        counts = [str(in_split(own, split).sum()) for split in SPLITS]
+        classes.add_row(escape(name), *counts, str(own["session"].nunique()), end_section=name == data.classes[-1])
+    if selected_on_test(table):
+        classes.caption = f"val and test are the same images: {SELECTED_ON_TEST}"
+    console.print(numbers_to_the_right(classes))
+    if data.found is None:
+        return
+    archives = count_by_archive(data.found)
+    if len(archives.columns) > 2:
+        sources = Table("class", *(escape(str(name)) for name in archives.columns), title="archives")
+        for row in archives.itertuples():
+            sources.add_row(*(escape(str(value)) for value in row))
+        console.print(numbers_to_the_right(sources))
+    if len(data.unused):
+        several = int((data.unused["labels"] != "").sum())
+        print(f"not used: {several} images of several classes, {len(data.unused) - several} without a class")
+    for reason, count in count_reasons(data.found).items():
+        console.print(escape(f"left out: {count} × {reason}"), highlight=False)
+
+
+def print_leakage(leakage: Leakage | None, near_duplicates: int | None) -> None:
+    """Print what a split gives away: by the capture times where there are any, and by repeated images."""
+    counted = "not counted, alu-audit does" if near_duplicates is None else near_duplicates
+    text = leakage.sentence() if leakage else f"Pairs of near-duplicates across the split: {counted}."
+    Console().print(escape(text), style="yellow" if leakage and leakage.telling else None, highlight=False)
+
+
+def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) -> None:
+    """Print the metrics of a run, precision and recall of each class of one evaluation, and where the files are."""
+    console = Console()
+    overall = Table("split", "loss", *SUMMARY_METRICS, title="results (precision, recall, f1: macro averages)")
+    overall.caption = results["note"]
+    for split in ("val", "test"):
+        if split in results:
+            values = results[split]
+            overall.add_row(split, f"{values['loss']:.4f}", *(_percent(values[name]) for name in SUMMARY_METRICS))
+    console.print(numbers_to_the_right(overall))
+    classes = Table("class", "images", "precision", "recall", "mostly taken for", title=f"classes ({evaluation.split})")
+    for name, values in evaluation.metrics["per_class"].items():
+        counts = evaluation.confusion.loc[name]
+        wrong = counts.drop(name)
+        confused = escape(f"{wrong.idxmax()} ({wrong.max()})") if wrong.max() else ""
+        classes.add_row(
+            escape(name), str(counts.sum()), _percent(values["precision"]), _percent(values["recall"]), confused
+        )
+    for column in classes.columns[1:4]:
+        column.justify = "right"
+    console.print(classes)
+    print(f"folder: {folder.resolve()}")  # not by rich, which would break a long path
+
+
+def numbers_to_the_right(table: Table) -> Table:
+    """Align all columns but the first."""
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+MOST_EXAMPLES = 3  # of one kind
+_COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
+
+
+def print_audit(audit: Audit) -> None:
+    """Print the images by class, split, archive and size, the findings by kind, what leaks, and the verdict."""
+    console = Console()
+    if len(audit.table):
+        classes = _audit_table("images", audit.classes().reset_index())
+        classes.caption = audit.note
+        console.print(classes)
+    if audit.archives is not None:
+        console.print(_audit_table("archives", audit.archives.reset_index()))
+    console.print(_audit_table("sizes", audit.sizes()))
+    for line in _finding_lines(audit.findings):
+        console.print(line, soft_wrap=True, highlight=False)
+    if audit.leakage:
+        console.print(escape(audit.leakage.sentence()), highlight=False)
+    console.print(f"[bold {'red' if audit.fails else 'green'}]{escape(audit.verdict)}[/]", highlight=False)
+
+
+def _audit_table(title: str, frame: pd.DataFrame) -> Table:
+    table = Table(*(_printable_cell(name) for name in frame), title=title)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_printable_cell(value) for value in row))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def _finding_lines(findings: pd.DataFrame) -> Iterator[str]:
+    """A line a kind, below it some examples; long paths are not broken, so that they can be copied."""
+    for (severity, kind), found in findings.groupby(["severity", "kind"], sort=False):
+        yield f"[{_COLOURS[str(severity)]}]{severity:>7}[/]  {len(found)} × {_printable_cell(kind)}"
+        for path, other, detail in found[["path", "other", "detail"]].head(MOST_EXAMPLES).to_numpy():
+            text = " = ".join(filter(None, (path, other)))
+            yield f"           {_printable_cell(': '.join(filter(None, (text, detail))))}"
+        if len(found) > MOST_EXAMPLES:
+            yield f"           and {len(found) - MOST_EXAMPLES} more"
+
+
+def _printable_cell(value: object) -> str:
+    return escape(printable(str(value)))
+
+
+def printable(text: str) -> str:
+    """Replace what is no character, such as the bytes of a file name that is not UTF-8, by �."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text)
+
+
+def percent(value: float, unit: str = " %") -> str:
+    """A fraction in per cent; a dash for what is not known."""
+    return "–" if math.isnan(value) else f"{100 * value:.1f}{unit}"
+
+
+def span(ends: tuple[float, float], unit: str = " %") -> str:
+    """An interval in per cent."""
+    return f"{percent(ends[0], '')}–{percent(ends[1], unit)}"
+
+
+def points(value: float) -> str:
+    """A fraction, or a difference of two, in points of a per cent."""
+    return "–" if math.isnan(value) else f"{100 * value:.1f}".replace("-", "−")
+
+
+def p_value(value: float, equals: str = "") -> str:
+    """A p-value; `equals` stands before all but those that are too small to write."""
+    return "< 0.001" if value < 0.001 else f"{equals}{value:.3f}" if value < 0.1 else f"{equals}{value:.2f}"

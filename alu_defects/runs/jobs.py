@@ -1,0 +1,114 @@
+"""Run folders and sweeps → jobs: what was to be trained, and what became of it."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+import pandas as pd
+from omegaconf import OmegaConf
+from alu_defects.config import flat
+from alu_defects.errors import UserError
+from alu_defects.runs import sweep
+from alu_defects.runs.run import Run
+from alu_defects.evaluation.predictions import read_predictions
+
+
+# in overrides: what tells trainings of one model apart, or is said elsewhere
+_NOT_IN_NAME = ("model=", "model.name=", "seed=", "split.fold=", "sweep=", "sweep.force=", "resume=")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a sweep, or a run by itself.
+
+    Attributes:
+        name: its folder's.
+        overrides: what the command line gave.
+        run: with the results, perhaps in another sweep's folder.
+        status: finished, failed, running or interrupted; gone, if the run that it stood for was removed.
+        error: why it failed.
+    """
+
+    name: str
+    overrides: list[str]
+    run: Run
+    status: str
+    error: str = ""
+
+    @property
+    def model(self) -> str:
+        """The network's name."""
+        return str(self._what("model.name", "model"))
+
+    @property
+    def seed(self) -> Any:
+        """The training's; of a job that failed before it became a run whatever was given."""
+        return self._what("seed", "seed")
+
+    @property
+    def ended(self) -> str:
+        """When, as ISO 8601."""
+        return str(self.run.status().get("ended", ""))
+
+    def _what(self, key: str, noted: str) -> Any:
+        """A setting, or what was noted of a job that failed before it became a run."""
+        known = self.run.config_file.exists()
+        return OmegaConf.select(self.run.config(), key) if known else self.run.status().get(noted, "?")
+
+    @cached_property
+    def settings(self) -> dict[str, Any] | None:
+        """Every setting that decides its outcome but seed and fold, as `optimizer.lr`, and which images there were.
+
+        None for a job that failed before it became a run.
+        """
+        if not self.run.config_file.exists():
+            return None
+        config = self.run.config()
+        found = flat(OmegaConf.create(sweep.identity_settings(config)))
+        found = {key: value for key, value in found.items() if value is not None and not isinstance(value, dict)}
+        if config.split.name != "kfold":  # there the fold is in it
+            found["images"] = str(self.run.status().get("data_hash", ""))[:8]
+        return {key: value for key, value in found.items() if key not in ("seed", "split.fold")}
+
+    @property
+    def words(self) -> list[str]:
+        """What the command line gave, without what tells trainings of one model apart."""
+        return [word for word in self.overrides if not word.startswith(_NOT_IN_NAME)]
+
+    def predictions(self, split: str = "test") -> pd.DataFrame | None:
+        """One row an image, by its content hash: path, session, label, prediction and probabilities.
+
+        None where the run did not write them.
+        """
+        folder = self.run.folder if split == "test" else self.run.evaluation(split)
+        if not (folder / "predictions.csv").is_file():
+            return None
+        images = self.run.catalog().set_index("path")[["sha256", "session"]]
+        return read_predictions(folder).join(images, on="path").set_index("sha256").sort_index()
+
+
+def find_jobs(folders: Sequence[Path]) -> list[Job]:
+    """The jobs in the folders: each is a run folder, or holds run folders.
+
+    Raises:
+        UserError: a folder without runs.
+    """
+    files: list[Path] = []
+    for folder in folders:
+        found = [folder / "run.json"] if (folder / "run.json").is_file() else sorted(folder.glob("*/run.json"))
+        if not found:
+            raise UserError(
+                f"{folder} is not a run folder and holds none; give a sweep's folder or a list of run folders"
+            )
+        files += found
+    return [_job(file.parent) for file in files]
+
+
+def _job(folder: Path) -> Job:
+    given = Run(folder).status()
+    run = Run(folder / given["run"]) if "run" in given else Run(folder)
+    if not run.status_file.is_file():
+        error = f"it stood for {run.folder}; run the sweep again"
+        return Job(folder.name, given["overrides"], Run(folder), "gone", error)
+    status = run.status()
+    return Job(folder.name, given.get("overrides", []), run, status["status"], status.get("error") or "")

@@ -1,0 +1,121 @@
+"""How a batch fits into the memory of a small GPU: in parts, whose gradients are added up before a step."""
+
+import copy
+import logging
+import math
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
+
+from alu_defects.data.datamodule import DefectData
+from alu_defects.errors import UserError
+from alu_defects.training import optimization
+from alu_defects.training.module import Classifier
+
+log = logging.getLogger(__name__)
+
+MEMORY_MARGIN = 0.05  # of the memory of a GPU: fragmentation, and what cuDNN tries in later steps
+
+
+def find_accumulation_steps(step: Callable[[int], object], batch_size: int) -> int:
+    """Into how many parts a batch must be cut: 1, 2, 4 ... until `step(images)` no longer runs out of memory.
+
+    Raises:
+        UserError: not even two images fit; batch normalisation needs two.
+    """
+    count = 1
+    while True:
+        size = math.ceil(batch_size / count)
+        try:
+            step(size)
+        except RuntimeError as error:
+            if not is_oom_error(error):
+                raise
+        else:
+            return count
+        finally:
+            garbage_collection_cuda()  # give it back also when it fits: to pixels, or to another process
+        if size <= 2:
+            raise UserError(
+                f"a training step of {size} images does not fit into the memory of the GPU; "
+                "lower data.image_size, take a smaller network, or train on the processor with trainer=cpu"
+            )
+        count *= 2
+
+
+def trial_step(
+    classifier: Classifier, image_size: int, device: torch.device, autocast: torch.dtype | None, copies: int = 0
+) -> Callable[[int], None]:
+    """Two training steps of a number of grey images with a copy of a classifier, for `find_accumulation_steps`.
+
+    Args:
+        classifier: is copied.
+        image_size: side in pixels.
+        device: a GPU.
+        autocast: what the network computes in; None: as it is.
+        copies: of the weights that the training holds besides: one of a moving average, one of the gradients that
+            several processes exchange. They and `MEMORY_MARGIN` must fit, too.
+    """
+
+    def step(number: int) -> None:
+        weights = sum(p.numel() * p.element_size() for p in classifier.parameters())
+        margin = (
+            int(MEMORY_MARGIN * torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else 0
+        )
+        held = torch.empty(copies * weights + margin, dtype=torch.uint8, device=device)
+        network = copy.deepcopy(classifier).to(device).train()
+        optimizer = optimization.create_optimizer(network.optimizer_options, network.parameters())
+        images = torch.full((number, 3, image_size, image_size), 0.5, device=device)
+        for _ in range(2):  # the second finds the optimizer's state, and gradients of another part, in memory
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                logits = network(images)
+            network.loss(logits.float(), torch.zeros(number, dtype=torch.int64, device=device)).backward()
+            optimizer.step()
+        del held
+
+    return step
+
+
+def accumulate_to_fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, parts: int | None) -> None:
+    """Cut the batches into parts that fit into the memory of the GPU; on a processor they stay whole.
+
+    A step still learns from `data.batch_size` images, or, where that does not divide, a few more; but batch
+    normalisation sees the parts.
+
+    Args:
+        trainer: gets the number of parts.
+        classifier: is tried out.
+        data: gets the size of a part.
+        parts: as many as a run that goes on was begun with; None: try.
+    """
+    device = trainer.strategy.root_device
+    whole = data.batch_size
+    if parts is None and device.type == "cuda":
+        averages = any(isinstance(c, pl.callbacks.WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        exchanges = trainer.strategy.launcher is not None
+        trial = (classifier, data, device, str(trainer.precision), averages + exchanges)
+        if exchanges:  # this process keeps no memory of a GPU on which one of those that train will need all of it
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                parts = pool.submit(_find_steps, *trial).result()
+        else:
+            parts = _find_steps(*trial)
+    trainer.accumulate_grad_batches = parts = parts or 1
+    data.batch_size = math.ceil(whole / parts)
+    if data.batch_size < whole:
+        if trainer.limit_train_batches == 1.0:  # as many steps as whole batches make: the schedule is laid out for them
+            images = len(data.rows("train")) // trainer.world_size
+            trainer.limit_train_batches = max(1, images // whole) * parts
+        log.warning(
+            "data.batch_size=%d does not fit into the memory of the GPU: %d parts of %d images",
+            *(whole, trainer.accumulate_grad_batches, data.batch_size),
+        )
+
+
+def _find_steps(classifier: Classifier, data: DefectData, device: torch.device, amp: str, copies: int) -> int:
+    data.place(device)  # what pixels take, the network cannot have
+    autocast = {"bf16": torch.bfloat16, "16": torch.float16}.get(amp.removesuffix("-mixed"))
+    return find_accumulation_steps(trial_step(classifier, data.image_size, device, autocast, copies), data.batch_size)
