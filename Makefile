@@ -42,7 +42,7 @@ lint: install ## check style
 types: install ## check types
 	$(RUN) mypy
 
-format: install ## mend style
+format: install ## fix style
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 

@@ -1,4 +1,4 @@
-"""A function of a configuration → a program on the command line, with errors that say how to mend them."""
+"""A function of a configuration → a program on the command line, with errors that say how to fix them."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ def verb(
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a command-line program of a function that takes the configuration `conf/<config_name>.yaml`.
 
-    What the user can mend is printed in a line or two and ends the program with exit code 2. In a multirun a job that
+    What the user can fix is printed in a line or two and ends the program with exit code 2. In a multirun a job that
     fails does not stop the others; the exit code is then 1. SIGTERM and Ctrl-C end a multirun as a whole, after
     `after_sweep`, with exit code 143 or 130. HYDRA_FULL_ERROR=1 shows tracebacks.
 
@@ -45,7 +45,7 @@ def verb(
         @interrupting()
         def main() -> None:
             verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the mend can be added
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the fix can be added
             sweep_dirs: set[Path] = set()
             failures: list[str] = []
             made: list[Path] = []  # what Hydra made for a run that a wrong word may have prevented
@@ -65,7 +65,7 @@ def verb(
                     if not multirun:
                         raised.append(error)
                         return None
-                    # recorded, shown, and in the exit code: the other jobs go on
+                    # recorded, shown, and in the exit code: the other jobs continue
                     failures.append(" ".join(HydraConfig.get().overrides.task))
                     if failed:
                         failed(made[-1], config, error)
@@ -122,14 +122,14 @@ def _run(job: Callable[[DictConfig], Any], config_name: str) -> None:
 
 
 def show(error: Exception, verbose: bool, config_name: str = "train") -> None:
-    """Print an error for the user: with its traceback, or in a line or two with the mend."""
+    """Print an error for the user: with its traceback, or in a line or two with the fix."""
     if verbose:
         traceback.print_exception(error)
     print(f"error: {explain(error, config_name)}", file=sys.stderr)
 
 
 def explain(error: BaseException, config_name: str) -> str:
-    """What is wrong and how to mend it, for errors of the command line, in one or two lines."""
+    """What is wrong and how to fix it, for errors of the command line, in one or two lines."""
     text = str(error).strip()
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is not given; add {match[1]}=… to the command"

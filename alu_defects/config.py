@@ -174,7 +174,8 @@ _TOKEN = re.compile(rf"(?<![^,\[({{\s]){_QUOTED}(?=\s*(?:[,\])}}]|$))|.", re.DOT
 def prepare_overrides(config_name: str, words: Sequence[str], sweep: bool = False) -> list[str]:
     """The words of a command line as overrides for Hydra, which would refuse or change many a path.
 
-    Settings of `TEXT_SETTINGS` reach the code exactly as they are typed, and so does every other value that Hydra cannot read.
+    Settings of `TEXT_SETTINGS` reach the code exactly as they are typed, and so does every other value that Hydra
+    cannot read.
     As in Hydra remain: what is quoted already (`"/a b"`), `null`, interpolations (`${paths.cache}/x`), and values that
     Hydra reads, of all other settings: numbers, lists, sweeps. Prepared words are prepared already.
 
@@ -198,7 +199,8 @@ def _override(shorthands: dict[str, str], word: str, sweep: bool) -> str:
     sign, key, value = match.groups()
     if key in shorthands and not sign:
         key, value = shorthands[key].format(value).split("=", 1)
-    return f"{sign}{key}={_quoted_value(value, text=key in TEXT_SETTINGS, lists=key in LIST_SETTINGS or key not in TEXT_SETTINGS, sweep=sweep)}"
+    text = key in TEXT_SETTINGS
+    return f"{sign}{key}={_quoted_value(value, text=text, lists=key in LIST_SETTINGS or not text, sweep=sweep)}"
 
 
 def _quoted_value(value: str, *, text: bool, lists: bool, sweep: bool = False) -> str:

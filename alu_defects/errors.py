@@ -1,4 +1,4 @@
-"""The one error that a user can mend, and what a wrong name probably meant."""
+"""The one error that a user can fix, and what a wrong name probably meant."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from difflib import get_close_matches
 class UserError(Exception):
     """Something outside the program is wrong: a file, a folder or a setting.
 
-    The message names what, its value and the mend, in one or two lines; the command line prints it without a traceback.
+    The message names what, its value and the fix, in one or two lines; the command line prints it without a traceback.
     """
 
 

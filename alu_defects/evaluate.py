@@ -46,7 +46,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     options = plain(run.config())
     here = {key: config.data[key] for key in ("cache", "cache_dir")}  # the run's may be of another machine
     here["bits"] = run.status()["bits"]  # auto would look at a part of the run's images
-    here["on_broken"] = "error"  # what was left out is not in the catalogue of the run
+    here["on_broken"] = "error"  # what was excluded is not in the catalog of the run
     data = DefectData(**{**options["data"], **here}, split={}, seed=options["seed"])
     root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
     table = run.catalog()
@@ -70,7 +70,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     calibrated = assessment.calibrate(results["val"])
     write_json(run.folder / "calibration.json", calibrated.as_dict())
     judged = {
-        split: CalibratedPredictions(result, data.scan()["session"].iloc[result.rows].tolist(), calibrated, normal)
+        split: CalibratedPredictions(result, data.catalog["session"].iloc[result.rows].tolist(), calibrated, normal)
         for split, result in results.items()
     }
     outcome = Assessment(judged["val"], judged[config.split.name], calibrated, operating, normal)

@@ -28,7 +28,7 @@ def leave_to_main_process(worker: int = 0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_soon(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not begin anew
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not begin again
         signal.alarm(math.ceil(GRACE))
 
     signal.signal(signal.SIGTERM, end_soon)
@@ -53,7 +53,7 @@ multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)
 def interrupting() -> Iterator[None]:
     """Raise `Interrupted` in the main thread where SIGTERM or SIGINT arrive.
 
-    What ends because of the first one is not disturbed by another for `GRACE` seconds. Lightning alone would go on to
+    What ends because of the first one is not disturbed by another for `GRACE` seconds. Lightning alone would continue to
     the end of a batch, and exit with code 0 or 1.
     """
     first = -GRACE

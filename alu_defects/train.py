@@ -27,14 +27,14 @@ def train(config: DictConfig) -> dict[str, Any]:
     """Train, keep the best epoch, evaluate it on val and test, and write the run folder.
 
     Args:
-        config: conf/train.yaml, composed; `run_dir` becomes the run folder, or `resume` is one that goes on.
+        config: conf/train.yaml, composed; `run_dir` becomes the run folder, or `resume` is one that continues.
 
     Returns:
         What metrics.json holds: `best_epoch`, `epochs`, `parameters`, `seconds`, `note` on the split, and for `val` and
         `test` loss, accuracy, macro precision, recall and F1, and precision and recall of each class.
 
     Raises:
-        UserError: a setting, a file or a folder that the user can mend. The run is then marked failed in run.json.
+        UserError: a setting, a file or a folder that the user can fix. The run is then marked failed in run.json.
     """
     import time
 
@@ -80,7 +80,7 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     startup = Startup(run, since=started)
     startup.lap("imports")
     threads = Threads(config.trainer.threads, run)
-    options, before = plain(config), run.status()  # of a run that goes on: how it computes is part of it
+    options, before = plain(config), run.status()  # of a run that continues: how it computes is part of it
     options["trainer"] = trainer.with_run_precision(options["trainer"], before)
     on_nonfinite = options.get("on_nonfinite", "error")  # older runs have no such words
     trainer.check_trainer(options["trainer"], options.get("callbacks") or {}, on_nonfinite)
@@ -192,22 +192,21 @@ def _data(options: dict[str, Any]) -> "DefectData":
 
 
 def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
-    """Catalogue and decode the images; print and record what there is, and what the split gives away."""
+    """Catalog and decode the images; print and record what there is, and what the split gives away."""
     from dataclasses import asdict
 
     from alu_defects.data import leakage
     from alu_defects.data.catalog import save_catalog
     from alu_defects.reports import terminal
 
-    data.scan()
     terminal.print_data(data)
-    startup.lap("catalogue")
+    startup.lap("catalog")
     data.setup("fit")
-    run.take_catalog(data.scan(), data.root)
+    run.take_catalog(data.catalog, data.root)
     run.update(bits=data.bits)
     assert data.found is not None
     for table, file in (
-        (data.found.left_out, run.left_out_file),
+        (data.found.excluded, run.excluded_file),
         (data.unused, run.unused_file),
         (data.broken, run.broken_file),
     ):
@@ -215,7 +214,7 @@ def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
             save_catalog(table, file)
     startup.lap("pixels")
     near_duplicates = data.near_duplicates()
-    found = leakage.time_only_baseline(data.scan(), near_duplicates)
+    found = leakage.time_only_baseline(data.catalog, near_duplicates)
     run.update(leakage=asdict(found) if found else {"near_duplicates": near_duplicates})
     terminal.print_leakage(found, near_duplicates)
     startup.lap("leakage")
@@ -224,7 +223,7 @@ def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
 def _begun_before(config: DictConfig) -> bool:
     """Whether a job of a sweep has finished in this or another sweep; its folder then says where.
 
-    It also does so for a run that goes on there because of resume=auto.
+    It also does so for a run that continues there because of resume=auto.
     """
     from alu_defects.runs import sweep
 

@@ -25,7 +25,7 @@ SPLITS = {
 }
 
 
-def catalogue() -> pd.DataFrame:
+def catalog() -> pd.DataFrame:
     """Path, label, time and, in place of the content's hash, the path's."""
     classes = {kind.folder: kind.name for kind in CLASSES}
     rows = []
@@ -39,7 +39,7 @@ def catalogue() -> pd.DataFrame:
 
 def main() -> None:
     """Print the table in Markdown."""
-    table = catalogue()
+    table = catalog()
     for title, split in SPLITS.items():
         found = [leakage.time_only_baseline(splits.split_catalog(table, seed=seed, **split)) for seed in range(SEEDS)]
         scores = 100 * np.array([(one.accuracy, one.macro_recall) for one in found if one])

@@ -30,7 +30,7 @@ def test_models_are_a_list_of_words_and_the_tables_are_written(command, tmp_path
     assert "| shufflenet | 32 | eager |" in page
 
 
-def test_a_wrong_network_is_named_with_its_mend(command, tmp_path):
+def test_a_wrong_network_is_named_with_its_fix(command, tmp_path):
     done = command("benchmark", "what=infer", "model=shufflenet,xceptoin", *FAST, f"output={tmp_path / 'out'}")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -39,7 +39,7 @@ def test_a_wrong_network_is_named_with_its_mend(command, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_measurement_is_named_with_its_mend(tmp_path):
+def test_a_wrong_measurement_is_named_with_its_fix(tmp_path):
     with pytest.raises(UserError, match=r"what=infre does not exist; did you mean infer\?"):
         benchmark(compose("benchmark", ["what=infre", f"output={tmp_path}"]))
 

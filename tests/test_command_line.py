@@ -39,7 +39,7 @@ def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "wrong", "mend"),
+    ("overrides", "wrong", "fix"),
     [
         (["model=inceptionv4_sce"], "model=inceptionv4_sce", "inceptionv4_scse"),
         (["modle=xception"], "modle", "model"),
@@ -56,7 +56,7 @@ def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
         (["callbacks=[]"], "callbacks", "callbacks=[default]"),
     ],
 )
-def test_a_wrong_word_on_the_command_line_is_named_with_its_mend(typed, tmp_path, overrides, wrong, mend):
+def test_a_wrong_word_on_the_command_line_is_named_with_its_fix(typed, tmp_path, overrides, wrong, fix):
     done = typed("train", f"paths.runs={tmp_path / 'runs'}", *overrides, cwd=tmp_path)
     assert done.returncode == 2
     if "callbacks=[]" not in overrides:  # found after the run was started, which is recorded
@@ -65,7 +65,7 @@ def test_a_wrong_word_on_the_command_line_is_named_with_its_mend(typed, tmp_path
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("error: ")
     assert wrong in message
-    assert mend in message
+    assert fix in message
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_an_error_of_the_program_leaves_a_single_job_as_it_is(typed, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("overrides", "wrong", "mend"),
+    ("overrides", "wrong", "fix"),
     [
         (["data.root=/no/such/folder"], "/no/such/folder", "is not a folder"),
         (["data.source=foldr"], "data.source=foldr", "folder"),
@@ -123,18 +123,18 @@ def test_an_error_of_the_program_leaves_a_single_job_as_it_is(typed, tmp_path, m
         (["model.weights=/no/such.pth"], "/no/such.pth", "no such file"),
     ],
 )
-def test_a_setting_that_cannot_work_is_named_with_its_mend(small, tmp_path, overrides, wrong, mend):
+def test_a_setting_that_cannot_work_is_named_with_its_fix(small, tmp_path, overrides, wrong, fix):
     if overrides[0].startswith("model=t") or overrides[0] == "model=inceptionv4":
         small = [o for o in small if not o.startswith("model.width")]
     config = compose("train", [*small, *overrides, f"run_dir={tmp_path / 'run'}"])
     with pytest.raises(UserError) as caught:
         train(config)
     assert wrong in str(caught.value)
-    assert mend in str(caught.value)
+    assert fix in str(caught.value)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 
-def test_a_broken_image_is_named_or_left_out(typed, small, photographs, tmp_path):
+def test_a_broken_image_is_named_or_excluded(typed, small, photographs, tmp_path):
     root = tmp_path / "data"
     for label, red in (("good", 0), ("bad", 255)):
         (root / label).mkdir(parents=True)
@@ -350,7 +350,7 @@ def interrupt_in_the_second_epoch(self, trainer, module):
         raise KeyboardInterrupt
 
 
-def test_a_signal_ends_a_sweep_with_its_table_and_it_can_go_on(typed, small, tmp_path, monkeypatch):
+def test_a_signal_ends_a_sweep_with_its_table_and_it_can_continue(typed, small, tmp_path, monkeypatch):
     runs = tmp_path / "runs"
     words = ["-m", *small, "seed=0,1", f"paths.runs={runs}"]
     step = Classifier.training_step
@@ -386,7 +386,7 @@ def test_a_signal_ends_a_sweep_with_its_table_and_it_can_go_on(typed, small, tmp
     assert sweep.find_finished(resumed, DefectData(**plain(resumed.data), split=plain(resumed.split))) is not None
 
 
-def test_resume_auto_goes_on_in_the_folder_of_the_unfinished_run_or_begins_one(typed, small, tmp_path):
+def test_resume_auto_continues_in_the_folder_of_the_unfinished_run_or_begins_one(typed, small, tmp_path):
     runs = tmp_path / "runs"
     words = [*small, f"paths.runs={runs}", "resume=auto"]
     with pytest.MonkeyPatch.context() as patch:
@@ -509,7 +509,7 @@ def test_a_run_is_the_same_wherever_its_pixels_are(small, tmp_path):
 
 def test_a_run_says_what_its_start_took_and_how_it_computes(finished_run):
     status = json.loads((finished_run / "run.json").read_text())
-    assert list(status["startup"]) == ["imports", "catalogue", "pixels", "leakage", "network", "first step"]
+    assert list(status["startup"]) == ["imports", "catalog", "pixels", "leakage", "network", "first step"]
     assert all(seconds >= 0 for seconds in status["startup"].values())
     assert (status["device"], status["precision"], status["accumulate_grad_batches"]) == ("cpu", "32-true", 1)
 
@@ -520,7 +520,7 @@ def test_a_command_line_leaves_nothing_behind_for_what_python_calls_next(typed, 
     assert os.environ["HYDRA_FULL_ERROR"] == "0"
 
 
-def test_a_run_of_before_the_pixel_cache_goes_on_and_can_be_evaluated(small, tmp_path):
+def test_a_run_of_before_the_pixel_cache_continues_and_can_be_evaluated(small, tmp_path):
     run = tmp_path / "run"
     train(compose("train", [*small, "scheduler=none", f"run_dir={run}"]))
     config = OmegaConf.load(run / "config.yaml")

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, wherever they were raised."""
+"""Errors that a user can fix, wherever they were raised."""
 
 import pytest
 from torch.utils.data import DataLoader

@@ -1,4 +1,4 @@
-"""Files as nobody would make them: each is used, or left out with a message, and none takes another's place."""
+"""Files as nobody would make them: each is used, or excluded with a message, and none takes another's place."""
 
 import os
 import struct
@@ -75,7 +75,7 @@ def test_odd_names_shapes_and_links_are_no_obstacle(typed, root, words, tmp_path
 
 
 @pytest.mark.slow
-def test_what_is_no_image_is_named_all_at_once_or_left_out(typed, root, words, tmp_path):
+def test_what_is_no_image_is_named_all_at_once_or_excluded(typed, root, words, tmp_path):
     pit = root / "pit"
     (pit / "zero.jpg").touch()
     (pit / "text.jpg").write_text("no image", encoding="utf-8")
@@ -91,10 +91,10 @@ def test_what_is_no_image_is_named_all_at_once_or_left_out(typed, root, words, t
     run = tmp_path / "run"
     done = typed("train", *words, "data.on_broken=exclude", f"run_dir={run}")
     assert done.returncode == 0, done.stderr
-    left_out = pd.read_csv(run / "broken.csv").set_index("path")["reason"]
-    assert sorted(left_out.index) == broken
-    assert "the file is empty" in left_out["pit/zero.jpg"]
-    assert "DecompressionBomb" in left_out["pit/bomb.png"]
+    excluded = pd.read_csv(run / "broken.csv").set_index("path")["reason"]
+    assert sorted(excluded.index) == broken
+    assert "the file is empty" in excluded["pit/zero.jpg"]
+    assert "DecompressionBomb" in excluded["pit/bomb.png"]
     assert len(Run(run).catalog()) == 20
     assert typed("evaluate", f"run={run}", "split=test").returncode == 0
     done = typed("audit", *words[:2], f"output={tmp_path / 'audit'}")

@@ -25,11 +25,11 @@ class Audit:
 
     Attributes:
         root: where the images lie.
-        table: the catalogue that would be trained on, with its split; without it if the images cannot be divided.
-        images: every image file, in the catalogue or not: path, label, session and split ("" where there is none),
+        table: the catalog that would be trained on, with its split; without it if the images cannot be divided.
+        images: every image file, in the catalog or not: path, label, session and split ("" where there is none),
             width, height, mode and format (0 and "" where it cannot be decoded).
         archives: images by class and archive; None if they are not from several archives.
-        findings: columns `findings.COLUMNS`, the gravest first.
+        findings: columns `findings.COLUMNS`, the most severe first.
         leakage: what the capture times give away; None where there are none.
     """
 
@@ -84,7 +84,7 @@ class Audit:
 
 
 def audit_images(data: DefectData, *, max_distance: int = similarity.MAX_HASH_DISTANCE, progress: bool = True) -> Audit:
-    """Catalogue, divide, decode and compare the images.
+    """Catalog, divide, decode and compare the images.
 
     Args:
         data: not yet scanned.
@@ -96,7 +96,7 @@ def audit_images(data: DefectData, *, max_distance: int = similarity.MAX_HASH_DI
     """
     found: list[Finding] = []
     try:
-        table = data.scan()
+        table = data.catalog
     except UserError as error:  # what the data cause: wrong settings are refused when `DefectData` is made
         if data.found is None and data.source == "synthetic":
             raise  # there is nothing that could be looked at
@@ -114,7 +114,7 @@ def audit_images(data: DefectData, *, max_distance: int = similarity.MAX_HASH_DI
     found += _of_bits(data.bits, dict(zip(images["path"], (one.largest for one in seen), strict=True)), needed)
     if data.found:
         labels = dict(zip(images["path"], images["label"], strict=True))
-        found += findings.findings_of_excluded(data.found.left_out, labels)
+        found += findings.findings_of_excluded(data.found.excluded, labels)
     hashes = np.array([one.hash for one in seen[: len(table)]], np.uint8).reshape(len(table), similarity.HASH_BITS // 8)
     near = similarity.near_duplicates(hashes, max_distance)
     found += _of_pairs(images, near, hashes)
@@ -142,7 +142,7 @@ def _all_images(root: Path, table: pd.DataFrame, found: Scan | None) -> pd.DataF
         paths = [path for path in folder.list_files(root)[0] if folder.is_image(path)]
         return pd.DataFrame({"path": paths, "label": "", "session": "", "split": ""}, dtype=str)
     others = found.table.assign(label=found.table["labels"])
-    aside = found.left_out[found.left_out["reason"] != Reason.HIDDEN]
+    aside = found.excluded[found.excluded["reason"] != Reason.HIDDEN]
     aside = aside[[folder.is_image(path) and (root / path).is_file() for path in aside["path"]]]
     parts = [
         part.reindex(columns=["path", "label", "session", "split"], fill_value="") for part in (table, others, aside)
@@ -175,7 +175,7 @@ def _of_bits(bits: int | str, largest: Mapping[str, int | None], needed: int) ->
 
 
 def _of_pairs(images: pd.DataFrame, pairs: similarity.Int64, hashes: similarity.UInt8) -> list[Finding]:
-    """Of every image that looks like an earlier one the gravest pair, and of those the nearest.
+    """Of every image that looks like an earlier one the most severe pair, and of those the nearest.
 
     A rig that does not move can make all images alike, and all of their pairs would be too many to look at. Shots of
     one session that the camera took without moving are no finding as long as they are in one part of the split.

@@ -1,4 +1,4 @@
-"""What an audit finds: how grave it is, of which kind, and in which files."""
+"""What an audit finds: how severe it is, of which kind, and in which files."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -12,17 +12,17 @@ COLUMNS = ("severity", "kind", "path", "other", "detail")
 
 
 class Severity(StrEnum):
-    """How grave a finding is; the gravest first."""
+    """How severe a finding is; the most severe first."""
 
     ERROR = "error"  # training would fail
-    WARNING = "warning"  # training would go on, with something that a person should look at
+    WARNING = "warning"  # training would continue, with something that a person should look at
     INFO = "info"  # as it should be, or harmless
 
 
 class Kind(StrEnum):
-    """What is wrong with an image or a pair; what is left out of the catalogue is of the kinds of `Reason`."""
+    """What is wrong with an image or a pair; what is excluded of the catalog is of the kinds of `Reason`."""
 
-    CANNOT_START = "the images cannot be catalogued or divided"
+    CANNOT_START = "the images cannot be cataloged or divided"
     EMPTY = "file of zero bytes"
     NO_IMAGE = "content is no image"
     TRUNCATED = "truncated image"
@@ -51,7 +51,7 @@ FIXES: dict[str, str] = {
     Kind.NO_IMAGE: "Replace it by the image, or remove it.",
     Kind.TRUNCATED: "Copy it again from the camera or the archive, or remove it.",
     Kind.BROKEN: "Save it again with 8 or 16 bits a channel, replace it, or remove it.",
-    Kind.NEAR_ACROSS: "The model is asked what it has seen: remove one of each; split=session keeps bursts together.",
+    Kind.NEAR_ACROSS: "The model is asked what it has seen: remove one of each; split=session keeps sessions together.",
     Kind.NEAR_LABELS: "One of the two labels is probably wrong: move an image to the other class, or remove one.",
     Kind.NEAR: "They count double in their part of the split.",
     Kind.OTHER_FORMAT: "It is read by its content; rename it for other programs.",
@@ -81,37 +81,37 @@ class Finding(NamedTuple):
 
 
 def severity_of(kind: Kind | Reason, *, fatal: bool = False) -> Severity:
-    """How grave a kind is; `fatal` where training would read the image."""
+    """How severe a kind is; `fatal` where training would read the image."""
     if kind is Kind.CANNOT_START or (fatal and kind in _FATAL):
         return Severity.ERROR
     return Severity.INFO if kind in _HARMLESS else Severity.WARNING
 
 
-def findings_of_excluded(left_out: pd.DataFrame, labels: dict[str, str]) -> list[Finding]:
-    """Findings on what did not become a row of the catalogue: a pair once, a folder once for all that it holds.
+def findings_of_excluded(excluded: pd.DataFrame, labels: dict[str, str]) -> list[Finding]:
+    """Findings on what did not become a row of the catalog: a pair once, a folder once for all that it holds.
 
     Args:
-        left_out: of a `Scan`.
+        excluded: of a `Scan`.
         labels: path → class of everything that has one.
     """
-    inside = left_out.loc[left_out["reason"] == Reason.FOLDER_FOR_FILE, "detail"].value_counts()
+    inside = excluded.loc[excluded["reason"] == Reason.FOLDER_FOR_FILE, "detail"].value_counts()
     found: dict[frozenset[str], Finding] = {}
-    for path, word, detail in zip(left_out["path"], left_out["reason"], left_out["detail"], strict=True):
+    for path, word, detail in zip(excluded["path"], excluded["reason"], excluded["detail"], strict=True):
         reason, other, said = Reason(word), "", detail
         if reason in _PAIRS:
             other, said = detail, ""
         if reason is Reason.TWO_LABELS:
-            said = f"{labels.get(path)} and {labels.get(other)}; both are left out"
+            said = f"{labels.get(path)} and {labels.get(other)}; both are excluded"
         if reason is Reason.FOLDER_FOR_FILE:
             if detail:  # a file in such a folder, which has a line of its own
                 continue
-            said = f"left out with all that lies in it, files and folders: {inside.get(path, 0)}"
+            said = f"excluded with all that lies in it, files and folders: {inside.get(path, 0)}"
         found.setdefault(frozenset({path, other}), Finding(severity_of(reason), reason, path, other, said))
     return list(found.values())
 
 
 def findings_table(findings: Iterable[Finding]) -> pd.DataFrame:
-    """All findings as text, the gravest first, then by kind and path."""
+    """All findings as text, the most severe first, then by kind and path."""
     severities, kinds = list(Severity), [*Kind, *Reason]
     order = sorted(findings, key=lambda f: (severities.index(f.severity), kinds.index(f.kind), f.path, f.other))
     rows = [(f.severity.value, f.kind.value, f.path, f.other, f.detail) for f in order]

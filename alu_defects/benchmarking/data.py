@@ -47,10 +47,10 @@ def measure(config: DictConfig) -> list[Table]:
     """
     options, augment = plain(config.data), plain(config.augment)
     device = torch.device("cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    DefectData(**options, split=plain(config.split)).scan()  # generates the images, if need be
+    DefectData(**options, split=plain(config.split)).catalog  # generates the images, if need be
     started = perf_counter()
     whole = DefectData(**options, split=plain(config.split))
-    table = whole.scan()
+    table = whole.catalog
     scanned = perf_counter() - started
     complete = min(config.images, len(table)) // whole.batch_size * whole.batch_size  # the loader drops a rest
     if not complete:
@@ -155,7 +155,7 @@ def extrapolated(config: DictConfig) -> Table:
     """What decoding `config.rows` images would take and fill, from `config.images` of the data set."""
     options = plain(config.data)
     data = DefectData(**options, split=plain(config.split))
-    table = data.scan().head(config.images)
+    table = data.catalog.head(config.images)
     paths, sha256s = [data.root / path for path in table["path"]], table["sha256"].to_list()
     taken, size = [], 0
     for _ in range(config.repeats):

@@ -64,7 +64,7 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
     cells = list(product(networks, batch_sizes))
     for (name, pixels), batch in track(cells, "inference", disable=not config.trainer.enable_progress_bar):
         images = torch.rand(batch, 3, pixels, pixels)
-        with _mended(name, pixels, batch, device), torch.inference_mode():
+        with _hints(name, pixels, batch, device), torch.inference_mode():
             first, seconds = _time(networks[name, pixels], images, device, config)
         if batch == 1:
             latency += ({"network": name, "pixels": pixels, **row} for row in _latency(first, seconds))
@@ -171,7 +171,7 @@ def _throughput(first: Mapping[str, float], seconds: Mapping[str, Seconds], batc
 
 
 @contextmanager
-def _mended(name: str, pixels: int, batch: int, device: torch.device) -> Iterator[None]:
+def _hints(name: str, pixels: int, batch: int, device: torch.device) -> Iterator[None]:
     """Say what the user can do about a memory that is too small, and about a compiler that is not there."""
     try:
         yield

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # whoever measures a catalogue must not measure torch with it
+if TYPE_CHECKING:  # whoever measures a catalog must not measure torch with it
     import torch
 
 
@@ -42,7 +42,7 @@ class Peak:
             gc.collect()
             with suppress(OSError, AttributeError):  # glibc: what earlier tasks freed goes back to the system
                 ctypes.CDLL(None).malloc_trim(0)
-            with suppress(OSError):  # Linux: VmHWM starts anew
+            with suppress(OSError):  # Linux: VmHWM starts again
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
             self.before = _status("VmRSS")
 

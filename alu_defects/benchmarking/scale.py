@@ -1,4 +1,4 @@
-"""How the cost of the catalogue, its division and its files grows with the number of images."""
+"""How the cost of the catalog, its division and its files grows with the number of images."""
 
 import hashlib
 import math
@@ -37,7 +37,7 @@ MEMORY, ADDED = "memory", "memory after imports"
 
 
 def measure(config: DictConfig) -> list[Table]:
-    """Make, divide, probe, hash, save and load catalogues of `config.rows` images, each in a process of its own.
+    """Make, divide, probe, hash, save and load catalogs of `config.rows` images, each in a process of its own.
 
     Raises:
         UserError: too few rows, a split that does not exist, or more rows than the memory holds.
@@ -48,18 +48,18 @@ def measure(config: DictConfig) -> list[Table]:
     split = plain(config.split)
     order = list(turns(rows, config.repeats))
     found: dict[int, list[dict[str, float]]] = {number: [] for number in rows}
-    for number in track(order, "catalogues", disable=not config.trainer.enable_progress_bar):
+    for number in track(order, "catalogs", disable=not config.trainer.enable_progress_bar):
         found[number].append(_in_a_process(number, split))
     spreads = {number: _spreads(found[number]) for number in rows}
     return [_seconds(spreads, f"split={split['name']}, repeats={config.repeats}"), _memory(spreads)]
 
 
 def images(number: int) -> Iterator[ImageRecord]:
-    """Images of eleven classes in the archives' layout, shot in bursts of one to three, ten seconds apart."""
+    """Images of eleven classes in the archives' layout, shot in sessions of one to three, ten seconds apart."""
     time = datetime(2018, 8, 30)
-    bursts = zip(cycle(CLASSES), cycle((1, 2, 3)), strict=False)  # 11 and 3: every class has bursts of every length
+    sessions = zip(cycle(CLASSES), cycle((1, 2, 3)), strict=False)  # 11 and 3: every class has sessions of every length
     made = 0
-    for kind, length in bursts:
+    for kind, length in sessions:
         for _ in range(min(length, number - made)):
             sha256 = hashlib.sha256(str(made).encode()).hexdigest()
             yield ImageRecord(
@@ -73,7 +73,7 @@ def images(number: int) -> Iterator[ImageRecord]:
 
 
 def cost(number: int, split: Mapping[str, Any]) -> dict[str, float]:
-    """What a catalogue of so many images costs in this process: seconds by stage (`STAGES`), and MB of memory."""
+    """What a catalog of so many images costs in this process: seconds by stage (`STAGES`), and MB of memory."""
     imported = memory.peak()
     seconds: dict[str, float] = {}
 
@@ -129,7 +129,7 @@ def _seconds(spreads: Mapping[int, Mapping[str, Spread]], how: str) -> Table:
         last = compared[-1]
         seconds = spreads[last][PAIRS].median * (most / last) ** 2
         note += f", measured up to {last:,} rows; {most:,} rows would take {for_people(seconds)} s, as the pairs grow"
-    return Table("catalogue and split: seconds", pd.DataFrame(lines), note + ".")
+    return Table("catalog and split: seconds", pd.DataFrame(lines), note + ".")
 
 
 def _power(*measured: tuple[int, float]) -> float:
@@ -143,5 +143,5 @@ def _power(*measured: tuple[int, float]) -> float:
 def _memory(spreads: Mapping[int, Mapping[str, Spread]]) -> Table:
     columns = {MEMORY: "most (MB)", ADDED: "after the imports (MB)"}
     rows = [{"rows": n} | {title: found[name] for name, title in columns.items()} for n, found in spreads.items()]
-    note = "The most that a process held until the catalogue was loaded, and how much of it came after the imports."
-    return Table("catalogue and split: memory", pd.DataFrame(rows), note)
+    note = "The most that a process held until the catalog was loaded, and how much of it came after the imports."
+    return Table("catalog and split: memory", pd.DataFrame(rows), note)

@@ -51,7 +51,7 @@ def read(path: Path, names: Mapping[str, str]) -> list[Box]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions or remove it") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); fix its permissions or remove it") from error
     try:
         marks = list(_labelme(content) if path.suffix == ".json" else _voc(content))
     except (ValueError, KeyError, TypeError, ElementTree.ParseError) as error:
@@ -64,7 +64,7 @@ def read(path: Path, names: Mapping[str, str]) -> list[Box]:
 
 
 def as_json(boxes: list[Box]) -> str:
-    """Boxes as the catalogue's column of that name holds them."""
+    """Boxes as the catalog's column of that name holds them."""
     return json.dumps(
         [{"label": box.label, "box": [box.left, box.top, box.right, box.bottom]} for box in boxes], ensure_ascii=False
     )

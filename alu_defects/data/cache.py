@@ -122,7 +122,7 @@ class PixelCache:
             raise UserError(
                 f"{images} images of data.image_size={self.size} need {needed / 1e9:.1f} GB in {self.folder}, "
                 f"where {free / 1e9:.1f} GB are free; give another paths.cache, a smaller data.image_size, or "
-                "data.cache=none, which decodes anew in every epoch"
+                "data.cache=none, which decodes again in every epoch"
             )
 
     def _append(
@@ -207,7 +207,7 @@ class CachedPixels:
         self._positions: Tensor | None = rows  # in `images`; None: the images are there in their order
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """In another process it is mapped anew, instead of being copied."""
+        """In another process it is mapped again, instead of being copied."""
         return CachedPixels, (self.file, self.size, self.rows)
 
     @property

@@ -1,4 +1,4 @@
-"""The catalogue: a table with one row an image, every column text.
+"""The catalog: a table with one row an image, every column text.
 
 Columns:
     path: relative to the root, with forward slashes.
@@ -42,7 +42,7 @@ _TIME = re.compile(r"(?<![0-9])([0-9]{8})(?:([0-9]{6})|[_-]([0-9]{6})(?:[0-9]{3}
 
 
 class Reason(StrEnum):
-    """Why something is left out; `LeftOut.detail` says what the reason alone does not."""
+    """Why something is excluded; `LeftOut.detail` says what the reason alone does not."""
 
     HIDDEN = "hidden"
     NOT_A_IMAGE = "not an image"
@@ -54,7 +54,7 @@ class Reason(StrEnum):
     NO_IMAGE = "annotation without an image"
     SAME_NAME = "same file name"  # detail: the image that is kept
     SAME_CONTENT = "same content"  # detail: the image that is kept
-    TWO_LABELS = "same content under another label"  # detail: the other image, left out as well
+    TWO_LABELS = "same content under another label"  # detail: the other image, excluded as well
     CLASS_OTHER = "class other"
     ROUND1 = "round 1; data.round=1 reads it"
     ROUND2 = "round 2; data.round=2 reads it"
@@ -74,7 +74,7 @@ EXPECTED = frozenset(
 
 
 class Excluded(NamedTuple):
-    """One file or folder that is left out."""
+    """One file or folder that is excluded."""
 
     path: str  # relative to the root, with forward slashes
     reason: Reason
@@ -103,7 +103,7 @@ class ImageRecord:
         """The class if there is exactly one, else ""."""
         return self.labels[0] if len(self.labels) == 1 else ""
 
-    def leave_out(self, reason: Reason, detail: str = "") -> Excluded:
+    def exclude(self, reason: Reason, detail: str = "") -> Excluded:
         """The row of the other table, for an image that is not taken."""
         return Excluded(self.path, reason, detail, self.archive, "|".join(self.labels))
 
@@ -113,12 +113,12 @@ class Scan:
     """What was found below a root.
 
     Attributes:
-        table: the catalogue.
-        left_out: everything that is not in it, by path, archive, label, reason (a kind) and detail.
+        table: the catalog.
+        excluded: everything that is not in it, by path, archive, label, reason (a kind) and detail.
     """
 
     table: pd.DataFrame
-    left_out: pd.DataFrame
+    excluded: pd.DataFrame
 
 
 def capture_time(name: str) -> str:
@@ -159,14 +159,14 @@ def with_hashes(root: Path, images: Sequence[ImageRecord]) -> list[ImageRecord]:
 
 
 def build_catalog(
-    root: Path, images: Sequence[ImageRecord], left_out: Sequence[Excluded], classes: Sequence[str]
+    root: Path, images: Sequence[ImageRecord], excluded: Sequence[Excluded], classes: Sequence[str]
 ) -> Scan:
-    """Make the tables; what was left out is logged, with a warning where that is not to be expected.
+    """Make the tables; what was excluded is logged, with a warning where that is not to be expected.
 
     Args:
         root: for messages.
         images: become the rows, sorted by class and path; images of several classes and of none come last.
-        left_out: becomes the other table, sorted by path.
+        excluded: becomes the other table, sorted by path.
         classes: all class names in their order.
 
     Raises:
@@ -187,7 +187,7 @@ def build_catalog(
         dtype=str,
     )
     missing = pd.DataFrame(
-        [(one.path, one.archive, one.label, one.reason.value, one.detail) for one in sorted(left_out)],
+        [(one.path, one.archive, one.label, one.reason.value, one.detail) for one in sorted(excluded)],
         columns=EXCLUDED_COLUMNS,
         dtype=str,
     )
@@ -195,7 +195,7 @@ def build_catalog(
     for reason, count in count_reasons(scan).items():
         path, detail = missing.loc[missing["reason"] == reason, ["path", "detail"]].iloc[0]
         level = logging.INFO if reason in EXPECTED else logging.WARNING
-        log.log(level, "left out: %d × %s, such as %s%s", count, reason, path, f" ({detail})" if detail else "")
+        log.log(level, "excluded: %d × %s, such as %s%s", count, reason, path, f" ({detail})" if detail else "")
     return scan
 
 
@@ -210,8 +210,8 @@ def count_by_archive(scan: Scan) -> pd.DataFrame:
 
 
 def count_reasons(scan: Scan) -> pd.Series:
-    """How many files and folders were left out for which reason, the most frequent first."""
-    return scan.left_out["reason"].value_counts()
+    """How many files and folders were excluded for which reason, the most frequent first."""
+    return scan.excluded["reason"].value_counts()
 
 
 def _kind(label: str, labels: str | tuple[str, ...]) -> str:
@@ -219,7 +219,7 @@ def _kind(label: str, labels: str | tuple[str, ...]) -> str:
 
 
 def verify_files(root: Path, table: pd.DataFrame) -> None:
-    """Make sure that the images of a catalogue lie below a root, unchanged.
+    """Make sure that the images of a catalog lie below a root, unchanged.
 
     Raises:
         UserError: one is missing or has another content; it is named.
@@ -241,12 +241,12 @@ def data_hash(catalog: pd.DataFrame) -> str:
 
 
 def save_catalog(catalog: pd.DataFrame, path: Path) -> None:
-    """Write a catalogue as CSV; names that are not UTF-8 survive and, thanks to the quotes, those with line ends."""
+    """Write a catalog as CSV; names that are not UTF-8 survive and, thanks to the quotes, those with line ends."""
     catalog.to_csv(path, index=False, errors="surrogateescape", quoting=csv.QUOTE_ALL)
 
 
 def load_catalog(path: Path) -> pd.DataFrame:
-    """Read a catalogue written by `save_catalog`."""
+    """Read a catalog written by `save_catalog`."""
     return pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
 
 
@@ -265,4 +265,4 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions or remove it") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); fix its permissions or remove it") from error

@@ -1,4 +1,4 @@
-"""The LightningDataModule: a root folder → catalogue → split → pixels → batches."""
+"""The LightningDataModule: a root folder → catalog → split → pixels → batches."""
 
 import logging
 import time
@@ -42,18 +42,18 @@ class DefectData(LightningDataModule):
         batch_size: images a batch.
         num_workers: processes that gather batches; `auto` is 0, since they would only copy pixels that are decoded, and
             one a core with `cache=none`.
-        split: arguments of `splits.split_catalog`; empty where `use` gives a catalogue that has its split.
+        split: arguments of `splits.split_catalog`; empty where `use` gives a catalog that has its split.
         augment: options of `Augment`, or None for none.
         seed: of the order of the images and of the augmentation.
         progress: show a progress bar while decoding.
-        on_broken: what to do with images that cannot be decoded: `error` refuses to go on, `exclude` leaves them out,
+        on_broken: what to do with images that cannot be decoded: `error` refuses to continue, `exclude` leaves them out,
             and `broken` names them; the others stay in the parts of the split where they are. One that cannot even be
             read is always an error.
         options: further options of the source.
 
     Attributes:
         bits: a number once the images are set up.
-        first_epoch: of the training; above 0 for a run that goes on.
+        first_epoch: of the training; above 0 for a run that continues.
 
     Raises:
         UserError: an option that does not exist, or a number that is out of range.
@@ -115,37 +115,38 @@ class DefectData(LightningDataModule):
         self.root = Path()
         self._since = time.time()  # files are hashed later than this
         self.found: Scan | None = None
-        self.catalog: pd.DataFrame | None = None
+        self._catalog: pd.DataFrame | None = None
         self.broken = pd.DataFrame(columns=["path", "label", "split", "reason"])
         self.classes: list[str] = []
         self.store: CachedPixels | DecodeOnDemand | None = None
         self._hashes: decode.UInt8 | None = None
 
-    def scan(self) -> pd.DataFrame:
-        """Make the catalogue with its split; no image is decoded yet.
+    @property
+    def catalog(self) -> pd.DataFrame:
+        """Make the catalog with its split; no image is decoded yet.
 
         Images without a class, and those with several, take no part; `unused` has them.
         """
-        if self.catalog is None:
+        if self._catalog is None:
             self.root, self.found = sources.read_source(self.source, self.source_options)
             single = self.found.table[self.found.table["label"] != ""]
             self.use(self.root, splits.split_catalog(single, **self.split))
-        assert self.catalog is not None
-        return self.catalog
+        assert self._catalog is not None
+        return self._catalog
 
     @property
     def unused(self) -> pd.DataFrame:
-        """The rows of the catalogue that have no class or several."""
+        """The rows of the catalog that have no class or several."""
         return pd.DataFrame() if self.found is None else self.found.table[self.found.table["label"] == ""]
 
     def use(self, root: Path, table: pd.DataFrame) -> None:
-        """Take a catalogue whose files are known to be unchanged; class ids follow the first appearance."""
-        self.root, self.catalog = root, table.reset_index(drop=True)
-        self.classes = list(self.catalog["label"].drop_duplicates())
+        """Take a catalog whose files are known to be unchanged; class ids follow the first appearance."""
+        self.root, self._catalog = root, table.reset_index(drop=True)
+        self.classes = list(self._catalog["label"].drop_duplicates())
 
     def class_counts(self) -> list[int]:
         """Training images of each class."""
-        table = self.scan()
+        table = self.catalog
         counts = table.loc[table["split"] == "train", "label"].value_counts()
         return [int(counts[name]) for name in self.classes]
 
@@ -156,7 +157,7 @@ class DefectData(LightningDataModule):
             UserError: images that cannot be decoded, all of them named; or, with `on_broken=exclude`, nothing left of
                 what is to be trained on or evaluated.
         """
-        table = self.scan()
+        table = self.catalog
         if self.store is None:
             paths, sha256s = [self.root / path for path in table["path"]], table["sha256"].to_list()
             deep = bit_depth.find_16_bit(paths)
@@ -173,7 +174,7 @@ class DefectData(LightningDataModule):
                     raise decode.decoding_error(unreadable)
                 if broken:
                     self._exclude(broken)
-                    sha256s = self.scan()["sha256"].to_list()
+                    sha256s = self.catalog["sha256"].to_list()
                 rows = cache.rows(sha256s)
                 self.store, self._hashes = (
                     CachedPixels(cache.pixels_file, self.image_size, torch.from_numpy(rows)),
@@ -184,14 +185,14 @@ class DefectData(LightningDataModule):
 
     def _exclude(self, broken: Sequence[tuple[Path, Exception]]) -> None:
         """Leave images out; the others stay in their parts of the split."""
-        table = self.scan()
+        table = self.catalog
         reasons = {path.relative_to(self.root).as_posix(): f"{type(e).__name__}: {e}" for path, e in broken}
         found = table["path"].map(reasons)
         self.broken = table.loc[found.notna(), ["path", "label", "split"]].assign(reason=found.dropna())
         splits.check_classes(table[found.isna()], self.classes, "those that can be decoded; replace broken ones")
         self.use(self.root, table[found.isna()])
         path, reason = self.broken[["path", "reason"]].iloc[0]
-        log.warning("left out: %d × cannot be decoded, such as %s (%s)", len(self.broken), path, reason)
+        log.warning("excluded: %d × cannot be decoded, such as %s (%s)", len(self.broken), path, reason)
 
     def place(self, device: torch.device) -> None:
         """Move decoded pixels to where `cache` wants them for a network on that device."""
@@ -204,7 +205,7 @@ class DefectData(LightningDataModule):
             self.store.load(torch.device("cpu"))
 
     def images(self, index: np.ndarray[Any, Any]) -> decode.UInt8:
-        """Some images of the catalogue, uint8 (N, H, W, 3)."""
+        """Some images of the catalog, uint8 (N, H, W, 3)."""
         assert self.store is not None
         images = self.store.gather(torch.from_numpy(index).to(self.store.device))
         return np.asarray(images.permute(0, 2, 3, 1).cpu())
@@ -216,17 +217,17 @@ class DefectData(LightningDataModule):
         """
         if self._hashes is None or len(self._hashes) > similarity.MAX_IMAGES_PER_RUN:
             return None
-        return similarity.count_across_splits(self._hashes, self.scan())
+        return similarity.count_across_splits(self._hashes, self.catalog)
 
     def rows(self, split: str) -> np.ndarray[Any, Any]:
-        """The catalogue rows of a split."""
-        return np.flatnonzero(splits.in_split(self.scan(), split))
+        """The catalog rows of a split."""
+        return np.flatnonzero(splits.in_split(self.catalog, split))
 
     def _loader(self, split: str) -> DataLoader[Batch]:
         assert self.store is not None
-        labels = pd.Categorical(self.scan()["label"], categories=self.classes).codes.astype(np.int64)
+        labels = pd.Categorical(self.catalog["label"], categories=self.classes).codes.astype(np.int64)
         rows, training = self.rows(split), split == "train"
-        # the catalogue is sorted by class: whoever takes the first batches alone must see all of them; in evaluations
+        # the catalog is sorted by class: whoever takes the first batches alone must see all of them; in evaluations
         # the same ones for every seed, or their scores could not be compared
         rows = np.random.default_rng(self.seed if training else 0).permutation(rows)
         on_cpu = self.store.device.type == "cpu"

@@ -210,7 +210,7 @@ def read_all(
     *,
     threads: int | None = None,
 ) -> Iterator[T | Exception]:
-    """Read photographs in parallel, and make sure that they are the ones that were catalogued.
+    """Read photographs in parallel, and make sure that they are the ones that were cataloged.
 
     Args:
         read: is called with the content of each.
@@ -252,15 +252,15 @@ def _read(path: Path, sha256: str, since: float) -> bytes:
         raise UnreadableError(error.strerror) from error
     touched = max(status.st_mtime, status.st_ctime)  # moving another file here leaves its mtime as it was
     if touched > since - CLOCK_SKEW and hashlib.sha256(content).hexdigest() != sha256:
-        raise UnreadableError("it has changed since it was catalogued")
+        raise UnreadableError("it has changed since it was cataloged")
     if not content:
         raise ValueError("the file is empty")
     return content
 
 
-def decoding_error(broken: Sequence[tuple[Path, Exception]], mend: str = "") -> UserError:
-    """The error that names files without pixels, and why they have none; with a further mend."""
+def decoding_error(broken: Sequence[tuple[Path, Exception]], fix: str = "") -> UserError:
+    """The error that names files without pixels, and why they have none; with a further fix."""
     lines = sorted(f"{path} ({type(error).__name__}: {error})" for path, error in broken)
     more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
     shown = "\n  ".join(lines[:20])
-    return UserError(f"{len(lines)} images cannot be decoded; replace or remove them{mend}:\n  {shown}{more}")
+    return UserError(f"{len(lines)} images cannot be decoded; replace or remove them{fix}:\n  {shown}{more}")

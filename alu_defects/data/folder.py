@@ -1,4 +1,4 @@
-"""Any folder of class folders → catalogue."""
+"""Any folder of class folders → catalog."""
 
 import logging
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ CONTAINER_NAMES = MASK_NAMES | {"annotation", "image", "images", "img", "imgs", 
 
 
 def scan_folder(root: Path) -> Scan:
-    """Catalogue `root/<class>/**/<image>`: the first folder is the class, folders in it only group images.
+    """Catalog `root/<class>/**/<image>`: the first folder is the class, folders in it only group images.
 
-    A copy in the same class is left out, of an image in two classes all copies are.
+    A copy in the same class is excluded, of an image in two classes all copies are.
 
     Raises:
         UserError: no images, one class only, or folders that are named like splits, masks or containers.
     """
-    found, left_out = list_files(root)
-    left_out += [Excluded(path, Reason.NOT_A_IMAGE) for path in found if not is_image(path)]
+    found, excluded = list_files(root)
+    excluded += [Excluded(path, Reason.NOT_A_IMAGE) for path in found if not is_image(path)]
     images = [ImageRecord(path, (PurePosixPath(path).parts[0],)) for path in found if is_image(path)]
     if not images:
         raise UserError(f"data.root={root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in class folders")
@@ -47,7 +47,7 @@ def scan_folder(root: Path) -> Scan:
     if empty:
         log.warning("%s: no images in %s, so there is no such class", root, ", ".join(empty))
     images, copies = duplicates.by_content(catalog.with_hashes(root, images))
-    return catalog.build_catalog(root, images, left_out + copies, sorted(labels))
+    return catalog.build_catalog(root, images, excluded + copies, sorted(labels))
 
 
 def _check_folders(root: Path, images: Sequence[ImageRecord]) -> None:
@@ -107,7 +107,7 @@ def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
     """All files below a folder in sorted order; links are followed, but no folder is entered twice.
 
     Returns:
-        The files, relative to the root with forward slashes, and what is left out: hidden files and folders (the latter
+        The files, relative to the root with forward slashes, and what is excluded: hidden files and folders (the latter
         in one line), folders that are linked a second time, and folders named like an image with all they hold.
 
     Raises:
@@ -115,29 +115,29 @@ def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
     """
     entered: dict[Path, str] = {}
     found: list[str] = []
-    left_out: list[Excluded] = []
+    excluded: list[Excluded] = []
 
     def walk(directory: Path, impostor: str) -> None:
         here = directory.relative_to(root).as_posix()
         if (before := entered.setdefault(directory.resolve(), here)) != here:
-            left_out.append(Excluded(here, Reason.LINKED_AGAIN, before))
+            excluded.append(Excluded(here, Reason.LINKED_AGAIN, before))
             return
         if impostor:
-            left_out.append(Excluded(here, Reason.FOLDER_FOR_FILE, "" if here == impostor else impostor))
+            excluded.append(Excluded(here, Reason.FOLDER_FOR_FILE, "" if here == impostor else impostor))
         try:
             children = sorted(directory.iterdir())
         except OSError as error:
-            raise UserError(f"{directory} cannot be read ({error.strerror}); mend its permissions") from error
+            raise UserError(f"{directory} cannot be read ({error.strerror}); fix its permissions") from error
         for child in children:
             path = child.relative_to(root).as_posix()
             if child.name.startswith("."):
-                left_out.append(Excluded(path, Reason.HIDDEN))
+                excluded.append(Excluded(path, Reason.HIDDEN))
             elif child.is_dir():
                 walk(child, impostor or (path if is_image(path) else ""))
             elif impostor:
-                left_out.append(Excluded(path, Reason.FOLDER_FOR_FILE, impostor))
+                excluded.append(Excluded(path, Reason.FOLDER_FOR_FILE, impostor))
             else:
                 found.append(path)
 
     walk(root, impostor="")
-    return found, left_out
+    return found, excluded

@@ -51,7 +51,7 @@ def time_only_baseline(table: pd.DataFrame, near_duplicates: int | None = None) 
     """Foretell the class of the test images from their times.
 
     Args:
-        table: a catalogue with its column `split`.
+        table: a catalog with its column `split`.
         near_duplicates: pairs across the split that look alike, if they were counted; passed on.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Rows of the catalogue → batches."""
+"""Rows of the catalog → batches."""
 
 import itertools
 import math
@@ -17,13 +17,13 @@ class Batch(TypedDict):
     # the pixels are there
     image: NotRequired[Tensor]
     label: Tensor  # int64 (B,)
-    index: Tensor  # int64 (B,): row of the catalogue
+    index: Tensor  # int64 (B,): row of the catalog
     random: NotRequired[Tensor]  # float32 (B, Augment.COUNT), for training images on their way to the device
     filler: NotRequired[int]  # so many at the end only make up the number, and are not to be counted
 
 
 class ImageDataset(Dataset[Batch]):
-    """Some rows of the catalogue; hands over whole batches."""
+    """Some rows of the catalog; hands over whole batches."""
 
     def __init__(self, labels: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor] | None) -> None:
         self.labels, self.rows, self.gather = labels, rows, gather

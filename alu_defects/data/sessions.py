@@ -10,12 +10,12 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
 
 
 def capture_seconds(table: pd.DataFrame) -> NDArray[np.float64]:
-    """Capture times in seconds since 1970, (rows,); NaN where the catalogue gives none.
+    """Capture times in seconds since 1970, (rows,); NaN where the catalog gives none.
 
     Raises:
         UserError: a time that is not written like 2018-08-30T16:45:45.
     """
-    if "time" not in table:  # the catalogue of an older run
+    if "time" not in table:  # the catalog of an older run
         return np.full(len(table), np.nan)
     times = pd.to_datetime(table["time"], format=TIME_FORMAT, errors="coerce")
     wrong = times.isna() & (table["time"] != "")
@@ -28,7 +28,7 @@ def capture_seconds(table: pd.DataFrame) -> NDArray[np.float64]:
 def find_sessions(table: pd.DataFrame, gap: float) -> NDArray[np.object_]:
     """The session of every image: its class and start, such as `scuffed 2018-08-30T16:45:45`, (rows,).
 
-    A session goes on while the next image of its class was taken at most `gap` seconds after the last, whatever was
+    A session continues while the next image of its class was taken at most `gap` seconds after the last, whatever was
     shot in between. An image without a time is a session of its own, named after its content.
 
     Raises:

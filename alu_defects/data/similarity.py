@@ -111,7 +111,7 @@ def across_splits(pairs: Int64, table: pd.DataFrame) -> Int64:
 
     Args:
         pairs: int64 (P, 2), rows of `table`.
-        table: a catalogue with its split.
+        table: a catalog with its split.
     """
     training = (table["split"] == "train").to_numpy(dtype=bool)[pairs]
     return np.asarray(pairs[training[:, 0] != training[:, 1]])

@@ -38,16 +38,16 @@ def check_split_options(**options: Any) -> None:
 
 
 def split_catalog(table: pd.DataFrame, *, name: str, gap: float = 60, **options: Any) -> pd.DataFrame:
-    """Divide a catalogue; the same images are divided alike in whatever order and folder they lie.
+    """Divide a catalog; the same images are divided alike in whatever order and folder they lie.
 
     Args:
-        table: the catalogue, with no two images of the same bytes.
+        table: the catalog, with no two images of the same bytes.
         name: a key of `SPLITTERS`.
         gap: the longest pause within a session, in seconds.
         options: those of the splitter.
 
     Returns:
-        The catalogue with the columns `session` and `split`: train, val, test or val+test. Every class is in all three.
+        The catalog with the columns `session` and `split`: train, val, test or val+test. Every class is in all three.
 
     Raises:
         UserError: what `check_split_options` refuses, or a class with too few images or sessions.
@@ -59,16 +59,16 @@ def split_catalog(table: pd.DataFrame, *, name: str, gap: float = 60, **options:
         raise UserError(f"split.name={name}: {error}; split={name} sets name and options together") from error
     table = table.assign(session=sessions.find_sessions(table, gap))
     table["split"] = SPLITTERS[name](table, **options)
-    mend = _MENDS.get(name, "add images or leave the class out")
-    check_classes(table, table["label"].unique(), f"(split.gap={gap} s); {mend}")
+    fix = _FIXES.get(name, "add images or leave the class out")
+    check_classes(table, table["label"].unique(), f"(split.gap={gap} s); {fix}")
     return table
 
 
-def check_classes(table: pd.DataFrame, classes: Iterable[str], mend: str) -> None:
-    """Make sure that every class is in every part of a divided catalogue.
+def check_classes(table: pd.DataFrame, classes: Iterable[str], fix: str) -> None:
+    """Make sure that every class is in every part of a divided catalog.
 
     Raises:
-        UserError: one is not; it is named with the mend.
+        UserError: one is not; it is named with the fix.
     """
     for split in SPLITS:
         missing = set(classes).difference(table.loc[in_split(table, split), "label"].unique())
@@ -76,12 +76,12 @@ def check_classes(table: pd.DataFrame, classes: Iterable[str], mend: str) -> Non
             own = table[table["label"] == min(missing)]
             raise UserError(
                 f"class {min(missing)} has no images in {split}: "
-                f"it has {len(own)} in {own['session'].nunique()} sessions {mend}"
+                f"it has {len(own)} in {own['session'].nunique()} sessions {fix}"
             )
 
 
 def in_split(table: pd.DataFrame, split: str) -> NDArray[np.bool_]:
-    """Which rows of a divided catalogue are in train, val or test, (rows,); those of `val+test` are in both."""
+    """Which rows of a divided catalog are in train, val or test, (rows,); those of `val+test` are in both."""
     return table["split"].isin([split] if split == "train" else [split, VAL_AND_TEST]).to_numpy(dtype=bool)
 
 
@@ -104,7 +104,7 @@ def session(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: fl
     """Hold out whole sessions, of every class as near to the fractions of its images as they allow.
 
     Sessions are taken in the order of a hash, but those of more than twice what is wanted are left to training. New
-    images therefore move few of the others, whereas scikit-learn's StratifiedGroupKFold then draws anew; and it gives
+    images therefore move few of the others, whereas scikit-learn's StratifiedGroupKFold then draws again; and it gives
     two parts, in ratios of 1/k only.
     """
     _check_fractions(val_fraction, test_fraction)
@@ -138,7 +138,7 @@ def kfold(table: pd.DataFrame, *, k: int = 5, fold: int = 0, by: str = "session"
     versions stratify when it shuffles (32478).
 
     Args:
-        table: the catalogue with its sessions.
+        table: the catalog with its sessions.
         k: number of folds; their test parts together are all images, each once.
         fold: the one that tests, from 0 to k - 1.
         by: what stays together: session or image.
@@ -212,7 +212,7 @@ SPLITTERS: dict[str, Callable[..., pd.Series]] = {
     "random": random,
     "file": file,
 }
-_MENDS = {
+_FIXES = {
     "session": "lower split.gap, choose split=random, which tears sessions apart, or add images",
     "file": "let split.file put some there; val+test is val and test",
 }

@@ -1,4 +1,4 @@
-"""The archives of Tianchi 2018, extracted in any number and packing below a root → catalogue.
+"""The archives of Tianchi 2018, extracted in any number and packing below a root → catalog.
 
 What the folders above an image say about it:
 
@@ -47,7 +47,7 @@ def check_round(round: int) -> None:
 
 
 def scan_archives(root: Path, *, round: int = 1, include_other: bool = False, corrections: bool = True) -> Scan:
-    """Catalogue one round of whatever archives lie below the root, which may be an archive itself.
+    """Catalog one round of whatever archives lie below the root, which may be an archive itself.
 
     The archives overlap: of several files of one name the newest archive's is taken, and of one content likewise, or a
     image could be in train and in test.
@@ -55,32 +55,32 @@ def scan_archives(root: Path, *, round: int = 1, include_other: bool = False, co
     Args:
         root: an absolute path.
         round: 1 or 2; their classes differ.
-        include_other: take the class other of round 1, which the paper leaves out.
-        corrections: mend the labels that are known to be wrong.
+        include_other: take the class other of round 1, which the paper excludes.
+        corrections: fix the labels that are known to be wrong.
 
     Raises:
         UserError: no such round, or no images of it below the root.
     """
     check_round(round)
-    found, left_out = list_files(root)
+    found, excluded = list_files(root)
     images: list[ImageRecord] = []
     for outcome in _read_all(root, found, round):
         if isinstance(outcome, ImageRecord):
             images.append(outcome)
         else:
-            left_out.append(outcome)
+            excluded.append(outcome)
     if not images:
-        raise UserError(_nothing(root, round, left_out))
+        raise UserError(_nothing(root, round, excluded))
     images.sort(key=lambda image: issued(image.archive), reverse=True)
     images, repeated = duplicates.by_name(images)
     if corrections and round == 1:
         images = correct_labels(images)
     images, copies = duplicates.by_content(catalog.with_hashes(root, images))
-    left_out += repeated + copies
+    excluded += repeated + copies
     if not include_other:
-        left_out += [p.leave_out(Reason.CLASS_OTHER) for p in images if p.label == OTHER.name]
+        excluded += [p.exclude(Reason.CLASS_OTHER) for p in images if p.label == OTHER.name]
         images = [p for p in images if p.label != OTHER.name]
-    return catalog.build_catalog(root, images, left_out, [c.name for c in ROUNDS[round]])
+    return catalog.build_catalog(root, images, excluded, [c.name for c in ROUNDS[round]])
 
 
 def _read_all(root: Path, found: list[str], round: int) -> Iterator[ImageRecord | Excluded]:
@@ -103,22 +103,22 @@ def _read(root: Path, path: str, note: str, round: int) -> ImageRecord | Exclude
         return Excluded(path, Reason.NO_CLASS_FOLDER)
     image = ImageRecord(path, place.labels, place.archive)
     if place.round != round:
-        return image.leave_out(_OF_ROUND[place.round])
+        return image.exclude(_OF_ROUND[place.round])
     if place.unknown:
-        return image.leave_out(Reason.UNKNOWN_CLASS, place.unknown)
+        return image.exclude(Reason.UNKNOWN_CLASS, place.unknown)
     return image if place.unlabelled else _annotated(root, image, note, round)
 
 
 def _annotated(root: Path, image: ImageRecord, note: str, round: int) -> ImageRecord | Excluded:
     """The image with its boxes and, where no folder names the class, their classes."""
     if not note:
-        return image if image.labels else image.leave_out(Reason.NO_ANNOTATION, "missing")
+        return image if image.labels else image.exclude(Reason.NO_ANNOTATION, "missing")
     names = {word: c.name for c in ROUNDS[round] for word in (c.name, c.folder, c.submission, c.apspc) if word}
     try:
         boxes = annotations.read(root / note, names)
     except annotations.AnnotationError as error:
         if not image.labels:
-            return image.leave_out(Reason.NO_ANNOTATION, f"{note} {error}")
+            return image.exclude(Reason.NO_ANNOTATION, f"{note} {error}")
         log.warning("%s %s; its image is taken without boxes", note, error)
         return image
     marked = {box.label for box in boxes}
@@ -128,13 +128,13 @@ def _annotated(root: Path, image: ImageRecord, note: str, round: int) -> ImageRe
     return replace(image, labels=labels, boxes=annotations.as_json(boxes))
 
 
-def _nothing(root: Path, round: int, left_out: list[Excluded]) -> str:
+def _nothing(root: Path, round: int, excluded: list[Excluded]) -> str:
     """Why nothing was found."""
     for other, reason in _OF_ROUND.items():
-        if count := sum(one.reason == reason for one in left_out):
+        if count := sum(one.reason == reason for one in excluded):
             held = f"no images of round {round}, but {count} of round {other}"
             return f"data.root={root} holds {held}; set data.round={other}"
-    unknown = sorted({one.detail for one in left_out if one.reason == Reason.UNKNOWN_CLASS})
+    unknown = sorted({one.detail for one in excluded if one.reason == Reason.UNKNOWN_CLASS})
     return (
         f"data.root={root} holds no {ROUNDS[round][0].folder}/ or {DEFECT_FOLDERS[round]}/<class>/"
         + (f" (but {', '.join(unknown)}, no classes)" if unknown else "")

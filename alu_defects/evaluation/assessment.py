@@ -44,7 +44,7 @@ class CalibratedPredictions:
         raw = table[[PROBABILITY_PREFIX + name for name in self.classes]].to_numpy(float)
         self.probabilities = calibrated.apply(raw)
         self.raw = raw / raw.sum(axis=1, keepdims=True)  # of each class against the rest they need not sum to one
-        self.certainty = self.probabilities[np.arange(len(table)), self.predicted]
+        self.confidence = self.probabilities[np.arange(len(table)), self.predicted]
         if normal is not None:
             self.defective = (table["label"] != normal).to_numpy()
             self.scores = 1 - self.probabilities[:, self.classes.index(normal)]
@@ -70,7 +70,7 @@ class Assessment:
         val: chooses temperature, thresholds and certainties.
         judged: val or test, which shows what they are worth.
         calibrated: the temperature.
-        options: of the operating point: normal, max_escape, confidence, reject, target_accuracy.
+        options: of the operating point: normal, max_escape, confidence_level, reject, target_accuracy.
         normal: the class of good pieces, or None where there is none.
     """
 
@@ -85,7 +85,7 @@ class Assessment:
         """Chosen on val; None where good or defective pieces are missing."""
         if self.normal is None or not all(operating.both_kinds(it.defective) for it in (self.val, self.judged)):
             return None
-        wanted, sure = self.options["max_escape"], self.options["confidence"]
+        wanted, sure = self.options["max_escape"], self.options["confidence_level"]
         return operating.choose_threshold(self.val.scores, self.val.defective, wanted, sure, self.val.sessions)
 
     def outcome(self, judged: CalibratedPredictions) -> Outcome | None:
@@ -122,19 +122,21 @@ class Assessment:
         return found | {"accuracy_wilson": statistics.wilson(int(it.right.sum()), len(it.right))}
 
     def reject(self) -> pd.DataFrame:
-        """What sending the least certain to a person brings: one row a rule, chosen on val, with what it does here."""
+        """What sending the least confident to a person brings: one row a rule, chosen on val, with what it does here."""
         shares = sorted({*REJECTED_SHARES, float(self.options["reject"])})
-        rules = [(f"{share:.0%} on val", operating.confidence_for_share(self.val.certainty, share)) for share in shares]
+        rules = [
+            (f"{share:.0%} on val", operating.confidence_for_share(self.val.confidence, share)) for share in shares
+        ]
         wanted = float(self.options["target_accuracy"])
-        least = operating.confidence_for_accuracy(self.val.certainty, self.val.right, wanted)
+        least = operating.confidence_for_accuracy(self.val.confidence, self.val.right, wanted)
         rows = []
-        for rule, certainty in [("nobody", -math.inf), *rules, (f"until {wanted:.1%} are right on val", least)]:
-            number, right = operating.count_decided(self.judged.certainty, self.judged.right, certainty)
+        for rule, confidence in [("nobody", -math.inf), *rules, (f"until {wanted:.1%} are right on val", least)]:
+            number, right = operating.count_decided(self.judged.confidence, self.judged.right, confidence)
             low, high = statistics.wilson(right, number)
             rows.append(
                 {
                     "rule": rule,
-                    "certainty": certainty,
+                    "confidence": confidence,
                     "rejected": 1 - number / len(self.judged.right),
                     "decided": number,
                     "accuracy": right / number if number else math.nan,
@@ -173,7 +175,7 @@ def check_operating(options: Mapping[str, Any]) -> None:
     Raises:
         UserError: a rate or a confidence that is not between 0 and 1.
     """
-    for name in ("max_escape", "confidence", "target_accuracy"):
+    for name in ("max_escape", "confidence_level", "target_accuracy"):
         if not 0 < options[name] < 1:
             raise UserError(f"operating.{name}={options[name]} must be above 0 and below 1")
     if not 0 <= options["reject"] < 1:
@@ -205,7 +207,7 @@ def sentences(judgement: Assessment) -> list[str]:
                 "No class is called normal, so nothing escapes and nothing is overkill; operating.normal=… names it."
             ]
         return ["Good and defective images are not both in val and in what is judged: no threshold can be chosen."]
-    split, sure = judgement.judged.evaluation.split, f"{chosen.confidence:.0%}".replace("%", " %")
+    split, sure = judgement.judged.evaluation.split, f"{chosen.confidence_level:.0%}".replace("%", " %")
     score = f"A piece is defective from a score of {chosen.score:.4g} on (1 − probability of {judgement.normal})."
     if chosen.promised:
         promise = (

@@ -58,7 +58,7 @@ class Calibration:
 
 
 def expected_calibration_error(probabilities: Floats, labels: NDArray[np.intp]) -> float:
-    """Expected calibration error: how far certainty is from the share that is right, over 15 bins of equal width."""
+    """Expected calibration error: how far confidence is from the share that is right, over 15 bins of equal width."""
     ids = torch.from_numpy(labels.astype(np.int64))
     error = multiclass_calibration_error(
         torch.from_numpy(probabilities), ids, num_classes=probabilities.shape[1], n_bins=BINS, norm="l1"

@@ -24,7 +24,7 @@ class Threshold:
     Attributes:
         score: 1 - the calibrated probability of normal.
         max_escape: the rate that was asked for.
-        confidence: of the bound.
+        confidence_level: of the bound.
         escapes: defective images below the threshold, where it was chosen.
         defective: defective images there.
         bound: one-sided Clopper-Pearson upper bound of the escape rate. For scores that do not depend on
@@ -38,7 +38,7 @@ class Threshold:
 
     score: float
     max_escape: float
-    confidence: float
+    confidence_level: float
     escapes: int
     defective: int
     bound: float
@@ -101,9 +101,13 @@ def both_kinds(defective: Bools) -> bool:
 
 
 def choose_threshold(
-    scores: Floats, defective: Bools, max_escape: float, confidence: float = 0.95, groups: Sequence[str] | None = None
+    scores: Floats,
+    defective: Bools,
+    max_escape: float,
+    confidence_level: float = 0.95,
+    groups: Sequence[str] | None = None,
 ) -> Threshold:
-    """The highest threshold whose escape rate is bounded by `max_escape` with this confidence.
+    """The highest threshold whose escape rate is bounded by `max_escape` with this confidence level.
 
     Where the images are too few for any such bound, the highest one at which no greater share of them escapes; the
     bound then says what can be promised, and `needed` how many images it takes.
@@ -112,20 +116,22 @@ def choose_threshold(
         scores: (images,).
         defective: (images,).
         max_escape: share of the defective pieces that may pass.
-        confidence: of the bound.
+        confidence_level: of the bound.
         groups: sessions of the images, None where each is its own.
     """
     own = np.sort(scores[defective])
     total = len(own)
-    bounded = itertools.takewhile(lambda k: statistics.upper_bound(k, total, confidence) <= max_escape, range(total))
+    bounded = itertools.takewhile(
+        lambda k: statistics.upper_bound(k, total, confidence_level) <= max_escape, range(total)
+    )
     rank = max(bounded, default=min(math.floor(max_escape * total), total - 1))
     score = float(own[rank])
     escapes = int((own < score).sum())
-    bound = statistics.upper_bound(rank, total, confidence)
-    needed = statistics.images_needed(max_escape, confidence)
+    bound = statistics.upper_bound(rank, total, confidence_level)
+    needed = statistics.images_needed(max_escape, confidence_level)
     independent = float(total) if groups is None else statistics.effective_sample_size(np.array(groups)[defective])
-    together = statistics.upper_bound(rank * independent / total, independent, confidence)
-    return Threshold(score, max_escape, confidence, escapes, total, bound, needed, independent, together)
+    together = statistics.upper_bound(rank * independent / total, independent, confidence_level)
+    return Threshold(score, max_escape, confidence_level, escapes, total, bound, needed, independent, together)
 
 
 def count_outcome(scores: Floats, defective: Bools, threshold: float) -> Outcome:
@@ -174,19 +180,19 @@ def _ends(rows: Sequence[Floats], few: SmallSampleCorrection) -> tuple[Floats, F
     return low, high
 
 
-def coverage_curve(certainty: Floats, right: Bools) -> tuple[Floats, Floats]:
-    """The share of images that is decided, and that of them which is right, as the least certain go to a person."""
-    order = np.argsort(-certainty, kind="stable")
-    last = np.append(certainty[order][1:] != certainty[order][:-1], True)  # those of one certainty go together
+def coverage_curve(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
+    """The share of images that is decided, and that of them which is right, as the least confident go to a person."""
+    order = np.argsort(-confidence, kind="stable")
+    last = np.append(confidence[order][1:] != confidence[order][:-1], True)  # those of one confidence go together
     number = np.arange(1, len(order) + 1)
     return number[last][::-1] / len(order), (np.cumsum(right[order]) / number)[last][::-1]
 
 
-def coverage_band(certainty: Floats, right: Bools, groups: Sequence[str]) -> tuple[Floats, Floats]:
+def coverage_band(confidence: Floats, right: Bools, groups: Sequence[str]) -> tuple[Floats, Floats]:
     """95 % intervals of the accuracy at each coverage of `GRID`."""
-    order = np.argsort(-certainty, kind="stable")
+    order = np.argsort(-confidence, kind="stable")
     rows = []
-    last = np.append(certainty[order][1:] != certainty[order][:-1], True)
+    last = np.append(confidence[order][1:] != confidence[order][:-1], True)
     for weights in statistics.resample_groups(groups):
         taken = weights[:, order]
         decided = np.cumsum(taken, axis=1)[:, last]
@@ -197,21 +203,21 @@ def coverage_band(certainty: Floats, right: Bools, groups: Sequence[str]) -> tup
     return _ends(rows, SmallSampleCorrection.of(np.zeros(len(right)), groups))
 
 
-def confidence_for_share(certainty: Floats, share: float) -> float:
-    """The certainty below which this share of the images lies: they go to a person."""
-    return float(np.quantile(certainty, share)) if share > 0 else -math.inf
+def confidence_for_share(confidence: Floats, share: float) -> float:
+    """The confidence below which this share of the images lies: they go to a person."""
+    return float(np.quantile(confidence, share)) if share > 0 else -math.inf
 
 
-def confidence_for_accuracy(certainty: Floats, right: Bools, accuracy: float) -> float:
-    """The lowest certainty from which on the images are right at this rate; infinite where there is none."""
-    order = np.argsort(-certainty, kind="stable")
+def confidence_for_accuracy(confidence: Floats, right: Bools, accuracy: float) -> float:
+    """The lowest confidence from which on the images are right at this rate; infinite where there is none."""
+    order = np.argsort(-confidence, kind="stable")
     rate = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    last = np.append(certainty[order][1:] != certainty[order][:-1], True)
+    last = np.append(confidence[order][1:] != confidence[order][:-1], True)
     reached = np.flatnonzero((rate >= accuracy) & last)
-    return float(certainty[order][reached[-1]]) if len(reached) else math.inf
+    return float(confidence[order][reached[-1]]) if len(reached) else math.inf
 
 
-def count_decided(certainty: Floats, right: Bools, least: float) -> tuple[int, int]:
+def count_decided(confidence: Floats, right: Bools, least: float) -> tuple[int, int]:
     """Images at least as certain as `least`, and how many of them are right."""
-    taken = certainty >= least
+    taken = confidence >= least
     return int(taken.sum()), int((taken & right).sum())

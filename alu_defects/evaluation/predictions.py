@@ -20,7 +20,7 @@ from alu_defects.training.module import Classifier
 PROBABILITY_PREFIX = "probability_"  # prefix of the columns with the probability of one class
 PREDICTIONS_FILE = "predictions.csv"
 PARTIAL_NOTE = "partial evaluation"  # what the note on a part of the images begins with
-# as in the catalogue: names may hold line ends, or be no UTF-8
+# as in the catalog: names may hold line ends, or be no UTF-8
 _CSV: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "errors": "surrogateescape"}
 
 
@@ -31,9 +31,9 @@ class Evaluation:
     Attributes:
         split: val or test.
         metrics: loss, accuracy, macro precision, recall and F1; under `per_class` precision and recall of each class.
-        predictions: one row an image, in catalogue order: path, label, prediction, and the probability of each class.
+        predictions: one row an image, in catalog order: path, label, prediction, and the probability of each class.
         confusion: images by label (row) and prediction (column).
-        rows: the catalogue rows of the predictions.
+        rows: the catalog rows of the predictions.
         notes: what a reader of the numbers must know.
     """
 
@@ -51,10 +51,10 @@ class Evaluation:
 
     @property
     def mistakes(self) -> pd.DataFrame:
-        """The wrong predictions, the most certain first, with `row` in the catalogue and `certainty`."""
-        certainty = self.predictions.filter(like=PROBABILITY_PREFIX).max(axis=1)
-        table = self.predictions.assign(row=self.rows, certainty=certainty)
-        return table[table["label"] != table["prediction"]].sort_values("certainty", ascending=False)
+        """The wrong predictions, the most confident first, with `row` in the catalog and `confidence`."""
+        confidence = self.predictions.filter(like=PROBABILITY_PREFIX).max(axis=1)
+        table = self.predictions.assign(row=self.rows, confidence=confidence)
+        return table[table["label"] != table["prediction"]].sort_values("confidence", ascending=False)
 
     def check_numbers(self) -> None:
         """Make sure that there is something to judge.
@@ -98,7 +98,7 @@ def collect(classifier: Classifier, data: DefectData, split: str, logged: Mappin
     index, predicted, probabilities = (torch.cat(parts).cpu() for parts in zip(*classifier.predictions, strict=True))
     names, order = classifier.classes, index.argsort()  # batches are shuffled, and of several processes
     index, predicted, probabilities = index[order], predicted[order], probabilities[order]
-    rows = data.scan().loc[index.tolist()]
+    rows = data.catalog.loc[index.tolist()]
     predictions = pd.DataFrame(
         {
             "path": rows["path"].to_list(),
@@ -109,7 +109,7 @@ def collect(classifier: Classifier, data: DefectData, split: str, logged: Mappin
     columns = pd.DataFrame(probabilities.double().numpy(), columns=[PROBABILITY_PREFIX + name for name in names])
     assert classifier.confusion is not None
     confusion = pd.DataFrame(classifier.confusion.numpy(), index=pd.Index(names, name="label"), columns=names)
-    notes = [splits.SELECTED_ON_TEST] if splits.selected_on_test(data.scan()) else []
+    notes = [splits.SELECTED_ON_TEST] if splits.selected_on_test(data.catalog) else []
     if len(index) < (total := len(data.rows(split))):  # trainer.limit_test_batches, say
         notes.append(f"{PARTIAL_NOTE}: {len(index)} of {total} {split} images")
     metrics = _nested(logged, split, names)

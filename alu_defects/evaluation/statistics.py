@@ -77,14 +77,14 @@ def class_interval(metric: str, value: float, total: float) -> Interval:
     return Interval(2 * low / (1 + low), 2 * high / (1 + high))
 
 
-def upper_bound(events: float, total: float, confidence: float = CONFIDENCE_LEVEL) -> float:
-    """One-sided upper bound of a rate after Clopper and Pearson (1934): the rate is below it with this confidence."""
-    return float(stats.beta.ppf(confidence, events + 1, total - events)) if events < total else 1.0
+def upper_bound(events: float, total: float, confidence_level: float = CONFIDENCE_LEVEL) -> float:
+    """One-sided upper bound of a rate after Clopper and Pearson (1934): the rate is below it so often."""
+    return float(stats.beta.ppf(confidence_level, events + 1, total - events)) if events < total else 1.0
 
 
-def images_needed(rate: float, confidence: float = CONFIDENCE_LEVEL) -> int:
-    """How many images without a single event bound its rate by `rate`, with this confidence."""
-    return math.ceil(math.log(1 - confidence) / math.log1p(-rate))
+def images_needed(rate: float, confidence_level: float = CONFIDENCE_LEVEL) -> int:
+    """How many images without a single event bound its rate by `rate`, with this confidence level."""
+    return math.ceil(math.log(1 - confidence_level) / math.log1p(-rate))
 
 
 def mcnemar(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
@@ -109,7 +109,7 @@ def summary_interval(
 ) -> Interval:
     """Wilson's interval of accuracy or a macro average, of as many images as vary like the resamples.
 
-    Two variances are averaged. That of the resamples is mended by `SmallSampleCorrection` and made wider by Student's t over the normal
+    Two variances are averaged. That of the resamples is corrected by `SmallSampleCorrection` and made wider by Student's t over the normal
     quantile, as Korn and Graubard (1998) have it. Where there are few mistakes, or few hits, it knows little, so its
     weight is the number of groups that hold any. The other, of weight `PRIOR`, is that of groups that go right or wrong
     as one: of C² / Σ 1 / n images for a mean over C classes that are worth n each.
@@ -213,7 +213,7 @@ def weighted_scores(labels: NDArray[np.intp], predicted: NDArray[np.intp], class
     one_hot = np.eye(classes)
     truth, guess = one_hot[labels], one_hot[predicted]
     support, guessed, hits = weights @ truth, weights @ guess, weights @ (truth * guess)
-    # a class that a resample happens to lack is left out of it; one that nowhere has images counts if it is predicted
+    # a class that a resample happens to lack is excluded of it; one that nowhere has images counts if it is predicted
     occurs = (support > 0) | (~truth.any(axis=0) & (guessed > 0))
     parts = {"precision": (hits, guessed), "recall": (hits, support), "f1": (2 * hits, support + guessed)}
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -116,7 +116,7 @@ def _read(path: Path) -> _Saved:
     try:
         saved = readers[path.suffix](path)
     except Exception as error:  # broken files raise whatever the byte that broke them leads to
-        # the first line only: torch's message goes on to recommend weights_only=False, which would run the file's code
+        # the first line only: torch's message continues to recommend weights_only=False, which would run the file's code
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         raise UserError(f"weights={path} cannot be read as tensors alone ({reason}); use an intact file.") from error
     state = saved.state

@@ -30,7 +30,7 @@ def warnings(comparison: Comparison) -> list[str]:
     if any(SELECTED_ON_TEST in entry.note for entry in comparison.entries):
         texts.append(
             "Each run chose its best epoch on the very images that judge it: all scores are too good. "
-            "split.val_fraction=0.1 or split=session mends that."
+            "split.val_fraction=0.1 or split=session fixes that."
         )
     if partial := [entry.name for entry in comparison.entries if PARTIAL_NOTE in entry.note]:
         texts.append(f"Evaluated on a part of the images only: {', '.join(partial)}. These scores say little.")

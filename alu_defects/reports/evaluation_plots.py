@@ -95,10 +95,10 @@ def _small_multiples(
 def plot_reliability(
     before: Floats, after: Floats, right: Bools, errors: tuple[float, float], temperature: float
 ) -> Figure:
-    """Certainty against the share that is right, as trained and with the temperature; the diagonal is honest.
+    """Confidence against the share that is right, as trained and with the temperature; the diagonal is honest.
 
     Args:
-        before: certainty of each image as trained (N,).
+        before: confidence of each image as trained (N,).
         after: the same, calibrated.
         right: whether it was classified right.
         errors: expected calibration error before and after.
@@ -107,11 +107,11 @@ def plot_reliability(
     fig = Figure((9.5, 4.9), layout="constrained")
     edges = np.linspace(0, 1, 11)
     titles = ("as trained", f"temperature {temperature:.2f}, fitted on val")
-    for ax, certainty, error, title in zip(
+    for ax, confidence, error, title in zip(
         fig.subplots(1, 2, sharey=True), (before, after), errors, titles, strict=True
     ):
-        number, _ = np.histogram(certainty, edges)
-        hits, _ = np.histogram(certainty[right], edges)
+        number, _ = np.histogram(confidence, edges)
+        hits, _ = np.histogram(confidence[right], edges)
         known = number > 0
         middle = (edges[:-1] + edges[1:]) / 2
         ax.bar(middle[known], hits[known] / number[known], width=0.092, color=BLUE, alpha=0.75)
@@ -119,7 +119,7 @@ def plot_reliability(
             ax.text(x, y + 0.012, str(n), ha="center", fontsize=8, color=GREY)
         ax.plot([0, 1], [0, 1], color=ORANGE, linestyle="--", linewidth=1.5)
         ax.set_title(f"{title}: ECE {100 * error:.1f} %", fontsize=11)
-        ax.set(xlabel="certainty (images above the bars)", xlim=(0, 1), ylim=(0, 1.06))
+        ax.set(xlabel="confidence (images above the bars)", xlim=(0, 1), ylim=(0, 1.06))
         ax.xaxis.set_major_formatter(PercentFormatter(1))
         ax.yaxis.set_major_formatter(PercentFormatter(1))
         ax.spines[["top", "right"]].set_visible(False)
@@ -157,20 +157,20 @@ def plot_operating_curve(
     return fig
 
 
-def plot_risk_coverage(certainty: Floats, right: Bools, groups: Sequence[str], split: str) -> Figure:
-    """Accuracy on the images that are decided, as more of the least certain go to a person."""
+def plot_risk_coverage(confidence: Floats, right: Bools, groups: Sequence[str], split: str) -> Figure:
+    """Accuracy on the images that are decided, as more of the least confident go to a person."""
     fig = Figure((8.5, 4.6), layout="constrained")
     ax = fig.subplots()
-    low, high = operating.coverage_band(certainty, right, groups)
+    low, high = operating.coverage_band(confidence, right, groups)
     ax.fill_between(
         1 - GRID, low, high, color=GREEN, alpha=0.18, linewidth=0, label="95 % interval (whole sessions drawn)"
     )
-    share, accuracy = operating.coverage_curve(certainty, right)
+    share, accuracy = operating.coverage_curve(confidence, right)
     ax.plot(1 - share, accuracy, color=GREEN, label=f"on {split}")
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set(xlim=(0, 1), ylim=(max(0.0, float(np.nanmin(low)) - 0.03), 1.01))
-    ax.set_xlabel("sent to a person: the least certain images")
+    ax.set_xlabel("sent to a person: the least confident images")
     ax.set_ylabel("right among the others")
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
@@ -179,7 +179,7 @@ def plot_risk_coverage(certainty: Floats, right: Bools, groups: Sequence[str], s
 
 
 def plot_confusions(pairs: Sequence[tuple[str, NDArray[np.uint8]]], columns: int) -> Figure:
-    """The most frequent confusions, a row each, with their most certain mistakes.
+    """The most frequent confusions, a row each, with their most confident mistakes.
 
     Args:
         pairs: what was taken for what, and its images (n, H, W, 3), n up to `columns`.
@@ -202,7 +202,7 @@ MAX_MISTAKES = 24  # four rows of six: a page that can still be looked through
 
 
 def draw_mistakes(result: Evaluation, data: DefectData) -> NDArray[np.uint8]:
-    """The most certain mistakes as one image (H, W, 3), for which matplotlib would take seconds of an epoch."""
+    """The most confident mistakes as one image (H, W, 3), for which matplotlib would take seconds of an epoch."""
     wrong = result.mistakes.head(MAX_MISTAKES)
     images = data.images(wrong["row"].to_numpy(dtype=np.int64))
     side, gap, line, columns = 150, 10, 15, 6  # pixels
@@ -218,7 +218,7 @@ def draw_mistakes(result: Evaluation, data: DefectData) -> NDArray[np.uint8]:
         file_name = plots.renderable(PurePath(mistake["path"]).name, missing="…")
         captions = (
             (plots.readable(mistake["label"]), "black"),
-            (f"→ {plots.readable(mistake['prediction'])} {mistake['certainty']:.0%}", plots.ORANGE),
+            (f"→ {plots.readable(mistake['prediction'])} {mistake['confidence']:.0%}", plots.ORANGE),
             (plots.shorten(file_name, 20), plots.GREY),
         )
         for number, (text, colour) in enumerate(captions):

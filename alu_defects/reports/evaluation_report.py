@@ -53,8 +53,8 @@ def _parts(judgement: Assessment, data: DefectData, folder: Path) -> Iterator[st
         yield html.save_figure(figure, folder, "operating", "Escape against overkill")
         yield html.markdown_table(_operating(judgement))
     yield "## Whom to ask"
-    figure = evaluation_plots.plot_risk_coverage(it.certainty, it.right, it.sessions, result.split)
-    yield html.save_figure(figure, folder, "reject", "Accuracy as the least certain images go to a person")
+    figure = evaluation_plots.plot_risk_coverage(it.confidence, it.right, it.sessions, result.split)
+    yield html.save_figure(figure, folder, "reject", "Accuracy as the least confident images go to a person")
     yield html.markdown_table(_reject(judgement))
     yield "## Classes"
     yield "![Confusion matrix](confusion.png)"
@@ -70,15 +70,17 @@ def _parts(judgement: Assessment, data: DefectData, folder: Path) -> Iterator[st
     yield f"## Mistakes: {total - right} of {total}"
     yield html.save_figure(_confusions(result, data), folder, "confusions", "The most frequent confusions", svg=False)
     Image.fromarray(evaluation_plots.draw_mistakes(result, data)).save(folder / "mistakes.png")
-    yield "![The most certain mistakes](mistakes.png)"
+    yield "![The most confident mistakes](mistakes.png)"
     yield "## How sure it is"
     errors = (
         calibration.expected_calibration_error(it.raw, it.labels),
         calibration.expected_calibration_error(it.probabilities, it.labels),
     )
     before = it.raw[np.arange(total), it.predicted]
-    figure = evaluation_plots.plot_reliability(before, it.certainty, it.right, errors, judgement.calibrated.temperature)
-    yield html.save_figure(figure, folder, "calibration", "Certainty against the share that is right")
+    figure = evaluation_plots.plot_reliability(
+        before, it.confidence, it.right, errors, judgement.calibrated.temperature
+    )
+    yield html.save_figure(figure, folder, "calibration", "Confidence against the share that is right")
 
 
 def _summary(judgement: Assessment) -> pd.DataFrame:
@@ -116,7 +118,7 @@ def _reject(judgement: Assessment) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "sent to a person": row["rule"],
-            "certainty below": "–" if math.isinf(row["certainty"]) else f"{row['certainty']:.3f}",
+            "confidence below": "–" if math.isinf(row["confidence"]) else f"{row['confidence']:.3f}",
             "sent here": percent(row["rejected"]),
             "decided": row["decided"],
             "of them right": f"{percent(row['accuracy'])} ({span((row['low'], row['high']))})",

@@ -158,7 +158,7 @@ def plot_classes(
     support: NDArray[np.int64],
     class_names: Sequence[str],
 ) -> Figure:
-    """Precision and recall of each class, the weakest recall at the top; NaN is said and left out of the means."""
+    """Precision and recall of each class, the weakest recall at the top; NaN is said and excluded of the means."""
     precision, recall = np.asarray(precision, float), np.asarray(recall, float)
     order = np.argsort(recall, kind="stable")  # NaN last
     rows = np.arange(len(order))

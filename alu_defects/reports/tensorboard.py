@@ -132,7 +132,7 @@ def add_outcome(
 ) -> None:
     """Add what a finished run came to: the HPARAMS entry, a summary text, and images and curves of the best epoch.
 
-    It is in a file of its own, which a run that was killed here writes anew.
+    It is in a file of its own, which a run that was killed here writes again.
     """
     for before in folder.glob(f"*{OUTCOME}"):
         before.unlink()
@@ -175,7 +175,7 @@ def _add_curve(writer: SummaryWriter, tag: str, truth: NDArray[np.bool_], scores
 def add_embeddings(writer: SummaryWriter, classifier: Classifier, data: DefectData, *, step: int) -> None:
     """Add the pre-logits of validation images to the projector, with thumbnails, classes and predictions."""
     rows = data.rows("val")
-    rows = rows[:: -(-len(rows) // MAX_EMBEDDINGS)]  # every n-th: the catalogue is sorted by class
+    rows = rows[:: -(-len(rows) // MAX_EMBEDDINGS)]  # every n-th: the catalog is sorted by class
     backbone, features, thumbnails, predictions = classifier.backbone, [], [], []
     for start in range(0, len(rows), data.batch_size):
         pixels = torch.from_numpy(data.images(rows[start : start + data.batch_size]))
@@ -184,7 +184,7 @@ def add_embeddings(writer: SummaryWriter, classifier: Classifier, data: DefectDa
         features.append(backbone.forward_head(maps, pre_logits=True).cpu())
         thumbnails.append(interpolate(images, (THUMBNAIL, THUMBNAIL), mode="area").cpu())
         predictions += [classifier.classes[k] for k in backbone.forward_head(maps).argmax(dim=1).tolist()]
-    table = data.scan().iloc[rows]
+    table = data.catalog.iloc[rows]
     writer.add_embedding(
         torch.cat(features).double().numpy().round(3),  # it is written as text
         [[_cell(w) for w in words] for words in zip(table["label"], predictions, table["path"], strict=True)],

@@ -20,8 +20,8 @@ from alu_defects.training.metrics import SUMMARY_METRICS
 
 
 def print_data(data: DefectData) -> None:
-    """Print the images by class and split, by archive where there are several, and what was left out."""
-    console, table = Console(), data.scan()
+    """Print the images by class and split, by archive where there are several, and what was excluded."""
+    console, table = Console(), data.catalog
     classes = Table("class", *SPLITS, "sessions", title=f"{len(table)} images: {table['label'].nunique()} classes")
     groups = [(name, table[table["label"] == name]) for name in data.classes]
     for name, own in [*groups, ("total", table)]:
@@ -42,7 +42,7 @@ def print_data(data: DefectData) -> None:
         several = int((data.unused["labels"] != "").sum())
         print(f"not used: {several} images of several classes, {len(data.unused) - several} without a class")
     for reason, count in count_reasons(data.found).items():
-        console.print(escape(f"left out: {count} × {reason}"), highlight=False)
+        console.print(escape(f"excluded: {count} × {reason}"), highlight=False)
 
 
 def print_leakage(leakage: Leakage | None, near_duplicates: int | None) -> None:

@@ -41,7 +41,7 @@ class Run:
         self.config_file = folder / "config.yaml"
         self.status_file = folder / "run.json"
         self.catalog_file = folder / "catalog.csv"
-        self.left_out_file = folder / "left_out.csv"
+        self.excluded_file = folder / "excluded.csv"
         self.unused_file = folder / "unused.csv"
         self.broken_file = folder / "broken.csv"
         self.metrics_file = folder / "metrics.json"
@@ -126,7 +126,7 @@ class Run:
         if refused := resume.changing_overrides(run, [word for word in words if word not in free]):
             raise UserError(f"a resumed run keeps its configuration; leave out {' '.join(refused)}, or start a new run")
         made = run.status()["folder"]
-        if made != str(run.folder.resolve()):  # its checkpoints would go on there
+        if made != str(run.folder.resolve()):  # its checkpoints would continue there
             raise UserError(f"{folder} was {made} when it was started; move it back there to resume it")
         config = OmegaConf.merge(run.config(), OmegaConf.from_dotlist(free))
         assert isinstance(config, DictConfig)
@@ -200,7 +200,7 @@ class Run:
                 raise
             raise UserError(
                 f"{error.filename or self.folder} cannot be written ({error.strerror}); what was there before is as it "
-                f"was. Make room and go on with resume={self.folder}"
+                f"was. Make room and continue with resume={self.folder}"
             ) from error
         except BaseException as error:
             self._update_if_possible(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")

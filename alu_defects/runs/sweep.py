@@ -172,7 +172,7 @@ def find_finished(config: DictConfig, data: "DefectData") -> Run | None:
         return None
     if data.on_broken == "exclude":
         data.setup("fit")  # which images there are shows when they are decoded
-    digest = data_hash(data.scan())
+    digest = data_hash(data.catalog)
     return next((run for run, status in reversed(alike) if status["data_hash"] == digest), None)
 
 

@@ -1,4 +1,4 @@
-"""Which images a generated set holds, and when they were taken: bursts, blocks and days as in the real archives."""
+"""Which images a generated set holds, and when they were taken: sessions, blocks and days as in the real archives."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

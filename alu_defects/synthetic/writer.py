@@ -1,4 +1,4 @@
-"""A generated set on the disk: written once, in parallel, where the catalogue of the competition archives finds it."""
+"""A generated set on the disk: written once, in parallel, where the catalog of the competition archives finds it."""
 
 import json
 import os

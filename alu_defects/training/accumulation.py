@@ -90,7 +90,7 @@ def accumulate_to_fit(trainer: pl.Trainer, classifier: Classifier, data: DefectD
         trainer: gets the number of parts.
         classifier: is tried out.
         data: gets the size of a part.
-        parts: as many as a run that goes on was begun with; None: try.
+        parts: as many as a run that continues was begun with; None: try.
     """
     device = trainer.strategy.root_device
     whole = data.batch_size

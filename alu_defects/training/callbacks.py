@@ -43,7 +43,7 @@ class Throughput(Callback):
 
 
 class Reseed(Callback):
-    """Seeds dropout and what else draws from PyTorch anew at each epoch, so that a resumed run draws as it would have.
+    """Seeds dropout and what else draws from PyTorch again at each epoch, so that a resumed run draws as it would have.
 
     Args:
         seed: of the run.
@@ -79,7 +79,7 @@ class EMA(EMAWeightAveraging):
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Lightning's, but a run that is resumed after it had stopped does not go on."""
+    """Lightning's, but a run that is resumed after it had stopped does not continue."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop if the patience has run out already."""
@@ -217,10 +217,10 @@ class LossWatch:
     Args:
         on_nonfinite: `error` stops at one that is NaN or infinite; `skip` leaves the step out, which makes a GPU wait
             at each.
-        most: steps that are left out before that is an error too.
+        most: steps that are excluded before that is an error too.
 
     Attributes:
-        skipped: steps that were left out so far.
+        skipped: steps that were excluded so far.
 
     Raises:
         UserError: another word, or a number below 0.
@@ -238,8 +238,8 @@ class LossWatch:
 
         Args:
             loss: scalar, detached.
-            index: catalogue rows of its images.
-            trainer: where it is in the training, and the catalogue.
+            index: catalog rows of its images.
+            trainer: where it is in the training, and the catalog.
             batch: number in the epoch.
 
         Raises:
@@ -261,7 +261,7 @@ class LossWatch:
             return True
         batch, loss, index = unseen[finite.index(False)]
         where = f"epoch {trainer.current_epoch + 1}, batch {batch + 1} of {trainer.num_training_batches}"
-        paths = trainer.datamodule.scan()["path"].iloc[index.tolist()].tolist()  # type: ignore[attr-defined]
+        paths = trainer.datamodule.catalog["path"].iloc[index.tolist()].tolist()  # type: ignore[attr-defined]
         more = f" and {len(paths) - SHOWN_IMAGES} more" if len(paths) > SHOWN_IMAGES else ""
         images = f"images {', '.join(paths[:SHOWN_IMAGES])}{more}"
         if not self.skip:
@@ -277,7 +277,7 @@ class LossWatch:
                 f"max_nonfinite={self.most}; the checkpoints are as they were. Lower optimizer.lr or cut large "
                 f"gradients with trainer.gradient_clip_val=1. It came from the {images}"
             )
-        log.warning("%s: the training loss is %s, step left out; %s", where, loss.item(), images)
+        log.warning("%s: the training loss is %s, step excluded; %s", where, loss.item(), images)
         return False
 
 

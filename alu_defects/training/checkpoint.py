@@ -115,7 +115,7 @@ class AtomicIO(TorchCheckpointIO):
         except OSError as error:
             raise UserError(
                 f"{path} cannot be written ({error.strerror}); the checkpoint of before is as it was. "
-                "Make room and go on with resume=<run>"
+                "Make room and continue with resume=<run>"
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
@@ -141,5 +141,5 @@ def check_classes(path: Path, classes: list[str]) -> None:
     if saved != classes:
         raise UserError(
             f"{path} was trained on the classes {', '.join(saved)}; the data have {', '.join(classes)}. "
-            "Give the data of that run, or train anew"
+            "Give the data of that run, or train again"
         )

@@ -135,7 +135,7 @@ def create_trainer(
     Raises:
         UserError: a device that is not there, or options that Lightning does not take.
     """
-    # Lightning 2.6 asks torch 2.14 in the old way; nobody who trains can mend it
+    # Lightning 2.6 asks torch 2.14 in the old way; nobody who trains can fix it
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
     # worker processes would only copy images that are in memory already
     warnings.filterwarnings("ignore", message=".*does not have many workers")
@@ -223,7 +223,7 @@ def should_compile(compile: bool | str, options: Mapping[str, Any]) -> bool:
 
 
 def with_run_precision(options: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run that goes on, in the precision that was chosen for it on the machine where it began."""
+    """The options of a run that continues, in the precision that was chosen for it on the machine where it began."""
     return {**options, "precision": status.get("precision", "auto")} if options["precision"] == "auto" else {**options}
 
 

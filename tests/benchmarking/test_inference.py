@@ -95,7 +95,7 @@ def test_all_variants_answer_alike():
         ),
     ],
 )
-def test_what_cannot_be_measured_is_named_with_its_mend(settings, message):
+def test_what_cannot_be_measured_is_named_with_its_fix(settings, message):
     with pytest.raises(UserError, match=message):
         inference.measure(config(**settings), NARROW)
 
@@ -108,10 +108,10 @@ def test_what_cannot_be_measured_is_named_with_its_mend(settings, message):
         MemoryError(),
     ],
 )
-def test_a_batch_beyond_the_memory_is_named_with_its_mend(error):
+def test_a_batch_beyond_the_memory_is_named_with_its_fix(error):
     with (
         pytest.raises(UserError, match=r"batch_sizes=2: .* narrow .* leave 2 out"),
-        inference._mended("narrow", 32, 2, torch.device("cpu")),
+        inference._hints("narrow", 32, 2, torch.device("cpu")),
     ):
         raise error
 
@@ -119,6 +119,6 @@ def test_a_batch_beyond_the_memory_is_named_with_its_mend(error):
 def test_other_errors_stay_what_they_are():
     with (
         pytest.raises(RuntimeError, match="unsupported memory format"),
-        inference._mended("narrow", 32, 2, torch.device("cpu")),
+        inference._hints("narrow", 32, 2, torch.device("cpu")),
     ):
         raise RuntimeError("unsupported memory format")

@@ -28,7 +28,7 @@ def test_images_are_as_many_as_asked_for_and_can_be_divided(number, tmp_path):
     assert {p.label for p in taken} == set(CLASS_NAMES)
     table = catalog.build_catalog(tmp_path, taken, [], CLASS_NAMES).table
     assert (table["time"] != "").all()
-    assert table.groupby(sessions.find_sessions(table, 60)).size().max() == 3  # the bursts, and nothing else
+    assert table.groupby(sessions.find_sessions(table, 60)).size().max() == 3  # the sessions, and nothing else
     divided = splits.split_catalog(table, **plain(config().split))
     assert set(divided["split"]) == {"train", "val", "test"}
 
@@ -74,6 +74,6 @@ def test_growth_and_the_comparison_of_all_pairs_are_extrapolated():
         ({"split": {"name": "sesion"}, "rows": [100]}, "split.name=sesion does not exist; did you mean session"),
     ],
 )
-def test_what_cannot_be_measured_is_named_with_its_mend(settings, message):
+def test_what_cannot_be_measured_is_named_with_its_fix(settings, message):
     with pytest.raises(UserError, match=message):
         scale.measure(config(**settings))

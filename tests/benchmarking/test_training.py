@@ -46,7 +46,7 @@ def test_the_three_loops_are_measured_and_the_network_trains_in_all(
         assert name == "network" or re.search(line, console.file.getvalue()), name
 
 
-def test_a_image_too_small_for_a_network_is_refused(photographs: Path) -> None:
+def test_an_image_too_small_for_a_network_is_refused(photographs: Path) -> None:
     words = [*FAST, f"data.root={photographs}", "image_sizes=[16]", "data.batch_size=4"]
     with pytest.raises(UserError, match="too small for shufflenet; give 32 or more"):
         training.measure(compose("benchmark", words), {"shufflenet": model_options("shufflenet")})

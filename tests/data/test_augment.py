@@ -23,7 +23,7 @@ def make_images(count: int, size: int = 24) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_image_is_changed_alike_in_whatever_batch_it_is() -> None:
+def test_an_image_is_changed_alike_in_whatever_batch_it_is() -> None:
     images, index = make_images(12), torch.arange(100, 112)
     whole = Augment()(images, drawn(index, seed=1, epoch=2))
     order = torch.tensor([7, 3, 11, 0])

@@ -168,7 +168,7 @@ def test_16_bits_are_known_from_the_content_of_a_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> tuple[list[Path], list[str]]:
-    """Eight 16-bit images with the largest values 100, 200, ... and what the catalogue knows of them."""
+    """Eight 16-bit images with the largest values 100, 200, ... and what the catalog knows of them."""
     paths = [tmp_path / f"{number}.png" for number in range(8)]
     for number, path in enumerate(paths):
         path.write_bytes(png(np.full((4, 4), 100 * (number + 1))))
@@ -218,7 +218,7 @@ def test_several_that_look_at_the_same_time_share_the_work(images: Any, tmp_path
 
 def test_broken_images_do_not_count_and_changed_ones_neither(images: Any, tmp_path: Path) -> None:
     paths, sha256s = images
-    paths[7].write_bytes(png(np.full((4, 4), 60000)))  # not what was catalogued
+    paths[7].write_bytes(png(np.full((4, 4), 60000)))  # not what was cataloged
     found = bit_depth.largest_values(paths, sha256s, time.time(), tmp_path / "cache", progress=False)
     assert max(found.values()) == 700
 
@@ -285,7 +285,7 @@ def test_one_number_holds_for_all_images_of_a_data_set(root: Path, caplog: pytes
     lines = [record.message for record in caplog.records if "data.bits" in record.message]
     assert len(lines) == 1
     assert lines[0].startswith("data.bits=12 for 16 images with 16 bits a channel: their largest value is 3")
-    paths = data.scan()["path"]
+    paths = data.catalog["path"]
     expected = np.stack([decode.decode(root / path, 32, "squash", 12) for path in paths])
     assert expected[paths.str.startswith("light/").to_numpy()].mean() > 40  # no longer black
     for cache in ("disk", "none"):
@@ -301,7 +301,7 @@ def test_pixels_of_one_number_are_not_taken_for_those_of_another(root: Path, tmp
         data.setup("fit")
         found.append(data.images(data.rows("train")))
     assert np.array_equal(found[0], found[3])
-    deep = ~data.scan().iloc[data.rows("train")]["path"].str.startswith("ordinary").to_numpy()
+    deep = ~data.catalog.iloc[data.rows("train")]["path"].str.startswith("ordinary").to_numpy()
     assert found[0][deep].mean() > 3 * found[1][deep].mean() > 9 * found[2][deep].mean()
     assert np.array_equal(found[0][~deep], found[2][~deep])
 
@@ -330,7 +330,7 @@ def test_other_numbers_are_refused(root: Path, bits: Any) -> None:
 def words(root: Path, small: list[str], tmp_path: Path) -> list[str]:
     """A training of which the val and test images alone need 10 bits."""
     parts = {1: "val", 2: "test"}
-    split = make(root).scan().assign(split=[parts.get(k % 8, "train") for k in range(24)])
+    split = make(root).catalog.assign(split=[parts.get(k % 8, "train") for k in range(24)])
     split.to_csv(tmp_path / "split.csv", index=False)
     own = [f"data.root={root}", "split=file", f"split.file={tmp_path / 'split.csv'}", f"run_dir={tmp_path / 'run'}"]
     return [*small, *own, "trainer.max_epochs=1"]
@@ -342,7 +342,7 @@ def test_evaluate_decodes_as_the_training_did(
     results, run = train(compose("train", words)), tmp_path / "run"
     assert json.loads((run / "run.json").read_text())["bits"] == 12
     assert checkpoint.load_classifier(run / "checkpoints" / "best.ckpt").about["bits"] == 12
-    (tmp_path / "split.csv").unlink()  # the run has its catalogue
+    (tmp_path / "split.csv").unlink()  # the run has its catalog
     with caplog.at_level(logging.INFO):
         again = evaluate(compose("evaluate", [f"run={run}", "trainer=cpu", f"output={tmp_path / 'out'}"]))
     assert "data.bits=12 for 4 images" in caplog.text

@@ -31,7 +31,7 @@ def save(path: Path, seed: int) -> None:
 
 
 def hashed(folder: Path) -> Known:
-    """What the catalogue knows of all files."""
+    """What the catalog knows of all files."""
     paths = sorted(folder.iterdir())
     return paths, [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
@@ -274,7 +274,7 @@ def test_decoded_images_that_wait_to_be_written_are_bounded_by_bytes(
     assert np.array_equal(read_pixels(cache, images[1]), expected)
 
 
-def test_a_place_that_cannot_be_written_is_an_error_with_a_mend(images: Known, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_an_error_with_a_fix(images: Known, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot be written .* Give another paths\.cache, or do without"):
         PixelCache(tmp_path / "file", SIZE, "squash").fill(*images, 0, progress=False)

@@ -1,4 +1,4 @@
-"""What a catalogue holds, and that it survives being written, whatever the files are called."""
+"""What a catalog holds, and that it survives being written, whatever the files are called."""
 
 import hashlib
 import os
@@ -32,12 +32,12 @@ def touch(path: Path) -> Path:
 
 
 def scan(root: Path, *paths: str) -> pd.DataFrame:
-    """Catalogue files of `root/<class>/…` without looking for copies."""
+    """Catalog files of `root/<class>/…` without looking for copies."""
     images = [ImageRecord(path, (path.partition("/")[0],)) for path in paths]
     return catalog.build_catalog(root, catalog.with_hashes(root, images), [], sorted({p.label for p in images})).table
 
 
-def test_catalogue_holds_one_row_a_image_in_text(tmp_path: Path) -> None:
+def test_catalog_holds_one_row_an_image_in_text(tmp_path: Path) -> None:
     touch(tmp_path / "a" / "擦花20180830164545.png")
     touch(tmp_path / "b" / "c" / "y.png")
     table = scan(tmp_path, "b/c/y.png", "a/擦花20180830164545.png")
@@ -87,8 +87,8 @@ def test_rows_are_in_the_order_of_classes_and_the_summary_counts_them(tmp_path: 
         ImageRecord("2", ("pit",), "old"),
         ImageRecord("1", ("dent",), "old"),
     ]
-    left_out = [Excluded("z", Reason.HIDDEN), Excluded("y", Reason.SAME_NAME, "1", "old", "dent")]
-    result = catalog.build_catalog(tmp_path, images, left_out, ["pit", "bruise", "dent"])
+    excluded = [Excluded("z", Reason.HIDDEN), Excluded("y", Reason.SAME_NAME, "1", "old", "dent")]
+    result = catalog.build_catalog(tmp_path, images, excluded, ["pit", "bruise", "dent"])
     assert result.table["path"].tolist() == ["2", "1", "3", "4", "5"]
     assert result.table["labels"].tolist() == ["pit", "dent", "dent", "pit|dent", ""]
     assert result.table["label"].tolist() == ["pit", "dent", "dent", "", ""]
@@ -96,20 +96,20 @@ def test_rows_are_in_the_order_of_classes_and_the_summary_counts_them(tmp_path: 
     assert summary.index.tolist() == ["pit", "dent", "several", "unlabelled", "total"]
     assert summary.columns.tolist() == ["new", "old", "total"]
     assert summary.to_numpy().tolist() == [[0, 1, 1], [1, 1, 2], [1, 0, 1], [0, 0, 1], [2, 2, 5]]
-    assert tuple(result.left_out.columns) == catalog.EXCLUDED_COLUMNS
-    assert result.left_out.iloc[0].tolist() == ["y", "old", "dent", "same file name", "1"]
+    assert tuple(result.excluded.columns) == catalog.EXCLUDED_COLUMNS
+    assert result.excluded.iloc[0].tolist() == ["y", "old", "dent", "same file name", "1"]
     assert catalog.count_reasons(result).to_dict() == {"same file name": 1, "hidden": 1}
 
 
-def test_nothing_left_out_is_an_empty_table_that_can_be_saved(tmp_path: Path) -> None:
+def test_nothing_excluded_is_an_empty_table_that_can_be_saved(tmp_path: Path) -> None:
     result = catalog.build_catalog(tmp_path, [ImageRecord("1", ("a",)), ImageRecord("2", ("b",))], [], ["a", "b"])
     assert catalog.count_reasons(result).empty
     assert catalog.count_by_archive(result).columns.tolist() == ["total"]
-    catalog.save_catalog(result.left_out, tmp_path / "left_out.csv")
-    assert tuple(catalog.load_catalog(tmp_path / "left_out.csv").columns) == catalog.EXCLUDED_COLUMNS
+    catalog.save_catalog(result.excluded, tmp_path / "excluded.csv")
+    assert tuple(catalog.load_catalog(tmp_path / "excluded.csv").columns) == catalog.EXCLUDED_COLUMNS
 
 
-def test_an_old_catalogue_with_fewer_columns_is_read(tmp_path: Path) -> None:
+def test_an_old_catalog_with_fewer_columns_is_read(tmp_path: Path) -> None:
     (tmp_path / "catalog.csv").write_text("path,label,sha256,split\na/x.png,NA,0,train\n", encoding="utf-8")
     table = catalog.load_catalog(tmp_path / "catalog.csv")
     assert table.iloc[0].to_dict() == {"path": "a/x.png", "label": "NA", "sha256": "0", "split": "train"}

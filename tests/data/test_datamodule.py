@@ -58,7 +58,7 @@ def test_a_batch_is_uint8_in_channels_last_with_int64_labels(photographs: Path) 
 
 def test_an_index_leads_back_to_the_pixels_and_the_label_of_its_row(photographs: Path) -> None:
     data = make(photographs)
-    table = data.scan()
+    table = data.catalog
     seen = {}
     for split in ("train", "val", "test"):
         loader = getattr(data, f"{split}_dataloader")()
@@ -76,7 +76,7 @@ def test_an_index_leads_back_to_the_pixels_and_the_label_of_its_row(photographs:
 
 def test_class_counts_are_those_of_the_training_images(photographs: Path) -> None:
     data = make(photographs)
-    table = data.scan()
+    table = data.catalog
     assert data.classes == ["across", "along", "plain"]
     train = table[table["split"] == "train"]
     assert data.class_counts() == [int((train["label"] == name).sum()) for name in data.classes]
@@ -99,7 +99,7 @@ def test_evaluation_takes_every_image_and_its_first_batches_see_every_class(phot
     order = indices(getattr(data, f"{split}_dataloader")())
     assert sorted(order) == list(data.rows(split))
     assert len(order) == 15  # so that a dropped rest would be seen
-    assert set(data.scan().loc[order[:8], "label"]) == set(data.classes)  # sorted by class: two of them
+    assert set(data.catalog.loc[order[:8], "label"]) == set(data.classes)  # sorted by class: two of them
     assert indices(getattr(other, f"{split}_dataloader")()) == order
 
 
@@ -288,7 +288,7 @@ def test_the_split_does_not_depend_on_where_the_images_lie(photographs: Path, tm
         DefectData(source="folder", root=str(r), image_size=8, batch_size=1, split=SPLIT)
         for r in (photographs, tmp_path / "elsewhere")
     )
-    assert here.scan().equals(there.scan())
+    assert here.catalog.equals(there.catalog)
     assert here.store is None  # scanning alone decodes nothing
 
 
@@ -303,7 +303,7 @@ def test_the_split_does_not_depend_on_where_the_images_lie(photographs: Path, tm
 def test_options_of_another_source_are_refused(photographs: Path, source: str, options: Any, reason: str) -> None:
     message = f"data.source={source}: {reason}; data={source} sets source and options together"
     with pytest.raises(UserError, match=re.escape(message)):
-        make(photographs, source=source, **options).scan()
+        make(photographs, source=source, **options).catalog
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_several_processes_train_on_different_images_in_as_many_batches(photogra
     assert set(itertools.chain(*shares)) <= set(data.rows("train").tolist())
 
 
-def test_workers_begin_with_the_order_of_the_epoch_that_a_run_goes_on_with(photographs: Path) -> None:
+def test_workers_begin_with_the_order_of_the_epoch_that_a_run_continues_with(photographs: Path) -> None:
     """They are given their first batches when the loader's iterator is made, before Lightning sets the epoch."""
     data = make(photographs, num_workers=1)
     wanted = indices(data.train_dataloader(), epoch=2)
@@ -383,18 +383,18 @@ def test_images_that_cannot_be_decoded_are_all_named(broken: Path) -> None:
     assert "data.on_broken=exclude" in str(caught.value)
 
 
-def test_or_left_out_while_the_others_stay_where_they_are(broken: Path) -> None:
+def test_or_excluded_while_the_others_stay_where_they_are(broken: Path) -> None:
     data = unprepared(broken, on_broken="exclude")
-    before = data.scan().set_index("path")
+    before = data.catalog.set_index("path")
     data.setup("fit")
     assert data.broken["path"].tolist() == ["along/along 3.png", "plain/plain 7.png"]
     assert data.broken["reason"].str.contains("not an image|truncated|broken", case=False).all()
-    after = data.scan().set_index("path")
+    after = data.catalog.set_index("path")
     pd.testing.assert_frame_equal(after, before.drop(index=data.broken["path"]))
     assert data.class_counts() == [int((after.query("split == 'train'")["label"] == c).sum()) for c in data.classes]
     batch = next(iter(data.val_dataloader()))
     for image, index in zip(batch["image"], batch["index"], strict=True):
-        path = broken / data.scan()["path"].iloc[int(index)]
+        path = broken / data.catalog["path"].iloc[int(index)]
         assert np.array_equal(image.permute(1, 2, 0).numpy(), decode.decode(path, 16))
 
 
@@ -405,15 +405,15 @@ def test_a_class_without_images_that_can_be_decoded_is_an_error(broken: Path) ->
         make(broken, on_broken="exclude")
 
 
-def test_a_image_that_has_become_another_is_not_left_out(photographs: Path, tmp_path: Path) -> None:
+def test_an_image_that_has_become_another_is_not_excluded(photographs: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(photographs, tmp_path / "photographs"))
     data = unprepared(root, on_broken="exclude", image_size=18)  # a size that nobody has decoded yet
-    data.scan()
-    (root / "plain" / "plain 7.png").write_bytes(b"no image, and not the file that was catalogued")
-    with pytest.raises(UserError, match=r"plain 7.png .*it has changed since it was catalogued"):
+    data.catalog
+    (root / "plain" / "plain 7.png").write_bytes(b"no image, and not the file that was cataloged")
+    with pytest.raises(UserError, match=r"plain 7.png .*it has changed since it was cataloged"):
         data.setup("fit")
 
 
-def test_nothing_is_left_out_of_what_is_not_decoded_before_the_training(photographs: Path) -> None:
+def test_nothing_is_excluded_of_what_is_not_decoded_before_the_training(photographs: Path) -> None:
     with pytest.raises(UserError, match=r"data\.on_broken=exclude .* data\.cache=none"):
         make(photographs, on_broken="exclude", cache="none")

@@ -206,7 +206,7 @@ def test_a_file_that_changed_since_it_was_catalogued_is_not_taken_for_what_it_wa
     now = time.time()
     good, changed, gone = decode.decode_all(paths, [hashed(paths[0])] * 3, now, 8)
     assert isinstance(good, np.ndarray)
-    assert "changed since it was catalogued" in str(changed)
+    assert "changed since it was cataloged" in str(changed)
     assert isinstance(gone, decode.UnreadableError)
     os.utime(paths[1], (0, 0))  # as if another file had been moved here
     assert isinstance(next(iter(decode.decode_all(paths[1:2], [hashed(paths[0])], now, 8))), decode.UnreadableError)

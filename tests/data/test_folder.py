@@ -1,4 +1,4 @@
-"""A folder of class folders → catalogue, and the folders that are refused."""
+"""A folder of class folders → catalog, and the folders that are refused."""
 
 import logging
 from pathlib import Path
@@ -31,12 +31,12 @@ def test_the_first_folder_is_the_class_however_deep_the_image_lies(tmp_path: Pat
     assert catalog.count_by_archive(result).to_dict() == {"total": {"dent": 1, "pit": 2, "total": 3}}
 
 
-def test_what_is_no_image_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_image_is_excluded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         result = folder.scan_folder(
             make(tmp_path, "a/x.jpg", "b/x.jpg", "a/.DS_Store", "a/Thumbs.db", "notes.txt", "b/y.png/z")
         )
-    assert dict(zip(result.left_out["path"], result.left_out["reason"], strict=True)) == {
+    assert dict(zip(result.excluded["path"], result.excluded["reason"], strict=True)) == {
         "a/.DS_Store": "hidden",
         "a/Thumbs.db": "not an image",
         "b/y.png": "a folder where a file is expected",
@@ -46,22 +46,22 @@ def test_what_is_no_image_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "2 × not an image, such as a/Thumbs.db" in caplog.text
 
 
-def test_a_copy_in_the_same_class_is_left_out(tmp_path: Path) -> None:
+def test_a_copy_in_the_same_class_is_excluded(tmp_path: Path) -> None:
     result = folder.scan_folder(make(tmp_path, "pit/x.jpg", "dent/x.jpg", **{"pit/copy of x.jpg": b"pit/x.jpg"}))
     assert result.table["path"].tolist() == ["dent/x.jpg", "pit/copy of x.jpg"]
-    assert result.left_out.iloc[0].tolist() == ["pit/x.jpg", "", "pit", "same content", "pit/copy of x.jpg"]
+    assert result.excluded.iloc[0].tolist() == ["pit/x.jpg", "", "pit", "same content", "pit/copy of x.jpg"]
 
 
-def test_a_image_in_two_classes_is_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_image_in_two_classes_is_excluded_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     result = folder.scan_folder(
         make(tmp_path, "pit/x.jpg", "dent/x.jpg", **dict.fromkeys(("dent/y.jpg", "pit/z.jpg"), b"y"))
     )
     assert result.table["path"].tolist() == ["dent/x.jpg", "pit/x.jpg"]
-    assert result.left_out[["path", "reason", "detail"]].to_numpy().tolist() == [
+    assert result.excluded[["path", "reason", "detail"]].to_numpy().tolist() == [
         ["dent/y.jpg", "same content under another label", "pit/z.jpg"],
         ["pit/z.jpg", "same content under another label", "dent/y.jpg"],
     ]
-    assert "one image under several labels, left out: dent/y.jpg, pit/z.jpg" in caplog.text
+    assert "one image under several labels, excluded: dent/y.jpg, pit/z.jpg" in caplog.text
 
 
 @pytest.mark.parametrize(

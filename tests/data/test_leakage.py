@@ -21,7 +21,7 @@ LEAKAGE = Leakage(400, accuracy=0.96, macro_recall=0.931, majority=0.51, share_w
 
 
 def table(*rows: tuple[str, str, int | None]) -> pd.DataFrame:
-    """A catalogue of (label, split, seconds past midnight)."""
+    """A catalog of (label, split, seconds past midnight)."""
     times = ["" if s is None else (pd.Timestamp("2018-09-01") + pd.Timedelta(seconds=s)).isoformat() for *_, s in rows]
     return pd.DataFrame({"label": [r[0] for r in rows], "split": [r[1] for r in rows], "time": times}, dtype=str)
 

@@ -16,7 +16,7 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def left_out(root: Path) -> list[tuple[str, str, str]]:
+def excluded(root: Path) -> list[tuple[str, str, str]]:
     return [(one.path, str(one.reason), one.detail) for one in folder.list_files(root)[1]]
 
 
@@ -27,17 +27,17 @@ def test_nested_folders_and_every_suffix_are_found_in_sorted_order(tmp_path: Pat
     assert not any(map(folder.is_image, ["x", "x.json", "png", "x.jpg.zip", "Thumbs.db"]))
 
 
-def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_excluded(tmp_path: Path) -> None:
     touch(tmp_path, "a/x.png", "a/._x.png", ".cache/x.png", "a/.DS_Store")
     assert folder.list_files(tmp_path)[0] == ["a/x.png"]
-    assert left_out(tmp_path) == [(".cache", "hidden", ""), ("a/.DS_Store", "hidden", ""), ("a/._x.png", "hidden", "")]
+    assert excluded(tmp_path) == [(".cache", "hidden", ""), ("a/.DS_Store", "hidden", ""), ("a/._x.png", "hidden", "")]
 
 
-def test_a_folder_named_like_a_image_is_left_out_with_all_it_holds(tmp_path: Path) -> None:
+def test_a_folder_named_like_an_image_is_excluded_with_all_it_holds(tmp_path: Path) -> None:
     touch(tmp_path, "a/x.jpg/y.jpg", "a/x.jpg/deep/z.jpg", "a/z.jpg")
     reason = "a folder where a file is expected"
     assert folder.list_files(tmp_path)[0] == ["a/z.jpg"]
-    assert left_out(tmp_path) == [
+    assert excluded(tmp_path) == [
         ("a/x.jpg", reason, ""),
         ("a/x.jpg/deep", reason, "a/x.jpg"),
         ("a/x.jpg/deep/z.jpg", reason, "a/x.jpg"),
@@ -53,7 +53,7 @@ def test_loops_of_links_end_and_linked_class_folders_are_read(tmp_path: Path) ->
     (elsewhere / "back").symlink_to(root / "a", target_is_directory=True)
     (root / "a" / "itself").symlink_to(root / "a" / "itself")
     assert folder.list_files(root)[0] == ["a/itself", "a/y.png", "b/x.png"]
-    assert left_out(root) == [
+    assert excluded(root) == [
         ("a/up", "a folder that was entered before", "."),
         ("b/back", "a folder that was entered before", "a"),
     ]
@@ -70,7 +70,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", refuse)  # chmod does not stop root
-    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); mend its permissions"):
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); fix its permissions"):
         folder.list_files(tmp_path)
 
 

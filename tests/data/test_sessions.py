@@ -23,7 +23,7 @@ TABLE = pd.DataFrame(SHOTS, columns=["label", "time"], dtype=str).assign(
 )
 
 
-def test_a_session_goes_on_while_its_class_is_shot_again_within_the_gap() -> None:
+def test_a_session_continues_while_its_class_is_shot_again_within_the_gap() -> None:
     assert sessions.find_sessions(TABLE, 60).tolist() == [
         "a 2018-08-30T16:45:45",
         "a 2018-08-30T16:45:45",

@@ -71,7 +71,7 @@ def test_decoded_images_are_hashed_like_files() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (64, 64)])
-def test_a_image_without_structure_in_both_directions_has_no_hash_and_no_double(size: tuple[int, int]) -> None:
+def test_an_image_without_structure_in_both_directions_has_no_hash_and_no_double(size: tuple[int, int]) -> None:
     plain = [Image.new("RGB", size, colour) for colour in ("black", "white", (13, 77, 201))]
     stripes = Image.fromarray((np.arange(200, dtype=np.uint8) // 20 * 20)[:, None].repeat(150, axis=1))
     found = np.stack([perceptual_hash(image) for image in (*plain, stripes, stripes.rotate(90, expand=True))])

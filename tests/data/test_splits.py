@@ -91,7 +91,7 @@ def test_the_seed_and_the_content_decide_not_the_order_of_the_rows(options: dict
 
 
 @pytest.mark.parametrize("options", EVERY, ids=str)
-def test_the_catalogue_gains_two_columns(options: dict[str, Any]) -> None:
+def test_the_catalog_gains_two_columns(options: dict[str, Any]) -> None:
     result = splits.split_catalog(SHOTS, seed=0, **options)
     pd.testing.assert_frame_equal(result.drop(columns=["session", "split"]), SHOTS)
     assert result["session"].nunique() == 55
@@ -143,7 +143,7 @@ def test_every_class_is_divided_in_the_same_proportion() -> None:
     assert result.loc["few"].to_dict() == {"train": 6, "val": 1, "test": 3}
 
 
-def test_a_rare_class_has_a_image_everywhere() -> None:
+def test_a_rare_class_has_an_image_everywhere() -> None:
     result = counts(table(frequent=500, rare=3), "random", val_fraction=0.05, test_fraction=0.05)
     assert result.loc["rare"].to_dict() == {"train": 1, "val": 1, "test": 1}
 
@@ -214,7 +214,7 @@ def test_a_class_of_one_large_session_and_two_small_ones_trains_on_the_large() -
     assert result.loc[result["label"] == "a", "split"].value_counts()["train"] == 20
 
 
-def test_a_class_with_two_sessions_is_refused_with_the_mend() -> None:
+def test_a_class_with_two_sessions_is_refused_with_the_fix() -> None:
     images = pd.concat([shots("a", [1] * 9), shots("pit", [20, 20])])
     with pytest.raises(UserError, match=r"class pit .* 40 in 2 sessions \(split\.gap=300 s\); lower split\.gap"):
         divide(images, "session", gap=300)
@@ -280,7 +280,7 @@ def divide_by(path: Path, images: pd.DataFrame = SHOTS) -> pd.DataFrame:
     return splits.split_catalog(images, name="file", file=str(path))
 
 
-def test_the_catalogue_of_a_run_is_a_split(tmp_path: Path) -> None:
+def test_the_catalog_of_a_run_is_a_split(tmp_path: Path) -> None:
     done = splits.split_catalog(SHOTS, name="paper", seed=5)
     catalog.save_catalog(done, tmp_path / "catalog.csv")
     pd.testing.assert_frame_equal(divide_by(tmp_path / "catalog.csv"), done)

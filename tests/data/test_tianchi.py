@@ -1,4 +1,4 @@
-"""Round 1 of the competition → catalogue: the true file names, corrections, test sets and re-packs."""
+"""Round 1 of the competition → catalog: the true file names, corrections, test sets and re-packs."""
 
 import logging
 import time
@@ -26,9 +26,9 @@ def counts(scan: Scan) -> dict[str, int]:
     return catalog.count_by_archive(scan)["total"].drop("total").to_dict()
 
 
-def left_out(scan: Scan) -> dict[str, tuple[str, str]]:
+def excluded(scan: Scan) -> dict[str, tuple[str, str]]:
     """Path → reason and detail."""
-    rows = scan.left_out
+    rows = scan.excluded
     return dict(zip(rows["path"], zip(rows["reason"], rows["detail"], strict=True), strict=True))
 
 
@@ -93,7 +93,7 @@ def test_a_normal_image_named_like_a_corrected_one_stays_normal(tianchi_tree: Pa
 def test_each_archive_alone_is_whole(tianchi_tree: Path, archive: str, images: int) -> None:
     scan = tianchi.scan_archives(tianchi_tree / archive, include_other=True)
     assert len(scan.table) == images
-    assert scan.left_out.empty
+    assert scan.excluded.empty
 
 
 def test_all_archives_together_are_one_row_a_name_and_the_newest_wins(
@@ -106,10 +106,10 @@ def test_all_archives_together_are_one_row_a_name_and_the_newest_wins(
     assert len(table) == table["path"].str.rpartition("/")[2].nunique() == 3477
     assert catalog.count_reasons(scan).to_dict() == {"same file name": 685}
     assert (table["archive"] == TRAIN3).sum() == 2136
-    assert sorted([*table["path"], *scan.left_out["path"]]) == sorted(true_names())
+    assert sorted([*table["path"], *scan.excluded["path"]]) == sorted(true_names())
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     twice = f"{SCUFFED}/擦花20180830164545对照样本.jpg"
-    assert left_out(scan)[f"{TRAIN2}/{twice}"] == ("same file name", f"{TRAIN3}/{twice}")
+    assert excluded(scan)[f"{TRAIN2}/{twice}"] == ("same file name", f"{TRAIN3}/{twice}")
     assert table["label"].tolist() == sorted(table["label"], key=[*CLASS_NAMES, "other"].index)
     assert rows(scan, "time")[f"{TRAIN3}/{twice}"] == "2018-08-30T16:45:45"
     assert (table["time"] != "").all()
@@ -144,7 +144,7 @@ def test_everything_that_is_no_row_is_named_with_its_reason(tmp_path: Path, capl
     with caplog.at_level(logging.WARNING):
         scan = tianchi.scan_archives(root)
     assert counts(scan) == dict.fromkeys(CLASS_NAMES, 1)
-    assert left_out(scan) == {
+    assert excluded(scan) == {
         f"{spot}/.DS_Store": ("hidden", ""),
         f"{spot}/x.jpg": ("a folder where a file is expected", ""),
         f"{spot}/x.jpg/inner.jpg": ("a folder where a file is expected", f"{spot}/x.jpg"),
@@ -173,7 +173,7 @@ def test_test_sets_are_unlabelled_rows_at_the_end_whatever_their_names(tmp_path:
     assert scan.table["archive"].tolist()[-3:] == [TEST_A, TEST_A, TEST_B]
     assert scan.table["time"].tolist()[-3:] == ["", "", ""]
     assert catalog.count_by_archive(scan).loc["unlabelled", "total"] == 3
-    assert scan.left_out.empty
+    assert scan.excluded.empty
 
 
 def test_files_of_one_name_in_two_archives_that_disagree_are_labelled_by_the_newest(
@@ -183,7 +183,7 @@ def test_files_of_one_name_in_two_archives_that_disagree_are_labelled_by_the_new
     old, new = f"{TRAIN2}/{NORMAL.folder}/{name}", f"{TRAIN3}/{SCUFFED}/{name}"
     scan = tianchi.scan_archives(write_tree(tmp_path, [old, new, SMALL[0]]))
     assert rows(scan) == {SMALL[0]: "normal", new: "scuffed"}
-    assert left_out(scan)[old] == ("same file name", new)
+    assert excluded(scan)[old] == ("same file name", new)
     assert f"{old} (normal) is taken as scuffed: {new}" in caplog.text
 
 
@@ -194,17 +194,17 @@ def test_a_name_without_a_time_may_recur(tmp_path: Path) -> None:
     assert set(names) <= set(tianchi.scan_archives(root).table["path"])
 
 
-def test_content_under_two_labels_is_left_out_altogether(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_content_under_two_labels_is_excluded_altogether(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first, second = (f"{TRAIN3}/{folder}/{number}.jpg" for number, folder in enumerate((SCUFFED, CONVEX)))
     root = write_tree(tmp_path, SMALL)
     write(root, **dict.fromkeys((first, second), b"one image"))
     scan = tianchi.scan_archives(root)
     assert len(scan.table) == len(SMALL)
-    assert left_out(scan) == {
+    assert excluded(scan) == {
         first: ("same content under another label", second),
         second: ("same content under another label", first),
     }
-    assert scan.left_out["label"].tolist() == ["convex_powder", "scuffed"]
+    assert scan.excluded["label"].tolist() == ["convex_powder", "scuffed"]
     assert first in caplog.text
     assert second in caplog.text
 
@@ -216,7 +216,7 @@ def test_corrections_come_before_the_search_for_copies(tmp_path: Path, correctio
     write(root, **dict.fromkeys((wrong, right), b"one image"))
     scan = tianchi.scan_archives(root, corrections=corrections)
     assert len(scan.table) == len(SMALL) + corrections
-    assert set(scan.left_out["reason"]) == {"same content" if corrections else "same content under another label"}
+    assert set(scan.excluded["reason"]) == {"same content" if corrections else "same content under another label"}
 
 
 # re-packs
@@ -255,7 +255,7 @@ def test_apspc_is_labelled_by_its_boxes(tmp_path: Path, layout: str) -> None:
     ]
     assert set(scan.table["archive"]) == {"APSPC"}
     assert catalog.count_by_archive(scan).loc["several", "APSPC"] == 1
-    assert left_out(scan) == {
+    assert excluded(scan) == {
         place("c", "jpg"): ("no usable annotation", f"{place('c', 'xml')} marks nothing"),
         place("d", "jpg"): ("no usable annotation", f"{place('d', 'xml')} unknown class mao"),
         place("f", "xml"): ("annotation without an image", ""),

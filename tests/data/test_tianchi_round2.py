@@ -1,4 +1,4 @@
-"""Round 2 of the competition → catalogue: labelme's JSON, images of several classes, files that do not parse."""
+"""Round 2 of the competition → catalog: labelme's JSON, images of several classes, files that do not parse."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_single_defects_have_their_folders_class_and_boxes(root: Path) -> None:
         *(f'[{{"label": "{c.name}", "box": [10.0, 20.0, 30.6, 40.0]}}]' for c in ROUND2_DEFECTS),
     ]
     assert set(scan.table["archive"]) == {ROOT}
-    assert scan.left_out.empty
+    assert scan.excluded.empty
 
 
 def test_images_of_several_classes_come_last_with_their_classes_in_order(root: Path) -> None:
@@ -88,15 +88,15 @@ def test_a_broken_annotation_costs_a_single_defect_its_boxes_and_several_their_r
     assert row[["label", "boxes"]].tolist() == ["scuffed", ""]
     assert f"{single}.json " in caplog.text
     assert fault in caplog.text
-    (left,) = scan.left_out.itertuples()
+    (left,) = scan.excluded.itertuples()
     assert (left.path, left.reason) == (f"{several}.jpg", "no usable annotation")
     assert left.detail.startswith(f"{several}.json ")
     assert fault in left.detail
 
 
-def test_several_defects_without_annotation_are_left_out(root: Path) -> None:
+def test_several_defects_without_annotation_are_excluded(root: Path) -> None:
     write_tree(root, [f"{SEVERAL}/x.jpg"])
-    (left,) = tianchi.scan_archives(root, round=2).left_out.itertuples()
+    (left,) = tianchi.scan_archives(root, round=2).excluded.itertuples()
     assert (left.path, left.reason, left.detail) == (f"{SEVERAL}/x.jpg", "no usable annotation", "missing")
 
 
@@ -106,7 +106,7 @@ def test_each_round_leaves_out_the_other(root: Path) -> None:
     scan = tianchi.scan_archives(root)
     assert scan.table["path"].tolist() == first
     assert catalog.count_reasons(scan).to_dict() == {"round 2; data.round=2 reads it": 11}
-    assert set(scan.left_out["archive"]) == {ROOT}
+    assert set(scan.excluded["archive"]) == {ROOT}
     scan = tianchi.scan_archives(root, round=2)
     assert catalog.count_reasons(scan).to_dict() == {"round 1; data.round=1 reads it": 2}
     assert len(scan.table) == 11

@@ -80,7 +80,7 @@ def test_float32_gives_the_temperature_of_float64(activation):
     assert found.temperature == pytest.approx(Calibration.fit(given, labels).temperature, rel=0.01)
 
 
-def test_a_image_is_judged_alike_alone_and_among_others():
+def test_an_image_is_judged_alike_alone_and_among_others():
     given = np.array([[0.9995, 0.0002, 0.0002], [0.9, 0.8, 0.1]])  # one against the rest; the first sums to 0.9999
     judge = Calibration(1.0, 2, one_against_rest=True)
     assert judge.apply(given[:1])[0] == pytest.approx(judge.apply(given)[0], abs=1e-6)
@@ -97,16 +97,16 @@ def test_what_is_written():
 
 def test_expected_error_by_hand():
     # 10 images at 0.9, 8 of them right; 10 at 0.6, 6 right; 5 at 0.75, all right
-    certainty = np.repeat([0.9, 0.6, 0.75], [10, 10, 5])
+    confidence = np.repeat([0.9, 0.6, 0.75], [10, 10, 5])
     labels = np.concatenate([np.repeat([0, 1], [8, 2]), np.repeat([0, 1], [6, 4]), np.zeros(5, int)])
-    found = calibration.expected_calibration_error(np.column_stack([certainty, 1 - certainty]), labels)
+    found = calibration.expected_calibration_error(np.column_stack([confidence, 1 - confidence]), labels)
     assert found == pytest.approx((10 * 0.1 + 10 * 0 + 5 * 0.25) / 25, abs=1e-6)
 
 
 def test_expected_error_over_bins_of_equal_width():
     logits, labels = truth(800)
     given = softmax(2 * logits, axis=1)
-    certainty, right = given.max(axis=1), given.argmax(axis=1) == labels
-    bins = np.minimum((certainty * 15).astype(int), 14)
-    gaps = [abs(right[bins == k].mean() - certainty[bins == k].mean()) * (bins == k).mean() for k in set(bins)]
+    confidence, right = given.max(axis=1), given.argmax(axis=1) == labels
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    gaps = [abs(right[bins == k].mean() - confidence[bins == k].mean()) * (bins == k).mean() for k in set(bins)]
     assert calibration.expected_calibration_error(given, labels) == pytest.approx(sum(gaps), abs=1e-6)

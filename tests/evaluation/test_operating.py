@@ -34,7 +34,7 @@ def line(rng: np.random.Generator, normal: int = 300, defective: int = 200) -> t
 
 @pytest.mark.usefixtures("_fast_bounds")
 @pytest.mark.parametrize(
-    ("defective", "max_escape", "confidence", "digits"),
+    ("defective", "max_escape", "confidence_level", "digits"),
     [
         (400, 0.01, 0.95, 15),
         (400, 0.02, 0.95, 15),
@@ -45,20 +45,20 @@ def line(rng: np.random.Generator, normal: int = 300, defective: int = 200) -> t
         (250, 0.01, 0.95, 15),  # too few, and one or two may escape
     ],
 )
-def test_in_so_many_cases_the_escape_rate_is_within_the_bound(defective, max_escape, confidence, digits):
+def test_in_so_many_cases_the_escape_rate_is_within_the_bound(defective, max_escape, confidence_level, digits):
     """Defective pieces have uniform scores: of all of them, below a threshold lie as many as it says."""
     rng, sets, broken = np.random.default_rng(0), 2000, 0
     every = np.ones(defective, bool)
     for _ in range(sets):
-        chosen = operating.choose_threshold(rng.random(defective).round(digits), every, max_escape, confidence)
+        chosen = operating.choose_threshold(rng.random(defective).round(digits), every, max_escape, confidence_level)
         # rounded to two digits, below 0.03 lies what is less than 0.025
         escape = chosen.score if digits > 2 else max(chosen.score - 0.005, 0)
         assert chosen.promised == (defective >= chosen.needed)
         broken += escape > (max_escape if chosen.promised else chosen.bound)
-    error = math.sqrt(confidence * (1 - confidence) / sets)
-    assert broken / sets <= 1 - confidence + 3 * error
+    error = math.sqrt(confidence_level * (1 - confidence_level) / sets)
+    assert broken / sets <= 1 - confidence_level + 3 * error
     if digits > 2 and not chosen.promised:  # and it is no higher than it need be
-        assert broken / sets >= 1 - confidence - 3 * error
+        assert broken / sets >= 1 - confidence_level - 3 * error
     if digits > 2 and chosen.promised:
         expected = stats.binom.cdf(chosen.escapes, defective, max_escape)
         assert broken / sets == pytest.approx(expected, abs=3 * error)
@@ -228,18 +228,18 @@ def test_a_resample_without_good_pieces_has_no_curve():
 
 
 def test_coverage_by_hand():
-    certainty, right = np.array([0.6, 0.9, 0.7, 0.8]), np.array([True, True, False, True])
-    share, accuracy = operating.coverage_curve(certainty, right)
+    confidence, right = np.array([0.6, 0.9, 0.7, 0.8]), np.array([True, True, False, True])
+    share, accuracy = operating.coverage_curve(confidence, right)
     assert share.tolist() == [1, 0.75, 0.5, 0.25]
     assert accuracy.tolist() == [0.75, 2 / 3, 1, 1]
 
 
 def test_coverage_lies_in_its_band():
     rng = np.random.default_rng(0)
-    certainty = rng.random(300)
-    right = rng.random(300) < 0.5 + certainty / 2
-    low, high = operating.coverage_band(certainty, right, [str(k // 2) for k in range(300)])
-    share, accuracy = operating.coverage_curve(certainty, right)
+    confidence = rng.random(300)
+    right = rng.random(300) < 0.5 + confidence / 2
+    low, high = operating.coverage_band(confidence, right, [str(k // 2) for k in range(300)])
+    share, accuracy = operating.coverage_curve(confidence, right)
     own = np.interp(operating.GRID, share[::-1], accuracy[::-1])
     assert (low <= high).all()
     assert ((low <= own) & (own <= high))[10:].mean() > 0.95
@@ -247,51 +247,51 @@ def test_coverage_lies_in_its_band():
 
 
 def test_the_order_of_the_images_makes_no_difference_to_coverage():
-    certainty, right = np.array([1.0, 1.0, 1.0, 0.5]), np.array([True, True, False, False])
-    shown = [operating.coverage_curve(certainty, right[order]) for order in ([0, 1, 2, 3], [2, 1, 0, 3])]
+    confidence, right = np.array([1.0, 1.0, 1.0, 0.5]), np.array([True, True, False, False])
+    shown = [operating.coverage_curve(confidence, right[order]) for order in ([0, 1, 2, 3], [2, 1, 0, 3])]
     assert shown[0][1].tolist() == shown[1][1].tolist()
 
 
 def test_the_share_that_goes_to_a_person():
-    certainty = np.random.default_rng(0).permutation(np.linspace(0.01, 1, 100))
+    confidence = np.random.default_rng(0).permutation(np.linspace(0.01, 1, 100))
     right = np.ones(100, bool)
     for share in (0.05, 0.1, 0.5):
-        least = operating.confidence_for_share(certainty, share)
-        assert operating.count_decided(certainty, right, least)[0] == round(100 * (1 - share))
-    assert operating.confidence_for_share(certainty, 0) == -math.inf
-    assert operating.count_decided(certainty, right, -math.inf) == (100, 100)
+        least = operating.confidence_for_share(confidence, share)
+        assert operating.count_decided(confidence, right, least)[0] == round(100 * (1 - share))
+    assert operating.confidence_for_share(confidence, 0) == -math.inf
+    assert operating.count_decided(confidence, right, -math.inf) == (100, 100)
 
 
-def test_the_certainty_from_which_on_enough_are_right():
-    certainty = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
+def test_the_confidence_from_which_on_enough_are_right():
+    confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
     right = np.array([True, False, True, True, False])
     # right: 1 of 1, 1 of 2, 2 of 3, 3 of 4, 3 of 5
-    assert operating.confidence_for_accuracy(certainty, right, 0.99) == 0.9
-    assert operating.confidence_for_accuracy(certainty, right, 0.75) == 0.6
-    assert operating.confidence_for_accuracy(certainty, right, 0.7) == 0.6
-    assert operating.confidence_for_accuracy(certainty, right, 0.6) == 0.5
-    assert operating.confidence_for_accuracy(certainty, ~right, 0.75) == math.inf
-    assert operating.count_decided(certainty, right, 0.6) == (4, 3)
-    assert operating.count_decided(certainty, right, math.inf) == (0, 0)
+    assert operating.confidence_for_accuracy(confidence, right, 0.99) == 0.9
+    assert operating.confidence_for_accuracy(confidence, right, 0.75) == 0.6
+    assert operating.confidence_for_accuracy(confidence, right, 0.7) == 0.6
+    assert operating.confidence_for_accuracy(confidence, right, 0.6) == 0.5
+    assert operating.confidence_for_accuracy(confidence, ~right, 0.75) == math.inf
+    assert operating.count_decided(confidence, right, 0.6) == (4, 3)
+    assert operating.count_decided(confidence, right, math.inf) == (0, 0)
 
 
-def test_images_of_one_certainty_are_decided_together():
-    certainty, right = np.array([0.9, 0.8, 0.8, 0.8]), np.array([True, True, True, False])
+def test_images_of_one_confidence_are_decided_together():
+    confidence, right = np.array([0.9, 0.8, 0.8, 0.8]), np.array([True, True, True, False])
     # 0.8 lets in all three, the wrong one too
-    assert operating.confidence_for_accuracy(certainty, right, 0.9) == 0.9
-    assert operating.confidence_for_accuracy(certainty, right, 0.75) == 0.8
-    assert operating.count_decided(certainty, right, 0.8) == (4, 3)
+    assert operating.confidence_for_accuracy(confidence, right, 0.9) == 0.9
+    assert operating.confidence_for_accuracy(confidence, right, 0.75) == 0.8
+    assert operating.count_decided(confidence, right, 0.8) == (4, 3)
     assert operating.confidence_for_accuracy(np.full(3, 0.8), np.array([True, True, False]), 0.9) == math.inf
 
 
 def test_what_is_decided_is_right_as_often_as_was_asked():
     rng = np.random.default_rng(0)
     for _ in range(50):
-        certainty = rng.random(60).round(1)
-        right = rng.random(60) < certainty
-        least = operating.confidence_for_accuracy(certainty, right, 0.8)
-        number, hits = operating.count_decided(certainty, right, least)
+        confidence = rng.random(60).round(1)
+        right = rng.random(60) < confidence
+        least = operating.confidence_for_accuracy(confidence, right, 0.8)
+        number, hits = operating.count_decided(confidence, right, least)
         assert not number or hits / number >= 0.8
-        for lower in set(certainty[certainty < least]):
-            number, hits = operating.count_decided(certainty, right, lower)
+        for lower in set(confidence[confidence < least]):
+            number, hits = operating.count_decided(confidence, right, lower)
             assert hits / number < 0.8

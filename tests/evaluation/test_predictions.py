@@ -26,7 +26,7 @@ def data(photographs: Path) -> DefectData:
 @pytest.fixture
 def classifier(data: DefectData) -> Classifier:
     torch.manual_seed(0)
-    table = data.scan()
+    table = data.catalog
     assert set(table["split"]) == {"train", "val", "test"}
     return Classifier(
         model={"name": "shufflenet", "width": 0.5},
@@ -68,7 +68,7 @@ def compare_with_scikit_learn(folder: Path, split: str) -> None:
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_metrics_are_those_of_scikit_learn(data, classifier, tmp_path, split):
     result = predictions.evaluate(classifier, data, split, TRAINER)
-    assert len(result.predictions) == (data.scan()["split"] == split).sum()
+    assert len(result.predictions) == (data.catalog["split"] == split).sum()
     predictions.write_evaluation(result, tmp_path, {split: result.metrics})
     compare_with_scikit_learn(tmp_path, split)
 
@@ -84,13 +84,13 @@ def test_metrics_are_those_of_scikit_learn_when_a_class_is_never_predicted(data,
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_a_partial_evaluation_is_noted_and_stays_in_the_order_of_the_catalogue(data, classifier, split):
+def test_a_partial_evaluation_is_noted_and_stays_in_the_order_of_the_catalog(data, classifier, split):
     result = predictions.evaluate(classifier, data, split, {**TRAINER, f"limit_{split}_batches": 1})
     total = len(data.rows(split))
     assert result.note == f"partial evaluation: 5 of {total} {split} images"
     assert result.rows == sorted(result.rows)
     assert len(set(result.predictions["label"])) > 1
-    assert result.predictions["path"].tolist() == data.scan()["path"].iloc[result.rows].tolist()
+    assert result.predictions["path"].tolist() == data.catalog["path"].iloc[result.rows].tolist()
     whole = predictions.evaluate(classifier, data, split, TRAINER)
     assert whole.note == ""
     assert whole.rows == list(data.rows(split))
@@ -140,10 +140,10 @@ def test_mistakes_are_the_wrong_predictions_the_most_certain_first(data, classif
     result = predictions.evaluate(classifier, data, "test", TRAINER)
     wrong = result.mistakes
     assert len(wrong) == (result.predictions["label"] != result.predictions["prediction"]).sum() > 0
-    assert wrong["certainty"].is_monotonic_decreasing
+    assert wrong["confidence"].is_monotonic_decreasing
     for row in wrong.to_dict("records"):
-        assert row["certainty"] == row[f"probability_{row['prediction']}"]
-        assert data.scan().loc[row["row"], "path"] == row["path"]
+        assert row["confidence"] == row[f"probability_{row['prediction']}"]
+        assert data.catalog.loc[row["row"], "path"] == row["path"]
 
 
 @pytest.mark.parametrize("weights", ["balanced", [1.0, 0.2, 5.0]])

@@ -44,13 +44,13 @@ def test_nothing_counted_is_no_interval():
 
 
 @pytest.mark.parametrize(("events", "total"), COUNTS)
-@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
-def test_upper_bound_is_that_of_clopper_and_pearson(events, total, confidence):
-    bound = statistics.upper_bound(events, total, confidence)
-    expected = 1.0 if events == total else stats.beta.ppf(confidence, events + 1, total - events)
+@pytest.mark.parametrize("confidence_level", [0.9, 0.95, 0.99])
+def test_upper_bound_is_that_of_clopper_and_pearson(events, total, confidence_level):
+    bound = statistics.upper_bound(events, total, confidence_level)
+    expected = 1.0 if events == total else stats.beta.ppf(confidence_level, events + 1, total - events)
     assert bound == pytest.approx(expected, rel=1e-6)
     if events < total:  # what it means: as few events have the rest of the probability there
-        assert stats.binom.cdf(events, total, bound) == pytest.approx(1 - confidence, rel=1e-5)
+        assert stats.binom.cdf(events, total, bound) == pytest.approx(1 - confidence_level, rel=1e-5)
 
 
 def test_how_many_images_a_promise_needs():
@@ -62,11 +62,11 @@ def test_how_many_images_a_promise_needs():
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.003, 0.02, 0.1, 0.25])
-@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
-def test_one_image_less_than_needed_does_not_do(rate, confidence):
-    needed = statistics.images_needed(rate, confidence)
-    assert statistics.upper_bound(0, needed, confidence) <= rate
-    assert statistics.upper_bound(0, needed - 1, confidence) > rate
+@pytest.mark.parametrize("confidence_level", [0.8, 0.95, 0.99])
+def test_one_image_less_than_needed_does_not_do(rate, confidence_level):
+    needed = statistics.images_needed(rate, confidence_level)
+    assert statistics.upper_bound(0, needed, confidence_level) <= rate
+    assert statistics.upper_bound(0, needed - 1, confidence_level) > rate
 
 
 # paired tests
@@ -166,7 +166,7 @@ def test_a_class_that_is_never_predicted_has_no_precision_and_counts_as_0():
     assert measured.summary["precision"][0] == pytest.approx((2 / 3 + 0 + 1) / 3)
 
 
-def test_a_class_that_a_resample_lacks_is_left_out_of_it():
+def test_a_class_that_a_resample_lacks_is_excluded_of_it():
     labels, predicted = np.array([0, 0, 1, 1, 2]), np.array([0, 2, 1, 1, 2])
     whole = statistics.weighted_scores(labels, predicted, 3, np.ones((1, 5)))
     lacking = statistics.weighted_scores(
@@ -229,7 +229,7 @@ def test_of_few_groups_the_ends_lie_further_out():
     )
 
 
-def test_of_one_group_nearly_nothing_is_left_out():
+def test_of_one_group_nearly_nothing_is_excluded():
     assert SmallSampleCorrection.of([0, 0, 1], ["a", "a", "b"]) == (math.sqrt(2), 1)
     assert SmallSampleCorrection.of([], []) == (math.sqrt(2), 1)
     assert SmallSampleCorrection.of([0], ["a"]).ends[0] < 1e-9

@@ -87,7 +87,7 @@ def test_feature_info_finds_the_last_map(model, images):
 
 
 @torch.no_grad()
-def test_evaluation_is_deterministic_and_a_image_does_not_see_its_batch(model, images):
+def test_evaluation_is_deterministic_and_an_image_does_not_see_its_batch(model, images):
     assert torch.equal(model(images), model(images))
     # in float64: random weights multiply the rounding of float32
     model, images = copy.deepcopy(model).double(), images.double()

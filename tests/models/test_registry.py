@@ -93,7 +93,7 @@ def test_a_name_is_given_once():
         ("shufflenet", {"pretrained": True, "weights": "a.pth"}, "exclude each other"),
     ],
 )
-def test_wrong_settings_are_named_with_the_mend(name, options, message):
+def test_wrong_settings_are_named_with_the_fix(name, options, message):
     with pytest.raises(UserError, match=message):
         create_backbone(name, 4, **options)
 

@@ -295,7 +295,7 @@ def test_pretrained_goes_through_torchvision(tmp_path, monkeypatch, width, file)
     torch.testing.assert_close(model.conv1[0].weight, published["conv1.0.weight"].sum(1, keepdim=True))
 
 
-def test_without_a_network_the_mend_is_named(tmp_path, monkeypatch):
+def test_without_a_network_the_fix_is_named(tmp_path, monkeypatch):
     def unreachable(*args, **kwargs):
         raise urllib.error.URLError("Name or service not known")
 

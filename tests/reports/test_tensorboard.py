@@ -28,7 +28,7 @@ def data(photographs):
 def result(data, predictions, names=("across", "along", "plain")):
     """An evaluation of the first images; predictions: (label, prediction, probabilities of the classes)."""
     labels, predicted, probabilities = zip(*predictions, strict=True)
-    table = pd.DataFrame({"path": data.scan()["path"].to_list()[: len(labels)], "label": labels})
+    table = pd.DataFrame({"path": data.catalog["path"].to_list()[: len(labels)], "label": labels})
     table = table.assign(prediction=predicted)
     table[[f"probability_{name}" for name in names]] = np.array(probabilities)
     confusion = pd.crosstab(table["label"], table["prediction"]).reindex(index=names, columns=names, fill_value=0)
@@ -137,7 +137,7 @@ def test_of_many_images_some_of_every_class_are_embedded(data, tmp_path, monkeyp
     with SummaryWriter(str(tmp_path)) as writer:
         tensorboard.add_embeddings(writer, Network(), data, step=0)
     table = pd.read_csv(tmp_path / "00000" / "val" / "metadata.tsv", sep="\t")
-    assert table["image"].to_list() == data.scan()["path"].iloc[rows].to_list()
+    assert table["image"].to_list() == data.catalog["path"].iloc[rows].to_list()
     assert len(table) <= 4 < found
     assert set(table["class"]) == set(data.classes)
     written = np.loadtxt(tmp_path / "00000" / "val" / "tensors.tsv")

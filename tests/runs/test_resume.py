@@ -115,7 +115,7 @@ def assert_same_run(folder: Path, straight: Path) -> None:
     ("number", "place"),
     [(n, p) for n in ("SIGTERM", "SIGKILL") for p in ("epoch", "validation", "checkpoint", "saved")],
 )
-def test_a_killed_run_goes_on_to_the_bit(words, straight, tmp_path, number, place, workers):  # noqa: PLR0917
+def test_a_killed_run_continues_to_the_bit(words, straight, tmp_path, number, place, workers):  # noqa: PLR0917
     code, status = {"SIGTERM": (143, "interrupted"), "SIGKILL": (-9, "running")}[number]
     folder = tmp_path / "run"
     killed = Path(__file__).with_name("killed.py")
@@ -133,7 +133,7 @@ def test_a_killed_run_goes_on_to_the_bit(words, straight, tmp_path, number, plac
 
 
 @pytest.mark.slow
-def test_a_run_that_is_validated_now_and_then_goes_on_to_the_bit(words, tmp_path):
+def test_a_run_that_is_validated_now_and_then_continues_to_the_bit(words, tmp_path):
     words = [*words, "trainer.check_val_every_n_epoch=2"]
     train(*words, f"run_dir={tmp_path / 'straight'}")
     folder = tmp_path / "run"
@@ -199,7 +199,7 @@ def test_twenty_kills_at_random_moments_lose_no_more_than_the_running_epoch(word
             reached = last_epoch(folder)
     done = train(*words)
     assert done.returncode == 0, done.stderr
-    assert len(list(runs.glob("*/run.json"))) == 1  # it went on in one folder
+    assert len(list(runs.glob("*/run.json"))) == 1  # it continued in one folder
     assert_same_run(folder_of_the_run(runs), tmp_path / "straight")
 
 

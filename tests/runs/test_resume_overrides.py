@@ -99,7 +99,7 @@ def interrupt(*_: object) -> None:
 
 
 def list_images(config: DictConfig, run: Run, started: float) -> None:
-    table = verb._data(plain(config)).scan()
+    table = verb._data(plain(config)).catalog
     assert Path(config.run_dir) == run.folder
     print(f"{(table['split'] == 'test').sum()} of {len(table)} are for test")
 

@@ -1,4 +1,4 @@
-"""The run folder: what it holds, how a run ends, and what may go on."""
+"""The run folder: what it holds, how a run ends, and what may continue."""
 
 import errno
 import json
@@ -67,7 +67,7 @@ def test_how_a_run_ends_is_recorded(run: Run) -> None:
         (SystemExit(0), "interrupted"),
     ],
 )
-def test_an_error_is_recorded_and_goes_on(run: Run, error: BaseException, status: str) -> None:
+def test_an_error_is_recorded_and_continues(run: Run, error: BaseException, status: str) -> None:
     with pytest.raises(type(error)), run.recorded():
         raise error
     assert run.status()["status"] == status
@@ -108,7 +108,7 @@ def test_a_finished_run_or_a_folder_without_one_is_not_resumed(run: Run, tmp_pat
 
 
 def test_a_full_disk_is_said_and_the_reason_kept(run: Run) -> None:
-    message = r"metrics\.csv cannot be written \(No space left on device\).* go on with resume="
+    message = r"metrics\.csv cannot be written \(No space left on device\).* continue with resume="
     with pytest.raises(UserError, match=message), run.recorded():
         fail(run, errno.ENOSPC)
     with pytest.raises(OSError, match="Input/output"), run.recorded():

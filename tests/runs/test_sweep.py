@@ -32,7 +32,7 @@ def data_of(config: DictConfig) -> DefectData:
 
 def finish(config: DictConfig, folder: Path, **status: object) -> Run:
     run = Run.create(folder, config, [], **sweep.run_identity(config))
-    digest = data_hash(data_of(config).scan())
+    digest = data_hash(data_of(config).catalog)
     run.update(**{"status": "finished", "started": "2026", "data_hash": digest} | status)
     run.checkpoints.mkdir()
     run.best.touch()
@@ -229,7 +229,7 @@ def test_the_newest_of_several_stands_in(words, tmp_path):
     assert found.folder.name == "b"
 
 
-def test_the_newest_run_that_was_left_unfinished_goes_on(words, tmp_path, monkeypatch):
+def test_the_newest_run_that_was_left_unfinished_continues(words, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "PATIENCE", 0.1)
     config = compose("train", words)
     assert sweep.find_unfinished(config) is None

@@ -40,8 +40,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ensure(tmp_path_factory.mktemp("twin"), SMALL, progress=False)
 
 
-def catalogue(images: int, balance: str) -> pd.DataFrame:
-    """The catalogue that a planned set would have, without drawing it."""
+def catalog(images: int, balance: str) -> pd.DataFrame:
+    """The catalog that a planned set would have, without drawing it."""
     shots = plan(images, balance, seed=0)
     rows = [
         (f"{n}.jpg", shot.kind.name, shot.time.isoformat(), f"{n:064x}", shot.session) for n, shot in enumerate(shots)
@@ -61,7 +61,7 @@ def test_the_real_balance_is_that_of_the_archive() -> None:
 
 @pytest.mark.parametrize(("images", "balance"), [(66, "equal"), (550, "equal"), (343, "real"), (1996, "real")])
 def test_planned_sessions_are_those_that_the_times_tell(images: int, balance: str) -> None:
-    table = catalogue(images, balance)
+    table = catalog(images, balance)
     assert len(table) == images
     assert table["time"].is_unique
     assert table["time"].is_monotonic_increasing
@@ -76,7 +76,7 @@ def test_time_tells_the_class_as_in_the_real_archive() -> None:
     """There: 96 % accuracy at random, 87 % with sessions at 60 s, 68 % at 300 s."""
 
     def accuracy(**split: Any) -> float:
-        found = leakage.time_only_baseline(splits.split_catalog(catalogue(1100, "equal"), seed=0, **split))
+        found = leakage.time_only_baseline(splits.split_catalog(catalog(1100, "equal"), seed=0, **split))
         assert found
         return found.accuracy
 
@@ -96,7 +96,7 @@ def test_too_few_images_are_refused_with_the_number_that_would_do() -> None:
 # Images
 
 
-def test_a_image_depends_on_its_place_in_the_plan_alone() -> None:
+def test_an_image_depends_on_its_place_in_the_plan_alone() -> None:
     def image(seed: int, session: int, number: int) -> bytes:
         return draw_image(seed, DEFECTS[0], session, number, size=(80, 64)).pixels.tobytes()
 
@@ -188,7 +188,7 @@ def test_thumbnails_do_not_give_the_class_away(tmp_path: Path) -> None:
 def test_the_loader_of_the_archives_reads_it(small: Path) -> None:
     scan = tianchi.scan_archives(small)
     assert scan.table["label"].value_counts().to_dict() == dict.fromkeys(CLASS_NAMES, 6)
-    assert scan.left_out.empty
+    assert scan.excluded.empty
     assert (scan.table["time"] != "").all()
     assert {path.name for path in small.rglob("*.jpg") if path.parent.name == NORMAL.folder} == {
         f"正常{shot.time:%Y%m%d%H%M%S}对照样本.jpg" for shot in plan(66, "equal", 0) if shot.kind == NORMAL
@@ -242,7 +242,7 @@ def test_images_with_several_defects_have_boxes_that_the_loader_reads(tmp_path: 
         assert all(0 <= box.left < box.right <= 160 and 0 <= box.top < box.bottom <= 120 for box in boxes)
         assert json.loads(file.read_text())["imagePath"] == file.with_suffix(".jpg").name
         assert file.with_suffix(".jpg").exists()
-    assert Counter(tianchi.scan_archives(root).left_out["reason"]) == {"round 2; data.round=2 reads it": 4}
+    assert Counter(tianchi.scan_archives(root).excluded["reason"]) == {"round 2; data.round=2 reads it": 4}
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_a_batch_is_halved_until_it_fits(batch_size: int, room: int, parts: int,
     assert tried == sizes
 
 
-def test_a_card_without_room_for_two_images_is_an_error_with_a_mend() -> None:
+def test_a_card_without_room_for_two_images_is_an_error_with_a_fix() -> None:
     with pytest.raises(UserError, match=r"of 2 images does not fit .* lower data\.image_size"):
         accumulation.find_accumulation_steps(card(1, []), 8)
 

@@ -86,7 +86,7 @@ def test_steps_that_are_skipped_do_not_move_the_network_and_are_counted(
     assert state["step"] == 3 * 6 - 2
     batches = content["state_dict"]["backbone.conv1.1.num_batches_tracked"]
     assert batches == 3 * 6 - 2  # batch normalisation has not seen them
-    assert "epoch 1, batch 2 of 6: the training loss is nan, step left out" in caplog.text
+    assert "epoch 1, batch 2 of 6: the training loss is nan, step excluded" in caplog.text
 
 
 def test_too_many_skipped_steps_are_an_error(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def test_a_callback_with_a_wrong_option_or_from_elsewhere_is_refused() -> None:
             create(CPU, {"x": {"_target_": target, "args": "true", "init": {"class_path": "os.system"}}})
 
 
-def test_a_run_that_goes_on_keeps_its_precision_unless_another_is_asked_for() -> None:
+def test_a_run_that_continues_keeps_its_precision_unless_another_is_asked_for() -> None:
     before = {"precision": "bf16-mixed"}
     assert trainer.with_run_precision({"precision": "auto"}, before) == before
     assert trainer.with_run_precision({"precision": "32-true"}, before) == {"precision": "32-true"}
@@ -127,7 +127,7 @@ class Data:
 
 
 @pytest.mark.parametrize(("parts", "count", "size"), [(None, 1, 100), (1, 1, 100), (8, 8, 13)])
-def test_a_run_that_goes_on_has_the_parts_it_was_begun_with(parts: int | None, count: int, size: int) -> None:
+def test_a_run_that_continues_has_the_parts_it_was_begun_with(parts: int | None, count: int, size: int) -> None:
     data, fit = Data(), create(CPU)
     accumulation.accumulate_to_fit(fit, None, data, parts)  # type: ignore[arg-type]
     assert (fit.accumulate_grad_batches, data.batch_size) == (count, size)
