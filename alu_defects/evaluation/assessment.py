@@ -115,7 +115,7 @@ class Assessment:
         drawn = statistics.bootstrap(it.labels, it.predicted, len(it.classes), it.sessions).summary
         found: dict[str, tuple[float, float]] = {
             name: statistics.summary_interval(
-                name, it.evaluation.metrics[name], drawn[name], labels=it.labels, groups=it.sessions, right=[it.right]
+                name, it.evaluation.metrics[name], drawn[name], labels=it.labels, groups=it.sessions
             )
             for name in SUMMARY_METRICS
         }

@@ -174,7 +174,6 @@ def _table_row(entry: ModelGroup) -> dict[str, Any]:
             resampled,
             labels=shown["label"].tolist(),
             groups=shown["session"].tolist(),
-            right=[entry.right(training) for training in entry.trainings],
         )
         row |= {metric: values.mean(), f"{metric}_sd": _deviation(values)}
         if metric == "accuracy":
