@@ -45,8 +45,8 @@ def write_reference() -> None:
 def describe_configuration() -> str:
     """Every group, choice, key and default of conf/ with its comment, in Markdown."""
     parts = [
-        "# Configuration reference\n\nMade from `conf/`. A command takes a choice of a group as `group=choice` and a value "
-        "as `group.key=value`. `???` must be given. `${…}` is the value of another setting.\n\n## Commands"
+        "# Configuration reference\n\nMade from `conf/`. A command takes a choice of a group as `group=choice` and a "
+        "value as `group.key=value`. `???` must be given. `${…}` is the value of another setting.\n\n## Commands"
     ]
     parts += [_describe_file(CONF / f"{verb}.yaml", f"### {verb}", "") for verb in VERBS]
     for group in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "local")):
