@@ -5,6 +5,8 @@ of the changelog and of the guide for contributors, which stand in the repositor
 """
 
 import ast
+import itertools
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF, PACKAGE, REFERENCE = ROOT / "conf", ROOT / "alu_defects", ROOT / "docs" / "reference"
-VERBS = ("train", "evaluate", "compare", "audit", "benchmark")
 
 
 def main() -> None:
@@ -48,62 +49,50 @@ def describe_configuration() -> str:
         "# Configuration reference\n\nMade from `conf/`. A command takes a choice of a group as `group=choice` and a "
         "value as `group.key=value`. `???` must be given. `${…}` is the value of another setting.\n\n## Commands"
     ]
-    parts += [_describe_file(CONF / f"{verb}.yaml", f"### {verb}", "") for verb in VERBS]
+    parts += [_describe_file(file, f"### {file.stem}", "") for file in sorted(CONF.glob("*.yaml"))]
     for group in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "local")):
         parts.append(f"## {group.name}")
         for file in sorted(group.glob("*.yaml"), key=lambda file: (file.stem != "_base", file.stem)):
-            title = (
-                f"What every choice of `{group.name}` has" if file.stem == "_base" else f"`{group.name}={file.stem}`"
-            )
-            own = "@package _global_" not in file.read_text(encoding="utf-8")
-            parts.append(_describe_file(file, f"### {title}", f"{group.name}." if own else ""))
+            title = f"`{group.name}={file.stem}`" if file.stem != "_base" else f"Every choice of `{group.name}`"
+            prefix = "" if "@package _global_" in file.read_text(encoding="utf-8") else f"{group.name}."
+            parts.append(_describe_file(file, f"### {title}", prefix))
     return "\n\n".join(parts) + "\n"
 
 
 def _describe_file(file: Path, title: str, prefix: str) -> str:
+    """The comment at the top of a file, what it starts from, and a table of its settings."""
     text = file.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    head = [
-        line[1:].removeprefix(" ") for line in lines[: next((n for n, s in enumerate(lines) if s[:1] != "#"), None)]
-    ]
-    # commands as code, everything else as prose
-    about = [f"    {line}" if line.startswith("python ") else line for line in head if not line.startswith("@")]
-    blocks, rows, node = [title], [], yaml.compose(text)
-    for number, line in enumerate(about):
-        if number and line.startswith("    ") != about[number - 1].startswith("    "):
-            about[number] = f"\n{line}"
-    if about:
-        blocks.append("\n".join(about))
-    for key, value in node.value if node else ():
+    blocks = [title]
+    rows: list[str] = []
+    top = re.match(r"(?:#.*\n?)*", text)[0].replace("# @package _global_\n", "").splitlines()  # type: ignore[index]
+    for is_command, lines in itertools.groupby(top, key=lambda line: line.startswith("# python ")):
+        blocks.append("\n".join(f"    {line[2:]}" if is_command else line[2:] for line in lines))
+    for key, value in getattr(yaml.compose(text), "value", ()):
         if key.value != "defaults":
-            rows += _settings(value, prefix + key.value, lines)
+            rows += _settings(key, value, prefix, text)
         elif chosen := list(_choices(value)):
             blocks.append("Starts from: " + ", ".join(f"`{choice}`" for choice in chosen) + ".")
     if rows:
-        blocks.append(
-            "\n".join(["| setting | default | about |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
-        )
+        blocks.append("\n".join(["| setting | default | about |", "|---|---|---|", *rows]))
     return "\n\n".join(blocks)
 
 
-def _settings(node: yaml.Node, name: str, lines: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Name, default and comment of every value below a node."""
-    if isinstance(node, yaml.MappingNode) and node.value:
-        for key, value in node.value:
-            yield from _settings(value, f"{name}.{key.value}", lines)
-        return
-    start, end = node.start_mark, node.end_mark
-    rest = lines[end.line][end.column :]
-    comment = rest.split("#", 1)[1].strip() if "#" in rest else ""
-    default = lines[start.line][start.column : end.column]
-    yield tuple(cell.replace("|", r"\|") for cell in (f"`{name}`", f"`{default}`", comment))  # type: ignore[misc]
+def _settings(key: yaml.Node, value: yaml.Node, prefix: str, text: str) -> Iterator[str]:
+    """A row for a setting, or for each of a group of settings: name, default, comment at the end of the line."""
+    group = isinstance(value, yaml.MappingNode) and value.value
+    comment = text[(key if group else value).end_mark.index :].split("\n", 1)[0].partition("#")[2].strip()
+    default = " ".join(text[value.start_mark.index : value.end_mark.index].split())
+    if comment or not group:
+        yield f"| `{prefix}{key.value}` | {'' if group else f'`{default}`'} | {comment} |"
+    for inner_key, inner in value.value if group else ():
+        yield from _settings(inner_key, inner, f"{prefix}{key.value}.", text)
 
 
 def _choices(defaults: yaml.Node) -> Iterator[str]:
     """What a defaults list takes, as words of the command line."""
     for entry in yaml.safe_load(yaml.serialize(defaults)):
         if isinstance(entry, str):
-            if entry != "_self_":
+            if not entry.startswith("_"):  # _self_, and _base, which is described once
                 yield entry
             continue
         ((group, choice),) = entry.items()
@@ -116,9 +105,7 @@ def write_api(folder: Path) -> None:
     """A page for each room of the package, and one for what stands above them."""
     rooms = {room.name: sorted(room.glob("*.py")) for room in PACKAGE.iterdir() if (room / "__init__.py").exists()}
     for name, files in {"alu_defects": sorted(PACKAGE.glob("*.py")), **rooms}.items():
-        about = next(
-            ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) for file in files if "__init__" in file.name
-        )
+        about = ast.get_docstring(ast.parse((files[0].parent / "__init__.py").read_text(encoding="utf-8")))
         modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files if file.stem != "__init__"]
         page = [f"# {name}\n\n{about}", *(f"::: {module}" for module in modules)]
         (folder / f"{name}.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from alu_defects.config import compose, conf_dir, flat, prepare_overrides
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-VERBS = "train|evaluate|compare|audit|benchmark"
+VERBS = "|".join(file.stem for file in conf_dir().glob("*.yaml"))
 
 
 def commands() -> list[str]:
