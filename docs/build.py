@@ -22,6 +22,9 @@ CONF, PACKAGE, REFERENCE = ROOT / "conf", ROOT / "alu_defects", ROOT / "docs" / 
 def main() -> None:
     """Write docs/reference/ again, and build the site."""
     write_reference()
+    pages = {page.relative_to(REFERENCE.parent).as_posix() for page in REFERENCE.parent.rglob("*.md")}
+    if wrong := pages ^ set(re.findall(r'"([\w/]+\.md)"', (ROOT / "zensical.toml").read_text(encoding="utf-8"))):
+        sys.exit(f"only one of docs/ and nav in zensical.toml has: {', '.join(sorted(wrong))}")
     zensical = Path(sys.executable).with_name("zensical")
     done = subprocess.run(
         [zensical, "build", "--clean", "--strict"], cwd=ROOT, capture_output=True, text=True, check=False
