@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo table2 notebooks test test-slow soak lint types format tensorboard clean
+.PHONY: help install demo table2 docs notebooks test test-slow soak lint types format tensorboard clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ demo: install ## train on generated images and show the results (no GPU, no data
 
 table2: install ## train the paper's four networks from three seeds and compare them; ARGS="data=tianchi data.root=<dir>"
 	$(RUN) alu_defects.train -m sweep=table2 $(ARGS)
+
+docs: install ## build the documentation into site/
+	.venv/bin/python docs/build.py
 
 notebooks: install ## execute the notebooks
 	$(RUN) pytest --numprocesses 2 --nbmake notebooks
@@ -50,4 +53,4 @@ tensorboard: install ## show all runs in a browser
 	.venv/bin/tensorboard --logdir runs
 
 clean: ## remove .venv and caches; runs stay
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv build dist site docs/reference .cache .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -44,7 +44,8 @@ class PixelCache:
 
     Args:
         root: the folder of all caches.
-        size, resize: see `pixels.decode`.
+        size: see `decode.decode`.
+        resize: likewise.
         bits: likewise; None where no image has 16 bits.
     """
 

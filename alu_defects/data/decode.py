@@ -49,7 +49,7 @@ def decode(file: Path | BinaryIO, size: int, resize: str = "squash", bits: int |
 
     Raises:
         UnreadableError: a 16-bit image with values that need more bits.
-        OSError, ValueError and what else Pillow raises for a file that it cannot decode.
+        Exception: OSError, ValueError or what else Pillow raises for a file that it cannot decode.
     """
     with Image.open(file) as opened:
         if is_16_bit(opened):
@@ -112,7 +112,7 @@ def largest_value(file: Path | BinaryIO) -> int:
     """The largest value of a 16-bit image in any colour, from 0 to 65535.
 
     Raises:
-        OSError, ValueError and what else Pillow raises for a file that it cannot decode.
+        Exception: OSError, ValueError or what else Pillow raises for a file that it cannot decode.
     """
     with Image.open(file) as opened:
         return int(_colours(_values(file, opened)).max())

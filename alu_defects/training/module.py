@@ -34,7 +34,8 @@ class Classifier(LightningModule):
         optimizer: `_target_` and options of a torch optimiser.
         scheduler: `name` and options of `optimization.create_scheduler`.
         compile: train with kernels that torch.compile makes; evaluation, whose last batch has another size, does not.
-        on_nonfinite, max_nonfinite: see `LossWatch`.
+        on_nonfinite: see `LossWatch`.
+        max_nonfinite: likewise.
 
     Attributes:
         about: what else whoever has only a checkpoint must know, see `checkpoint.describe_model`; it is stored there.
