@@ -232,7 +232,7 @@ def _recorded(metrics: pd.DataFrame, column: str) -> "pd.Series[float]":
 
 def _draw_columns(ax: Axes, metrics: pd.DataFrame, styles: dict[str, tuple[str, str, str]]) -> NDArray[np.float64]:
     """Draw the columns that were recorded; returns their values."""
-    drawn = [np.empty(0)]
+    drawn: list[NDArray[Any]] = [np.empty(0)]
     for column, (label, colour, style) in styles.items():
         values = _recorded(metrics, column)
         if not values.empty:
