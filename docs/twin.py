@@ -1,6 +1,6 @@
-"""Look at the generated set: `python -m alu_defects.synthetic.contact_sheet twin.jpg`.
+"""The contact sheet of the generated images: `python docs/twin.py docs/twin.jpg`.
 
-Every class a row; under each whole image a crop of 120 × 90 pixels, twice enlarged, where its defect is.
+A row for each class; below each image its defect, a crop of 120 × 90 pixels at twice the size.
 """
 
 import sys
@@ -18,8 +18,8 @@ FRAME = (240, 180)  # of an image and of a crop on the sheet
 GAP, TITLE = 6, 22
 
 
-def contact_sheet(classes: Sequence[DefectClass], columns: int) -> Image.Image:
-    """The first image of the first sessions of some classes, side by side."""
+def draw_contact_sheet(classes: Sequence[DefectClass], columns: int) -> Image.Image:
+    """The first image of each of the first sessions of these classes."""
     width, height = FRAME[0] + GAP, 2 * FRAME[1] + GAP + TITLE
     sheet = Image.new("RGB", (columns * width + GAP, len(classes) * height), "white")
     paint = ImageDraw.Draw(sheet)
@@ -34,7 +34,7 @@ def contact_sheet(classes: Sequence[DefectClass], columns: int) -> Image.Image:
 
 
 def _crop(image: SyntheticImage) -> Image.Image:
-    """The part of the image round the defect, or round its middle, twice enlarged."""
+    """The part of the image round the defect, or round the middle of the image, at twice the size."""
     row, column = SIZE[1] // 2, SIZE[0] // 2
     if image.masks and image.masks[0].any():
         rows, columns = np.nonzero(image.masks[0])
@@ -50,5 +50,5 @@ def _crop(image: SyntheticImage) -> Image.Image:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("give the file to write: python -m alu_defects.synthetic.contact_sheet twin.jpg")
-    contact_sheet(CLASSES, 4).save(Path(sys.argv[1]), quality=80)
+        sys.exit("give the file to write: python docs/twin.py docs/twin.jpg")
+    draw_contact_sheet(CLASSES, 4).save(Path(sys.argv[1]), quality=80)

@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from alu_defects.reports.plots import BLUE, GREY, ORANGE, PALETTE, fonts, label_ticks, readable
+from alu_defects.reports import plots
+from alu_defects.reports.plots import BLUE, GREY, ORANGE, PALETTE, label_ticks, readable
 
 _LINES = ("-", "--", "-.", ":")  # beside the colours, for print and for more models than these
 
 
 def plot_epochs(histories: Mapping[str, Sequence[pd.DataFrame]], column: str, ylabel: str, title: str) -> Figure:
-    """A metric per epoch for all models, as the paper's Figures 7 and 8: the mean over trainings, the band their range.
+    """A metric per epoch for all models, as the paper's Figures 7 and 8: mean and range over trainings.
 
     Args:
         histories: name → metrics.csv of each training.
@@ -25,7 +26,7 @@ def plot_epochs(histories: Mapping[str, Sequence[pd.DataFrame]], column: str, yl
     """
     fig = Figure((8.5, 4.6), layout="constrained")
     ax = fig.subplots()
-    values = []
+    values = [np.empty(0)]
     for k, (name, tables) in enumerate(histories.items()):
         known = [table.set_index("epoch")[column].dropna() for table in tables if column in table]
         if not known:
@@ -39,33 +40,18 @@ def plot_epochs(histories: Mapping[str, Sequence[pd.DataFrame]], column: str, yl
         if runs.shape[1] > 1:
             ax.fill_between(runs.index, runs.min(axis=1), runs.max(axis=1), color=colour, alpha=0.15, linewidth=0)
         values.append(runs.to_numpy().ravel())
-    everything = np.concatenate(values) if values else np.empty(0)
-    everything = everything[np.isfinite(everything)]
-    if column.endswith("loss") and len(everything) and 0 < 20 * everything.min() < everything.max():
-        ax.set_yscale("log")  # one early spike would press the rest flat
-    if not column.endswith("loss"):
-        ax.yaxis.set_major_formatter(PercentFormatter(1))
-        ax.set_ylim(0, 1.02)
-    ax.set_xlabel("epoch")
-    ax.set_ylabel(ylabel)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
-    if ax.lines:
-        ax.legend(frameon=False, prop={"family": fonts()[0]})
-    else:
-        ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=GREY)
+    plots.style_epochs(ax, np.concatenate(values), ylabel, loss=column.endswith("loss"))
     fig.suptitle(title)
     return fig
 
 
-def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], clock: float | None) -> Figure:
-    """Accuracy of each model with its intervals, each training as a dot, and what the clock alone scores.
+def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], time_only: float | None) -> Figure:
+    """Accuracy of each model with its intervals, each training as a dot, and the time-only baseline.
 
     Args:
         table: `Comparison.table`.
         seeds: entry → accuracy of each training.
-        clock: accuracy of a predictor that sees no pixels.
+        time_only: accuracy of the time-only baseline.
     """
     fig = Figure((8.5, 0.55 * len(table) + 1.9), layout="constrained")
     ax = fig.subplots()
@@ -81,14 +67,12 @@ def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], c
     ax.plot([], [], "D", color=BLUE, label="mean of the trainings (circles)")
     ax.plot([], [], linewidth=9, alpha=0.25, color=BLUE, label="95 % interval, images independent (Wilson)")
     ax.plot([], [], linewidth=2, color=BLUE, label="95 % interval, by session")
-    if clock is not None:
-        ax.axvline(clock, color=ORANGE, linestyle="--", label=f"the clock, which sees no pixels: {clock:.1%}")
-    label_ticks(ax, "y", [readable(str(name)) for name in table["entry"]])
-    ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if time_only is not None:
+        ax.axvline(
+            time_only, color=ORANGE, linestyle="--", label=f"time-only baseline, which sees no pixels: {time_only:.1%}"
+        )
+    plots.style_rows(ax, list(table["entry"]))
     ax.set_xlabel("accuracy on the test images")
-    ax.grid(axis="x", alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
     fig.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return fig
 
@@ -113,10 +97,10 @@ def plot_class_map(table: pd.DataFrame) -> Figure:
             ink = "black" if np.isnan(value) or 0.2 < value < 0.85 else "white"
             ax.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
         ax.set_title({"f1": "F1"}.get(metric, metric), fontsize=11)
-        label_ticks(ax, "x", [readable(name) for name in entries], rotation=40, ha="right", rotation_mode="anchor")
+        label_ticks(ax, "x", entries, rotation=40, ha="right", rotation_mode="anchor")
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
-    label_ticks(axes[0], "y", [f"{readable(name)} ({support[name]})" for name in names])
+    label_ticks(axes[0], "y", [f"{name} ({support[name]})" for name in names])
     axes[0].set_ylabel("class (test images)")
     fig.colorbar(image, ax=axes, format=PercentFormatter(1), shrink=0.8)
     return fig
@@ -130,28 +114,19 @@ def plot_class_differences(table: pd.DataFrame, title: str) -> Figure:
         title: above the plot.
     """
     fig = Figure((9.5, 0.36 * len(table) + 1.9), layout="constrained")
+    labels = [f"{row['class']} ({row['support']} in {row['sessions']})" for row in table.to_dict("records")]
+    rows = np.arange(len(table))
     for ax, metric in zip(fig.subplots(1, 2, sharey=True), ("recall", "f1"), strict=True):
-        low, high = table[f"{metric}_low"].to_numpy(float), table[f"{metric}_high"].to_numpy(float)
-        rows = np.arange(len(table))
         clear: NDArray[np.bool_] = (metric == "recall") & table["clear"].to_numpy(bool)
         colours: list[Any] = [ORANGE if c else BLUE for c in clear]
         ax.axvline(0, color=GREY, linewidth=1)
+        low, high = table[f"{metric}_low"].to_numpy(float), table[f"{metric}_high"].to_numpy(float)
         ax.hlines(rows, low, high, colors=colours, linewidth=2)
         ax.scatter(table[metric], rows, 36, c=colours, zorder=3)
+        plots.style_rows(ax, labels)
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
         ax.set_xlabel(f"difference in {'F1' if metric == 'f1' else metric} (points)")
-        ax.grid(axis="x", alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
-    first = fig.axes[0]
-    label_ticks(
-        first, "y", [f"{readable(r['class'])} ({r['support']} in {r['sessions']})" for r in table.to_dict("records")]
-    )
-    first.set_ylim(len(table) - 0.5, -0.5)
-    first.set_ylabel("class (test images in sessions)")
-    fig.suptitle(
-        f"{title}\n95 % intervals; orange: shown after Holm's correction",
-        parse_math=False,
-        fontfamily=fonts()[0],
-        fontsize=11,
-    )
+    fig.axes[0].set_ylabel("class (test images in sessions)")
+    note = "95 % intervals; orange: shown after Holm's correction"
+    fig.suptitle(f"{title}\n{note}", fontsize=11, **plots.name_style())
     return fig

@@ -1,6 +1,6 @@
 """The plots of an evaluation, one function each; each returns a Figure of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
@@ -18,31 +18,17 @@ from alu_defects.evaluation import operating
 from alu_defects.evaluation.operating import GRID, Outcome, Threshold
 from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.reports import plots
-from alu_defects.reports.plots import BLUE, GREEN, GREY, ORANGE, fonts, label_ticks, readable
+from alu_defects.reports.plots import BLUE, GREEN, GREY, ORANGE, name_style, readable, style_axes
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Draw = Callable[[Axes, Bools, Floats], str]  # draws one class against the rest; returns a line for its title
 LINEAR_BELOW = 0.01  # of escape and overkill: below it the axes are linear, so that 0 can be shown
 
 
 def plot_confusion_shares(counts: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
     """Each row of the confusion matrix in per cent of the images of the true class."""
-    share = counts / np.maximum(counts.sum(axis=1), 1)[:, None]
-    names = [readable(name) for name in class_names]
-    size = max(0.5 * len(names), 2)
-    fig = Figure((size + 3.6, size + 2), layout="compressed")
-    ax = fig.subplots()
-    image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.argwhere(counts):
-        ink = "white" if share[row, column] > 0.5 else "black"
-        ax.text(column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=9)
-    label_ticks(ax, "x", names, rotation=45, ha="right", rotation_mode="anchor")
-    label_ticks(ax, "y", names)
-    ax.set_xlabel("predicted")
-    ax.set_ylabel("true")
-    fig.suptitle("Per cent of each true class")
-    fig.colorbar(image, ax=ax, format=PercentFormatter(1), shrink=0.8)
-    return fig
+    return plots.plot_confusion(counts, class_names, in_per_cent=True)
 
 
 def plot_precision_recall(truth: Bools, probabilities: Floats, class_names: Sequence[str]) -> Figure:
@@ -72,7 +58,7 @@ def plot_roc(truth: Bools, probabilities: Floats, class_names: Sequence[str]) ->
 
 
 def _small_multiples(
-    draw: Any, truth: Bools, probabilities: Floats, class_names: Sequence[str], *, axes: tuple[str, str], title: str
+    draw: Draw, truth: Bools, probabilities: Floats, class_names: Sequence[str], *, axes: tuple[str, str], title: str
 ) -> Figure:
     columns = min(4, len(class_names))
     rows = -(-len(class_names) // columns)
@@ -83,7 +69,7 @@ def _small_multiples(
             continue
         own = truth[:, k]
         number = draw(ax, own, probabilities[:, k]) if 0 < own.sum() < len(own) else "no images"
-        ax.set_title(f"{readable(class_names[k])}\n{number}", fontsize=9, parse_math=False, fontfamily=fonts()[0])
+        ax.set_title(f"{readable(class_names[k])}\n{number}", fontsize=9, **name_style())
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         ax.grid(alpha=0.25)
     fig.supxlabel(axes[0], fontsize=10)
@@ -95,14 +81,14 @@ def _small_multiples(
 def plot_reliability(
     before: Floats, after: Floats, right: Bools, errors: tuple[float, float], temperature: float
 ) -> Figure:
-    """Confidence against the share that is right, as trained and with the temperature; the diagonal is honest.
+    """Confidence against the share that is right, as trained and with the temperature; the diagonal is perfect.
 
     Args:
-        before: confidence of each image as trained (N,).
+        before: confidence (N,) of the images as trained.
         after: the same, calibrated.
-        right: whether it was classified right.
+        right: which images are classified right (N,).
         errors: expected calibration error before and after.
-        temperature: that was applied.
+        temperature: of the calibration.
     """
     fig = Figure((9.5, 4.9), layout="constrained")
     edges = np.linspace(0, 1, 11)
@@ -120,9 +106,7 @@ def plot_reliability(
         ax.plot([0, 1], [0, 1], color=ORANGE, linestyle="--", linewidth=1.5)
         ax.set_title(f"{title}: ECE {100 * error:.1f} %", fontsize=11)
         ax.set(xlabel="confidence (images above the bars)", xlim=(0, 1), ylim=(0, 1.06))
-        ax.xaxis.set_major_formatter(PercentFormatter(1))
-        ax.yaxis.set_major_formatter(PercentFormatter(1))
-        ax.spines[["top", "right"]].set_visible(False)
+        style_axes(ax, percent="xy", grid="")
     fig.axes[0].set_ylabel("of them right")
     return fig
 
@@ -151,8 +135,7 @@ def plot_operating_curve(
     ax.set(xlim=(0, 1.05), ylim=(0, 1.05))
     ax.set_xlabel(f"overkill: good pieces scrapped (of {result.normal})")
     ax.set_ylabel(f"escape: defective pieces that pass (of {result.defective})")
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
+    style_axes(ax)
     ax.legend(frameon=False, fontsize=9)
     return fig
 
@@ -167,13 +150,10 @@ def plot_risk_coverage(confidence: Floats, right: Bools, groups: Sequence[str], 
     )
     share, accuracy = operating.coverage_curve(confidence, right)
     ax.plot(1 - share, accuracy, color=GREEN, label=f"on {split}")
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    style_axes(ax, percent="xy")
     ax.set(xlim=(0, 1), ylim=(max(0.0, float(np.nanmin(low)) - 0.03), 1.01))
     ax.set_xlabel("sent to a person: the least confident images")
     ax.set_ylabel("right among the others")
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="lower right")
     return fig
 
@@ -182,7 +162,7 @@ def plot_confusions(pairs: Sequence[tuple[str, NDArray[np.uint8]]], columns: int
     """The most frequent confusions, a row each, with their most confident mistakes.
 
     Args:
-        pairs: what was taken for what, and its images (n, H, W, 3), n up to `columns`.
+        pairs: a title and the images (n, H, W, 3) of each confusion, n up to `columns`.
         columns: images a row.
     """
     fig = Figure((1.75 * columns + 0.4, max(2.05 * len(pairs), 1.2)), layout="constrained")
@@ -190,7 +170,7 @@ def plot_confusions(pairs: Sequence[tuple[str, NDArray[np.uint8]]], columns: int
         fig.text(0.5, 0.5, "no mistakes", ha="center", va="center", fontsize=14, color=GREY)
         return fig
     for part, (title, images) in zip(np.atleast_1d(np.asarray(fig.subfigures(len(pairs), 1))), pairs, strict=True):
-        part.suptitle(title, fontsize=10, x=0.01, ha="left", parse_math=False, fontfamily=fonts()[0])
+        part.suptitle(title, fontsize=10, x=0.01, ha="left", **name_style())
         for ax, image in zip(part.subplots(1, columns), [*images, *[None] * (columns - len(images))], strict=True):
             ax.set_axis_off()
             if image is not None:
@@ -198,11 +178,11 @@ def plot_confusions(pairs: Sequence[tuple[str, NDArray[np.uint8]]], columns: int
     return fig
 
 
-MAX_MISTAKES = 24  # four rows of six: a page that can still be looked through
+MAX_MISTAKES = 24  # four rows of six, few enough to look at
 
 
 def draw_mistakes(result: Evaluation, data: DefectData) -> NDArray[np.uint8]:
-    """The most confident mistakes as one image (H, W, 3), for which matplotlib would take seconds of an epoch."""
+    """The most confident mistakes as one image (H, W, 3); matplotlib would need seconds in each epoch."""
     wrong = result.mistakes.head(MAX_MISTAKES)
     images = data.images(wrong["row"].to_numpy(dtype=np.int64))
     side, gap, line, columns = 150, 10, 15, 6  # pixels

@@ -6,7 +6,7 @@ pyplot is not used: it keeps every figure in a global list and picks a window sy
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-# Okabe and Ito's palette: told apart with any kind of colour vision
+# Okabe and Ito's palette, which people with any kind of colour vision can distinguish
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -32,13 +32,44 @@ def to_image(fig: Figure, dpi: float = 100) -> NDArray[np.uint8]:
     return np.array(canvas.buffer_rgba(), np.uint8)[..., :3].copy()
 
 
-def label_ticks(ax: Axes, axis: str, labels: Sequence[str], **style: Any) -> None:
-    """Write one label a tick; a `$` in a class name is no formula."""
-    family = fonts()[0]
-    if axis == "x":
-        ax.set_xticks(range(len(labels)), labels, parse_math=False, fontfamily=family, **style)
-    else:
-        ax.set_yticks(range(len(labels)), labels, parse_math=False, fontfamily=family, **style)
+def label_ticks(ax: Axes, axis: Literal["x", "y"], labels: Sequence[str], **style: Any) -> None:
+    """Write one label, made `readable`, at each tick."""
+    set_ticks = ax.set_xticks if axis == "x" else ax.set_yticks
+    set_ticks(range(len(labels)), [readable(label) for label in labels], **name_style(), **style)
+
+
+def style_axes(ax: Axes, *, percent: str = "", grid: Literal["", "both", "x", "y"] = "both") -> None:
+    """Draw a pale grid, no frame at the top and the right, and the fractions on the axes `percent` (x, y, xy) in %."""
+    if grid:
+        ax.grid(axis=grid, alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    for name in percent:
+        (ax.xaxis if name == "x" else ax.yaxis).set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def style_rows(ax: Axes, labels: Sequence[str]) -> None:
+    """Style a plot of fractions with one row for each label, the first at the top."""
+    label_ticks(ax, "y", labels)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    style_axes(ax, percent="x", grid="x")
+
+
+def style_epochs(ax: Axes, values: NDArray[np.float64], ylabel: str, *, loss: bool, best: int | None = None) -> None:
+    """Style a plot of losses or scores over epochs after its lines, which show `values`; mark the best epoch."""
+    style_axes(ax, percent="" if loss else "y")
+    values = values[np.isfinite(values)]
+    if not loss:
+        ax.set_ylim(0, 1.02)
+    elif values.size and 0 < 30 * values.min() < values.max():
+        ax.set_yscale("log")  # one early spike would press the rest flat
+    ax.set(xlabel="epoch", ylabel=ylabel)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if not ax.lines:
+        ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=GREY)
+    if best is not None:
+        ax.axvline(best, color=GREY, linewidth=1, linestyle=":", label="best epoch")
+    if ax.lines:
+        ax.legend(frameon=False, prop={"family": fonts()[0]})
 
 
 # What no font has is drawn as a box, with a warning for each character; matplotlib brings no font for Chinese.
@@ -65,8 +96,13 @@ def fonts() -> tuple[list[str], frozenset[int]]:
     return families, frozenset().union(*(FT2Font(file).get_charmap() for file in files))
 
 
+def name_style() -> dict[str, Any]:
+    """How to write text with names in it: a `$` is no formula."""
+    return {"parse_math": False, "fontfamily": fonts()[0]}
+
+
 def renderable(text: str, *, missing: str | None = None) -> str:
-    r"""Replace what no font can draw: each run by `missing`, or else each character by its \u code."""
+    r"""Replace characters that no font can draw: each run by `missing`, or else each character by its \u code."""
     drawable = fonts()[1]
     if missing is None:
         return "".join(c if ord(c) in drawable else f"\\u{ord(c):04x}" for c in text)
@@ -80,14 +116,16 @@ def readable(name: str) -> str:
 
 
 def shorten(text: str, most: int) -> str:
-    """Cut out the middle: both ends of a file name tell more."""
+    """Remove the middle of a long file name; its ends tell more."""
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}"
 
 
-def plot_confusion(counts: NDArray[np.int64], class_names: Sequence[str], note: str = "") -> Figure:
-    """Counts (true class, predicted class), coloured by their share of the row, so that rare classes show too.
+def plot_confusion(
+    counts: NDArray[np.int64], class_names: Sequence[str], note: str = "", *, in_per_cent: bool = False
+) -> Figure:
+    """Images (true class, predicted class), coloured by their share of the row, so that rare classes show too.
 
-    A note goes below the title.
+    Each cell has their number, or their share in per cent. A note goes below the title.
     """
     counts = np.asarray(counts)
     number, support, right = len(class_names), counts.sum(1), int(np.trace(counts))
@@ -97,17 +135,17 @@ def plot_confusion(counts: NDArray[np.int64], class_names: Sequence[str], note: 
     ax = fig.subplots()
     image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.argwhere(counts):
+        text = f"{100 * share[row, column]:.0f}" if in_per_cent else str(counts[row, column])
         colour = "white" if share[row, column] > 0.5 else "black"
-        ax.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
+        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     for k in range(number):
         ax.add_patch(Rectangle((k - 0.5, k - 0.5), 1, 1, fill=False, edgecolor=GREY, linewidth=0.8))
-    names = [readable(name) for name in class_names]
-    label_ticks(ax, "x", names, rotation=45, ha="right", rotation_mode="anchor")
-    label_ticks(ax, "y", [f"{name} ({n})" for name, n in zip(names, support, strict=True)])
-    ax.set_xlabel("predicted")
-    ax.set_ylabel("true (images)")
+    label_ticks(ax, "x", class_names, rotation=45, ha="right", rotation_mode="anchor")
+    label_ticks(ax, "y", [f"{name} ({n})" for name, n in zip(class_names, support, strict=True)])
+    ax.set(xlabel="predicted", ylabel="true (images)")
     total = int(support.sum())
-    fig.suptitle(f"{right} of {total} images right ({right / max(total, 1):.1%})" + (f"\n{note}" if note else ""))
+    title = f"{right} of {total} images right ({right / max(total, 1):.1%})"
+    fig.suptitle("Per cent of each true class" if in_per_cent else title + (f"\n{note}" if note else ""))
     fig.colorbar(image, ax=ax, format=PercentFormatter(1), shrink=0.8, label="share of the true class")
     return fig
 
@@ -121,33 +159,23 @@ def plot_curves(metrics: pd.DataFrame, *, monitor: str = "val/f1") -> Figure:
     """
     fig = Figure((10, 4.2), layout="constrained")
     left, right = fig.subplots(1, 2)
-    losses = _lines(left, metrics, {"train/loss": ("train", BLUE, "-"), "val/loss": ("validation", ORANGE, "--")})
+    losses = _draw_columns(
+        left, metrics, {"train/loss": ("train", BLUE, "-"), "val/loss": ("validation", ORANGE, "--")}
+    )
     scores = {
         "val/accuracy": ("accuracy", BLUE, "-"),
         "val/recall": ("macro recall", ORANGE, "--"),
         "val/f1": ("macro F1", GREEN, "-."),
     }
-    _lines(right, metrics, scores)
-    left.set_ylabel("loss")
-    if losses.size and losses.min() > 0 and losses.max() > 30 * losses.min():
-        left.set_yscale("log")  # one early spike would press the rest flat
-    right.set_ylabel("on validation images")
-    right.set_ylim(0, 1.02)
-    right.yaxis.set_major_formatter(PercentFormatter(1))
-    title = "Training and validation"
+    values = _draw_columns(right, metrics, scores)
+    title, epoch = "Training and validation", None
     watched = _recorded(metrics, monitor)
     if not watched.empty:
         best = int((watched.argmin if monitor.endswith("loss") else watched.argmax)())
         epoch = int(watched.index[best])
         title = f"Best {monitor}: {watched.iloc[best]:.3f} at epoch {epoch}"
-        for ax in (left, right):
-            ax.axvline(epoch, color=GREY, linewidth=1, linestyle=":", label="best epoch")
-    for ax in (left, right):
-        ax.set_xlabel("epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        ax.grid(alpha=0.25)
-        if ax.lines:
-            ax.legend(frameon=False)
+    style_epochs(left, losses, "loss", loss=True, best=epoch)
+    style_epochs(right, values, "on validation images", loss=False, best=epoch)
     fig.suptitle(title)
     return fig
 
@@ -158,11 +186,10 @@ def plot_classes(
     support: NDArray[np.int64],
     class_names: Sequence[str],
 ) -> Figure:
-    """Precision and recall of each class, the weakest recall at the top; NaN is said and excluded of the means."""
+    """Precision and recall of each class, the weakest recall at the top; NaN is named and excluded from the means."""
     precision, recall = np.asarray(precision, float), np.asarray(recall, float)
     order = np.argsort(recall, kind="stable")  # NaN last
     rows = np.arange(len(order))
-    names = [readable(name) for name in class_names]
     fig = Figure((8.5, 0.36 * len(order) + 2.2), layout="constrained")
     ax = fig.subplots()
     ax.hlines(rows, precision[order], recall[order], color=GREY, linewidth=1.5, alpha=0.6)
@@ -184,18 +211,15 @@ def plot_classes(
     known = np.concatenate([precision, recall])
     lowest = float(np.nanmin(known)) if not np.isnan(known).all() else 0.0
     ax.set_xlim(max(0.0, np.floor(10 * (lowest - 0.02)) / 10), 1)
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    label_ticks(ax, "y", [f"{names[k]} ({support[k]})" for k in order])
-    ax.set_ylim(len(order) - 0.5, -0.5)
+    style_rows(ax, [f"{class_names[k]} ({support[k]})" for k in order])
     ax.set_ylabel("class (images)")
-    ax.grid(axis="x", alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
     fig.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     weakest = order[0]
     title = "No class has images: recall is undefined"
     if not np.isnan(recall[weakest]):
-        title = f"Weakest class: {names[weakest]}, {recall[weakest]:.1%} of {support[weakest]} images found"
-    fig.suptitle(title, parse_math=False, fontfamily=fonts()[0])
+        name = readable(class_names[weakest])
+        title = f"Weakest class: {name}, {recall[weakest]:.1%} of {support[weakest]} images found"
+    fig.suptitle(title, **name_style())
     return fig
 
 
@@ -206,16 +230,13 @@ def _recorded(metrics: pd.DataFrame, column: str) -> "pd.Series[float]":
     return metrics.set_index("epoch")[column].dropna().astype(float)
 
 
-def _lines(ax: Axes, metrics: pd.DataFrame, styles: dict[str, tuple[str, str, str]]) -> NDArray[np.float64]:
-    """Draw the columns that were recorded; returns their finite values."""
+def _draw_columns(ax: Axes, metrics: pd.DataFrame, styles: dict[str, tuple[str, str, str]]) -> NDArray[np.float64]:
+    """Draw the columns that were recorded; returns their values."""
     drawn: list[NDArray[Any]] = [np.empty(0)]
     for column, (label, colour, style) in styles.items():
         values = _recorded(metrics, column)
-        if values.empty:
-            continue
-        marker = "o" if len(values) < 40 else ""
-        ax.plot(values.index, values, style, marker=marker, markersize=3.5, color=colour, label=label)
-        drawn.append(values[np.isfinite(values)].to_numpy())
-    if len(drawn) == 1:
-        ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=GREY)
+        if not values.empty:
+            marker = "o" if len(values) < 40 else ""
+            ax.plot(values.index, values, style, marker=marker, markersize=3.5, color=colour, label=label)
+            drawn.append(values.to_numpy())
     return np.concatenate(drawn)

@@ -22,22 +22,21 @@ from alu_defects.training.metrics import SUMMARY_METRICS
 def print_data(data: DefectData) -> None:
     """Print the images by class and split, by archive where there are several, and what was excluded."""
     console, table = Console(), data.catalog
-    classes = Table("class", *SPLITS, "sessions", title=f"{len(table)} images: {table['label'].nunique()} classes")
-    groups = [(name, table[table["label"] == name]) for name in data.classes]
-    for name, own in [*groups, ("total", table)]:
-        counts = [str(in_split(own, split).sum()) for split in SPLITS]
-        classes.add_row(escape(name), *counts, str(own["session"].nunique()), end_section=name == data.classes[-1])
+    groups = [*((name, table[table["label"] == name]) for name in data.classes), ("total", table)]
+    counts = [
+        {"class": name, **{split: in_split(own, split).sum() for split in SPLITS}, "sessions": own["session"].nunique()}
+        for name, own in groups
+    ]
+    classes = make_table(pd.DataFrame(counts), f"{len(table)} images: {table['label'].nunique()} classes")
+    classes.rows[-2].end_section = True  # a line above the total
     if selected_on_test(table):
         classes.caption = f"val and test are the same images: {SELECTED_ON_TEST}"
-    console.print(numbers_to_the_right(classes))
+    console.print(classes)
     if data.found is None:
         return
     archives = count_by_archive(data.found)
     if len(archives.columns) > 2:
-        sources = Table("class", *(escape(str(name)) for name in archives.columns), title="archives")
-        for row in archives.itertuples():
-            sources.add_row(*(escape(str(value)) for value in row))
-        console.print(numbers_to_the_right(sources))
+        console.print(make_table(archives.reset_index(), "archives"))
     if len(data.unused):
         several = int((data.unused["labels"] != "").sum())
         print(f"not used: {several} images of several classes, {len(data.unused) - several} without a class")
@@ -55,25 +54,33 @@ def print_leakage(leakage: Leakage | None, near_duplicates: int | None) -> None:
 def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) -> None:
     """Print the metrics of a run, precision and recall of each class of one evaluation, and where the files are."""
     console = Console()
-    overall = Table("split", "loss", *SUMMARY_METRICS, title="results (precision, recall, f1: macro averages)")
-    overall.caption = results["note"]
-    for split in ("val", "test"):
-        if split in results:
-            values = results[split]
-            overall.add_row(split, f"{values['loss']:.4f}", *(_percent(values[name]) for name in SUMMARY_METRICS))
-    console.print(numbers_to_the_right(overall))
-    classes = Table("class", "images", "precision", "recall", "mostly taken for", title=f"classes ({evaluation.split})")
+    overall = [
+        {"split": split, "loss": f"{results[split]['loss']:.4f}"}
+        | {name: _percent(results[split][name]) for name in SUMMARY_METRICS}
+        for split in ("val", "test")
+        if split in results
+    ]
+    title = "results (precision, recall, f1: macro averages)"
+    console.print(make_table(pd.DataFrame(overall), title, results["note"]))
+    rows = []
     for name, values in evaluation.metrics["per_class"].items():
         counts = evaluation.confusion.loc[name]
         wrong = counts.drop(name)
-        confused = escape(f"{wrong.idxmax()} ({wrong.max()})") if wrong.max() else ""
-        classes.add_row(
-            escape(name), str(counts.sum()), _percent(values["precision"]), _percent(values["recall"]), confused
-        )
-    for column in classes.columns[1:4]:
-        column.justify = "right"
+        scores = {metric: _percent(values[metric]) for metric in ("precision", "recall")}
+        confused = f"{wrong.idxmax()} ({wrong.max()})" if wrong.max() else ""
+        rows.append({"class": name, "images": counts.sum(), **scores, "mostly taken for": confused})
+    classes = make_table(pd.DataFrame(rows), f"classes ({evaluation.split})")
+    classes.columns[-1].justify = "left"
     console.print(classes)
     print(f"folder: {folder.resolve()}")  # not by rich, which would break a long path
+
+
+def make_table(frame: pd.DataFrame, title: str, caption: str = "") -> Table:
+    """A table for the terminal whose names are printable and no markup: the first column to the left, others right."""
+    table = Table(*(_printable_cell(name) for name in frame), title=title, caption=caption or None)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_printable_cell(value) for value in row))
+    return numbers_to_the_right(table)
 
 
 def numbers_to_the_right(table: Table) -> Table:
@@ -87,7 +94,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-MOST_EXAMPLES = 3  # of one kind
+MAX_EXAMPLES = 3  # findings of one kind
 _COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
 
 
@@ -95,12 +102,10 @@ def print_audit(audit: Audit) -> None:
     """Print the images by class, split, archive and size, the findings by kind, what leaks, and the verdict."""
     console = Console()
     if len(audit.table):
-        classes = _audit_table("images", audit.classes().reset_index())
-        classes.caption = audit.note
-        console.print(classes)
+        console.print(make_table(audit.classes().reset_index(), "images", audit.note))
     if audit.archives is not None:
-        console.print(_audit_table("archives", audit.archives.reset_index()))
-    console.print(_audit_table("sizes", audit.sizes()))
+        console.print(make_table(audit.archives.reset_index(), "archives"))
+    console.print(make_table(audit.sizes(), "sizes"))
     for line in _finding_lines(audit.findings):
         console.print(line, soft_wrap=True, highlight=False)
     if audit.leakage:
@@ -108,24 +113,15 @@ def print_audit(audit: Audit) -> None:
     console.print(f"[bold {'red' if audit.fails else 'green'}]{escape(audit.verdict)}[/]", highlight=False)
 
 
-def _audit_table(title: str, frame: pd.DataFrame) -> Table:
-    table = Table(*(_printable_cell(name) for name in frame), title=title)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_printable_cell(value) for value in row))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table
-
-
 def _finding_lines(findings: pd.DataFrame) -> Iterator[str]:
-    """A line a kind, below it some examples; long paths are not broken, so that they can be copied."""
+    """One line for each kind and some examples below; long paths are not broken, so that they can be copied."""
     for (severity, kind), found in findings.groupby(["severity", "kind"], sort=False):
         yield f"[{_COLOURS[str(severity)]}]{severity:>7}[/]  {len(found)} × {_printable_cell(kind)}"
-        for path, other, detail in found[["path", "other", "detail"]].head(MOST_EXAMPLES).to_numpy():
+        for path, other, detail in found[["path", "other", "detail"]].head(MAX_EXAMPLES).to_numpy():
             text = " = ".join(filter(None, (path, other)))
             yield f"           {_printable_cell(': '.join(filter(None, (text, detail))))}"
-        if len(found) > MOST_EXAMPLES:
-            yield f"           and {len(found) - MOST_EXAMPLES} more"
+        if len(found) > MAX_EXAMPLES:
+            yield f"           and {len(found) - MAX_EXAMPLES} more"
 
 
 def _printable_cell(value: object) -> str:
@@ -133,12 +129,12 @@ def _printable_cell(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace what is no character, such as the bytes of a file name that is not UTF-8, by �."""
+    """Replace line ends by spaces and what is no character, as in a file name that is not UTF-8, by �."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text)
 
 
 def percent(value: float, unit: str = " %") -> str:
-    """A fraction in per cent; a dash for what is not known."""
+    """A fraction in per cent; a dash for NaN."""
     return "–" if math.isnan(value) else f"{100 * value:.1f}{unit}"
 
 

@@ -26,11 +26,11 @@ REAL_DAYS = (
     (2, 5, 9, 12, 13, 14, 15),
 )
 FIRST_DAY = datetime(2018, 8, 29, 9)
-LEAST = 6  # sessions a class, so that it can be divided by session
+MIN_SESSIONS = 6  # of a class, so that it can be split by session
 
 
 @dataclass(frozen=True)
-class Shot:
+class PlannedImage:
     """One image of a generated set."""
 
     kind: DefectClass
@@ -39,12 +39,12 @@ class Shot:
     time: datetime
 
 
-def plan(images: int, balance: str, seed: int) -> list[Shot]:
+def plan_images(images: int, balance: str, seed: int) -> list[PlannedImage]:
     """Lay out a set of images in the order in which they were taken.
 
     What an image shows depends on the seed, its class, session and number alone; only its time depends on the rest.
-    After the real archives: a third of the sessions are one shot, the mean is nearly four; shots of a session are 9 to
-    58 seconds apart, sessions more than a minute; a class is photographed in blocks of some sessions.
+    After the real archives: a third of the sessions have one image, the mean is nearly four; images of one session are
+    9 to 58 seconds apart, sessions more than a minute; a class is photographed in blocks of some sessions.
 
     Args:
         images: number of images.
@@ -58,28 +58,28 @@ def plan(images: int, balance: str, seed: int) -> list[Shot]:
     blocks: list[tuple[float, float, DefectClass, list[tuple[int, int]]]] = []
     for kind, count, days in zip(CLASSES, counts, REAL_DAYS, strict=True):
         rng = np.random.default_rng([seed, 0, kind.id])
-        sessions = list(enumerate(_session_sizes(rng, count)))
+        sessions = list(enumerate(_sample_session_sizes(rng, count)))
         while sessions:
             length = int(rng.geometric(1 / 3))
             block, sessions = sessions[:length], sessions[length:]
             blocks.append((float(rng.choice(days)), rng.random(), kind, block))
     rng = np.random.default_rng([seed, 1])
-    clock, shots = FIRST_DAY, []
+    time, planned = FIRST_DAY, []
     for day, _, kind, block in sorted(blocks, key=lambda b: b[:2]):
-        clock = max(clock + _seconds(rng, 180, 1.3, 60, 7200), FIRST_DAY + timedelta(days=day))
+        time = max(time + _sample_pause(rng, 180, 1.3, 60, 7200), FIRST_DAY + timedelta(days=day))
         for session, size in block:
             for number in range(size):
-                shots.append(Shot(kind, session, number, clock))
-                clock += _seconds(rng, 16, 0.45, 9, 58)
-            clock += _seconds(rng, 170, 0.9, 61, 3000)
-    return shots
+                planned.append(PlannedImage(kind, session, number, time))
+                time += _sample_pause(rng, 16, 0.45, 9, 58)
+            time += _sample_pause(rng, 170, 0.9, 61, 3000)
+    return planned
 
 
 def class_counts(images: int, balance: str) -> list[int]:
     """Images of each class, in the order of CLASSES, that sum to `images` (largest remainders).
 
     Raises:
-        UserError: see `plan`.
+        UserError: see `plan_images`.
     """
     shares = {"real": np.array(REAL_COUNTS), "equal": np.ones(len(CLASSES))}.get(balance)
     if shares is None:
@@ -88,8 +88,8 @@ def class_counts(images: int, balance: str) -> list[int]:
     counts = np.floor(wanted).astype(int)
     for index in np.argsort(counts - wanted, kind="stable")[: images - counts.sum()]:
         counts[index] += 1
-    if counts.min() < LEAST:
-        least = int(np.ceil(LEAST * shares.sum() / shares.min()))
+    if counts.min() < MIN_SESSIONS:
+        least = int(np.ceil(MIN_SESSIONS * shares.sum() / shares.min()))
         raise UserError(
             f"data.synthetic.images={images} leaves {CLASSES[int(counts.argmin())].name} {counts.min()} images; "
             f"with data.synthetic.balance={balance} give {least} or more"
@@ -97,13 +97,13 @@ def class_counts(images: int, balance: str) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _session_sizes(rng: np.random.Generator, count: int) -> Iterator[int]:
-    largest = min(25, max(1, count // LEAST))
+def _sample_session_sizes(rng: np.random.Generator, count: int) -> Iterator[int]:
+    largest = min(25, max(1, count // MIN_SESSIONS))
     while count > 0:
         size = min(int(np.ceil(rng.lognormal(0.5, 1.25))), largest, count)
         yield size
         count -= size
 
 
-def _seconds(rng: np.random.Generator, median: float, spread: float, low: float, high: float) -> timedelta:
+def _sample_pause(rng: np.random.Generator, median: float, spread: float, low: float, high: float) -> timedelta:
     return timedelta(seconds=round(float(np.clip(median * rng.lognormal(0, spread), low, high))))

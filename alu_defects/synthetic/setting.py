@@ -1,4 +1,4 @@
-"""What the shots of one session share: the bar, its coat, the bench under it, the light and the way the phone is held.
+"""What the images of one session share: the bar, its coat, the bench, the light and how the phone is held.
 
 Lengths are in image heights, so that an image can have any size.
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 RGB = NDArray[np.float32]
 
 # grey, silver, silver with a blue cast, bronze, dark bronze, champagne, anthracite, powder white
-COATS = np.array(
+COAT_COLOURS = np.array(
     [
         (0.46, 0.48, 0.50),
         (0.64, 0.64, 0.66),
@@ -25,17 +25,17 @@ COATS = np.array(
     ],
     np.float32,
 )
-BENCHES = np.array([(0.06, 0.66, 0.58), (0.13, 0.52, 0.48), (0.06, 0.44, 0.36), (0.05, 0.32, 0.27)], np.float32)
+BENCH_COLOURS = np.array([(0.06, 0.66, 0.58), (0.13, 0.52, 0.48), (0.06, 0.44, 0.36), (0.05, 0.32, 0.27)], np.float32)
 PROFILE_STEPS = 1024
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A profile seen from the front: faces that look different ways, and the bends between them.
+    """A profile seen from the front: faces in different directions, and the bends between them.
 
     Attributes:
         half: half the width of the bar.
-        face: from where to where across the bar its main face reaches, within [-half, half].
+        face: (top, bottom) of its main face across the bar, within [-half, half].
         bends: where faces meet, across the bar.
         levels: brightness across the bar at `PROFILE_STEPS` places from -half to half.
     """
@@ -90,7 +90,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that the shots of a session share; drawn by `Setting.draw`."""
+    """Everything that the images of a session share."""
 
     bar: Bar
     light: Light
@@ -108,22 +108,26 @@ class Setting:
     quality: int  # of the JPEG
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Setting":
-        """Draw what a session looks like."""
-        coat = rng.choice(COATS) * rng.uniform(0.92, 1.06) * rng.uniform(0.98, 1.02, 3)
+    def sample(cls, rng: np.random.Generator) -> "Setting":
+        """Choose at random what a session looks like."""
+        coat = rng.choice(COAT_COLOURS) * rng.uniform(0.92, 1.06) * rng.uniform(0.98, 1.02, 3)
         pale = float(coat.mean()) > 0.6  # metal under a pale coat is darker than the coat
-        bare = rng.uniform((0.40, 0.40, 0.40), (0.50, 0.49, 0.47)) if pale else rng.uniform(0.74, 0.86) * _warm(rng)
-        bar = _bar(rng)
+        bare = (
+            rng.uniform((0.40, 0.40, 0.40), (0.50, 0.49, 0.47))
+            if pale
+            else rng.uniform(0.74, 0.86) * _sample_white(rng)
+        )
+        bar = _sample_bar(rng)
         return cls(
             bar=bar,
-            light=_light(rng),
-            bench=_bench(rng),
+            light=_sample_light(rng),
+            bench=_sample_bench(rng),
             coat=coat.astype(np.float32),
             bare_metal=bare.astype(np.float32),
             grain=rng.uniform(0.012, 0.035),
             grain_size=rng.uniform(0.003, 0.006),
             gloss=rng.uniform(0.15, 0.6),
-            middle=_middle(rng, bar.half),
+            middle=_sample_middle(rng, bar.half),
             tilt=math.radians(rng.normal(0, 1.3)),
             convergence=rng.normal(0, 0.03),
             vignetting=rng.uniform(0.05, 0.25),
@@ -132,7 +136,7 @@ class Setting:
         )
 
 
-def _bar(rng: np.random.Generator) -> Bar:
+def _sample_bar(rng: np.random.Generator) -> Bar:
     """One main face, up to two narrow lips beside it, and sometimes a groove or a ridge along it."""
     half = rng.uniform(0.38, 0.52) if rng.random() < 0.2 else rng.uniform(0.2, 0.36)
     grid = np.linspace(-half, half, PROFILE_STEPS)
@@ -151,42 +155,42 @@ def _bar(rng: np.random.Generator) -> Bar:
     for _ in range(rng.choice((0, 1, 2), p=(0.55, 0.3, 0.15))):  # a groove, dark with a bright flank, or a ridge
         place, sign = rng.uniform(0.75 * top + 0.25 * bottom, 0.25 * top + 0.75 * bottom), rng.choice((-1, 1))
         width = rng.uniform(0.004, 0.008)
-        level += sign * rng.uniform(0.15, 0.3) * _line(grid, place, width)
-        level -= sign * rng.uniform(0.1, 0.25) * _line(grid, place + 1.8 * width, width)
+        level += sign * rng.uniform(0.15, 0.3) * _ridge(grid, place, width)
+        level -= sign * rng.uniform(0.1, 0.25) * _ridge(grid, place + 1.8 * width, width)
         bends.append(float(place))
     for place in (*bends, -half, half):  # edges catch the light or lie in the dark
-        level += rng.uniform(-0.2, 0.3) * _line(grid, place, rng.uniform(0.002, 0.005))
+        level += rng.uniform(-0.2, 0.3) * _ridge(grid, place, rng.uniform(0.002, 0.005))
     level = np.convolve(np.pad(level, 3, mode="edge"), np.full(7, 1 / 7), mode="valid")  # bends are not quite sharp
     return Bar(half, (top, bottom), tuple(sorted(bends)), np.clip(level, 0.1, 1.5).astype(np.float32))
 
 
-def _middle(rng: np.random.Generator, half: float) -> float:
+def _sample_middle(rng: np.random.Generator, half: float) -> float:
     """The whole bar in the frame, or one edge of a large one."""
     if half < 0.37:  # so that an edge is always within 0.07 and 0.93 of the height, where a defect may sit on it
         return float(rng.uniform(0.44, 0.56))
     return float(rng.choice((0.88 - half, half + 0.12)) + rng.uniform(-0.05, 0.05))
 
 
-def _line(grid: NDArray[np.float64], place: float, width: float) -> NDArray[np.float64]:
+def _ridge(grid: NDArray[np.float64], place: float, width: float) -> NDArray[np.float64]:
     return np.asarray(np.exp(-(((grid - place) / width) ** 2)))
 
 
-def _light(rng: np.random.Generator) -> Light:
+def _sample_light(rng: np.random.Generator) -> Light:
     angle = -math.pi / 2 + rng.normal(0, 0.7)  # from behind the bench: from above in the image
     direction = (math.cos(angle), math.sin(angle))
     centre = (rng.uniform(-0.6, 0.6), rng.uniform(-0.6, 0.1))
     slope, glare, reach = rng.uniform(0.05, 0.35), rng.uniform(0.0, 0.5), rng.uniform(0.25, 0.6)
-    return Light(direction, slope, glare, centre, reach, _warm(rng))
+    return Light(direction, slope, glare, centre, reach, _sample_white(rng))
 
 
-def _bench(rng: np.random.Generator) -> Bench:
-    paint = rng.choice(BENCHES) * rng.uniform(0.85, 1.15) * rng.uniform(0.95, 1.05, 3)
+def _sample_bench(rng: np.random.Generator) -> Bench:
+    paint = rng.choice(BENCH_COLOURS) * rng.uniform(0.85, 1.15) * rng.uniform(0.95, 1.05, 3)
     wear = rng.uniform(0.2, 1.0) if rng.random() < 0.3 else rng.uniform(0.0, 0.15)
     shade, reach, dim = rng.uniform(0.3, 0.9), rng.uniform(0.02, 0.12), rng.uniform(0.35, 1.0)
     return Bench(paint.astype(np.float32), wear, rng.uniform(0.03, 0.2), shade, reach, dim)
 
 
-def _warm(rng: np.random.Generator) -> RGB:
+def _sample_white(rng: np.random.Generator) -> RGB:
     """White that is a little warm or cold."""
     warmth = rng.normal(0, 0.025)
     return np.array((1 + warmth, 1, 1 - warmth), np.float32)

@@ -1,4 +1,4 @@
-"""A generated set on the disk: written once, in parallel, where the catalog of the competition archives finds it."""
+"""A generated set on the disk: written once, in parallel, in the layout of the competition archives."""
 
 import json
 import os
@@ -16,17 +16,18 @@ from rich.progress import track
 
 from alu_defects.errors import UserError
 from alu_defects.io import exclusive_lock
-from alu_defects.synthetic.defects import PAINTERS
-from alu_defects.synthetic.plan import Shot, plan
+from alu_defects.synthetic.defects import DRAW_FUNCTIONS
+from alu_defects.synthetic.plan import PlannedImage, plan_images
 from alu_defects.synthetic.scene import Scene
 from alu_defects.synthetic.setting import Setting
 from alu_defects.tianchi_classes import CLASSES, DEFECTS_FOLDER, NORMAL, NORMAL_FILE_PREFIX, DefectClass
 
-_SET = re.compile(r"v[0-9]+_|\.")  # a generated set with what its writing leaves, and hidden files
-GENERATOR_VERSION = 3  # of the generator: raise it when the images change, so that old ones are not taken for new
+_GENERATED = re.compile(r"v[0-9]+_|\.")  # generated sets, finished or not, and hidden files
+GENERATOR_VERSION = 3  # raise it when the images change, so that old ones are generated again
 ARCHIVE = "guangdong_round1_train2_20180916"
 MULTI_ARCHIVE = Path("guangdong_round2_train_20181011", "多瑕疵图片")
-SHARED = ("non_conductive", "scuffed", "orange_peel", "bottom_leakage", "pit", "dirty_spot")  # classes of both rounds
+# the classes of round 1 that round 2 has too
+ROUND2_CLASSES = ("non_conductive", "scuffed", "orange_peel", "bottom_leakage", "pit", "dirty_spot")
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,15 @@ class SyntheticOptions:
         if self.seed < 0 or self.multi_defect < 0:
             raise UserError(f"data.synthetic.seed={self.seed} and multi_defect={self.multi_defect} must be 0 or more")
 
-    def folder(self) -> str:
-        """A name that tells this set from every other."""
+    def folder_name(self) -> str:
+        """A name that no other set has."""
         width, height = self.size
-        name = f"v{GENERATOR_VERSION}_{self.images}_{self.balance}_{width}x{height}_severity{self.severity:g}_seed{self.seed}"
-        return name + (f"_multi{self.multi_defect}" if self.multi_defect else "")
+        name = f"v{GENERATOR_VERSION}_{self.images}_{self.balance}_{width}x{height}_severity{self.severity:g}"
+        return f"{name}_seed{self.seed}" + (f"_multi{self.multi_defect}" if self.multi_defect else "")
 
 
 def ensure_written(root: Path, options: SyntheticOptions, *, workers: int | None = None, progress: bool = True) -> Path:
-    """Write the set unless it is there; one whose writing was interrupted is finished.
+    """Write the set unless it is there; an interrupted one is finished.
 
     Beside the images, `masks/` holds for every defect image a PNG of the same name that is white on the defect.
 
@@ -75,49 +76,53 @@ def ensure_written(root: Path, options: SyntheticOptions, *, workers: int | None
         UserError: a root that holds something else, such as images of the user.
     """
     root = root.expanduser().absolute()
-    others = sorted(p.name for p in root.iterdir() if not _SET.match(p.name)) if root.is_dir() else []
+    others = sorted(p.name for p in root.iterdir() if not _GENERATED.match(p.name)) if root.is_dir() else []
     if others:
         raise UserError(
             f"data.root={root} holds {others[0]}, which was not generated here. Add data=folder or data=tianchi to "
-            "read it, or leave data.root out"
+            "read it, or remove data.root"
         )
-    folder = root / options.folder()
+    folder = root / options.folder_name()
     if not folder.is_dir():
-        shots = plan(options.images, options.balance, options.seed)
+        planned = plan_images(options.images, options.balance, options.seed)
         root.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(folder, f"generating {folder.name}"):
             if not folder.is_dir():
                 unfinished = folder.with_name(folder.name + ".part")
-                _write(unfinished, shots, options, workers, progress)
+                _write(unfinished, planned, options, workers, progress)
                 unfinished.rename(folder)
     return folder / "images"
 
 
-def _write(folder: Path, shots: Sequence[Shot], options: SyntheticOptions, workers: int | None, progress: bool) -> None:
-    for path in list(folder.rglob(".*")):  # halves of files that a killed writing left
+def _write(
+    folder: Path, planned: Sequence[PlannedImage], options: SyntheticOptions, workers: int | None, progress: bool
+) -> None:
+    for path in list(folder.rglob(".*")):  # unfinished files of a killed process
         path.unlink()
-    jobs = [delayed(_write_single)(folder, shot, options) for shot in shots]
+    jobs = [delayed(_write_single)(folder, image, options) for image in planned]
     jobs += [delayed(_write_multi)(folder, number, options) for number in range(options.multi_defect)]
     pool = Parallel(n_jobs=workers or -1, return_as="generator_unordered", batch_size=4)
     for _ in track(pool(jobs), f"generating {len(jobs)} images", total=len(jobs), disable=not progress):
         pass
 
 
-def relative_path(shot: Shot) -> Path:
-    """Where the archive keeps that image."""
-    name = f"{shot.time:%Y%m%d%H%M%S}对照样本.jpg"
-    if shot.kind == NORMAL:  # not `is`: worker processes have copies
+def relative_path(planned: PlannedImage) -> Path:
+    """Where the archive has that image."""
+    name = f"{planned.time:%Y%m%d%H%M%S}对照样本.jpg"
+    if planned.kind == NORMAL:  # not `is`: worker processes have copies
         return Path(ARCHIVE, NORMAL.folder, NORMAL_FILE_PREFIX + name)
-    return Path(ARCHIVE, DEFECTS_FOLDER, shot.kind.folder, shot.kind.folder + name)
+    return Path(ARCHIVE, DEFECTS_FOLDER, planned.kind.folder, planned.kind.folder + name)
 
 
-def _write_single(folder: Path, shot: Shot, options: SyntheticOptions) -> None:
-    path = folder / "images" / relative_path(shot)
-    if path.exists():  # an earlier, interrupted writing got as far as this; the image comes last
+def _write_single(folder: Path, planned: PlannedImage, options: SyntheticOptions) -> None:
+    path = folder / "images" / relative_path(planned)
+    if path.exists():  # written before an interruption; the image is written last
         return
-    image = draw_image(options.seed, shot.kind, shot.session, shot.number, size=options.size, severity=options.severity)
+    image = draw_image(
+        options.seed, planned.kind, planned.session, planned.number, size=options.size, severity=options.severity
+    )
     for mask in image.masks:
-        _save(Image.fromarray(mask), (folder / "masks" / relative_path(shot)).with_suffix(".png"))
+        _save(Image.fromarray(mask), (folder / "masks" / relative_path(planned)).with_suffix(".png"))
     _save(Image.fromarray(image.pixels), path, quality=image.quality)
 
 
@@ -127,7 +132,7 @@ def _write_multi(folder: Path, number: int, options: SyntheticOptions) -> None:
     if path.exists():
         return
     rng = np.random.default_rng([options.seed, 6, number])
-    names = [str(name) for name in rng.choice(SHARED, rng.integers(2, 4), replace=False)]
+    names = [str(name) for name in rng.choice(ROUND2_CLASSES, rng.integers(2, 4), replace=False)]
     kinds = {kind.name: kind for kind in CLASSES}
     # no session of a single-defect class has such a number
     image = draw_image(
@@ -155,22 +160,22 @@ def _corners(mask: NDArray[np.bool_]) -> Iterator[list[list[int]]]:
 
 
 def _save(image: Image.Image, path: Path, **options: Any) -> None:
-    """Readers see the whole file or none."""
+    """Write an image that readers see whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{os.getpid()}_{path.name}")
     image.save(beside, **options)
     beside.replace(path)
 
 
-SAME_PIECE = 0.6  # chance that a shot shows the piece of the shot before, moved a little, and not another of the lot
+SAME_PIECE_PROBABILITY = 0.6  # that an image shows the piece of the previous one, moved a little
 
 
 @dataclass(frozen=True)
 class SyntheticImage:
-    """A generated photograph."""
+    """A generated image."""
 
     pixels: NDArray[np.uint8]  # (H, W, 3)
-    masks: tuple[NDArray[np.bool_], ...]  # (H, W) each: where the first defect is, the second ...
+    masks: tuple[NDArray[np.bool_], ...]  # (H, W) each: where the first defect is, the second, …
     quality: int  # of the JPEG that the phone would write
 
 
@@ -190,20 +195,20 @@ def draw_image(
         seed: of the generated set.
         kind: class of the session.
         session: counted within the class; all its images share bar, coat, bench, light and camera.
-        number: of the shot within the session.
+        number: of the image within the session.
         size: (width, height) in pixels.
         severity: multiplies the strength of the defects; 0.3 makes them hardly visible.
-        defects: classes to paint, if other than `kind` alone.
+        defects: classes to draw, if other than `kind` alone.
     """
-    setting = Setting.draw(np.random.default_rng([seed, 2, kind.id, session]))
-    changes = np.random.default_rng([seed, 3, kind.id, session]).random(number + 1) > SAME_PIECE
-    piece = np.random.default_rng([seed, 4, kind.id, session, int(changes[1:].sum())])
-    shot = np.random.default_rng([seed, 5, kind.id, session, number])
-    scene = Scene(setting, piece, shot, (size[1], size[0]), severity)
+    setting = Setting.sample(np.random.default_rng([seed, 2, kind.id, session]))
+    changes = np.random.default_rng([seed, 3, kind.id, session]).random(number + 1) > SAME_PIECE_PROBABILITY
+    piece_rng = np.random.default_rng([seed, 4, kind.id, session, int(changes[1:].sum())])
+    image_rng = np.random.default_rng([seed, 5, kind.id, session, number])
+    scene = Scene(setting, piece_rng, image_rng, (size[1], size[0]), severity)
     masks = []
     for name in [kind.name] if defects is None else defects:
-        if name in PAINTERS:
+        if name in DRAW_FUNCTIONS:
             scene.mask = np.zeros(scene.shape, np.bool_)
-            PAINTERS[name](scene)
+            DRAW_FUNCTIONS[name](scene)
             masks.append(scene.mask)
-    return SyntheticImage(scene.photograph(), tuple(masks), setting.quality)
+    return SyntheticImage(scene.render(), tuple(masks), setting.quality)

@@ -1,4 +1,4 @@
-"""A report holds all that it shows, and shows names as they are."""
+"""HTML pages: they need no other file, and every name is shown as text."""
 
 import base64
 import math
@@ -23,7 +23,7 @@ NASTY = [
     "桔皮",
     "<http://example.org>",
 ]
-# elements of which a reader sees nothing, and those that end themselves
+# elements whose content is not shown, and elements without an end tag
 HIDDEN, EMPTY = {"style", "title", "script"}, {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -62,8 +62,8 @@ class Page(HTMLParser):
         if {"td", "th"} & set(self.open):
             self.cells[-1] += data
 
-    def check_alone(self) -> None:
-        """Nothing outside is needed, nothing runs, and every element that is opened is closed."""
+    def check_self_contained(self) -> None:
+        """No other file is needed, no script runs, and every opened element is closed."""
         assert self.open == []
         assert not {"script", "link", "iframe", "object", "embed", "base", "a"} & set(self.tags)
         for tag, name, value in self.attributes:
@@ -88,7 +88,7 @@ def figure() -> Figure:
     return figure
 
 
-def test_a_report_needs_nothing_beside_it(figure, tmp_path):
+def test_report_is_self_contained(figure, tmp_path):
     rows = [{"class": name, "recall": "90.0", "support": "12"} for name in NASTY]
     shown = [html.save_figure(figure, tmp_path, name, NASTY[0]) for name in ("first", "second")]
     path = html.write_report(
@@ -96,7 +96,7 @@ def test_a_report_needs_nothing_beside_it(figure, tmp_path):
     )
     assert path == tmp_path / "report.html"
     page = Page(path)
-    page.check_alone()
+    page.check_self_contained()
     assert page.images == [(tmp_path / f"{name}.png").read_bytes() for name in ("first", "second")]
     assert [value for tag, name, value in page.attributes if name == "alt"] == [NASTY[0]] * 2
     assert page.cells == ["class", "recall", "support", *(text for name in NASTY for text in (name, "90.0", "12"))]
@@ -108,30 +108,30 @@ def test_a_report_needs_nothing_beside_it(figure, tmp_path):
 
 
 @pytest.mark.parametrize("name", NASTY)
-def test_a_name_is_text_wherever_it_stands(name, tmp_path):
-    said = html.escape_markdown(name)
-    page = Page(html.write_report(tmp_path, name, [said, f"* {said}", f"> {said}", f"## {said}"]))
-    page.check_alone()
+def test_hostile_name_is_text_in_every_place(name, tmp_path):
+    text = html.escape_markdown(name)
+    page = Page(html.write_report(tmp_path, name, [text, f"* {text}", f"> {text}", f"## {text}"]))
+    page.check_self_contained()
     assert page.text.split("\n").count(name) == 5
     assert not {"img", "strong", "code", "a"} & set(page.tags)
     assert page.tags.count("h1") == page.tags.count("h2") == 1
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "a tab\there", "no utf-8: \udce9", "null \x00"])
-def test_what_is_no_character_breaks_nothing(name, tmp_path):
+def test_unprintable_characters_are_replaced(name, tmp_path):
     page = Page(html.write_report(tmp_path, name, [html.markdown_table([{"class": name, "n": "1"}])]))
-    page.check_alone()
+    page.check_self_contained()
     assert len(page.cells) == 4
     assert "\n" not in page.cells[2]
     assert (tmp_path / "report.md").read_text(encoding="utf-8").count("\n") == 5
 
 
-def test_an_entity_in_a_name_is_text(tmp_path):
+def test_html_entity_in_a_name_is_text(tmp_path):
     page = Page(html.write_report(tmp_path, "t", [html.escape_markdown("R&amp;D &copy;")]))
     assert "R&amp;D &copy;" in page.text
 
 
-def test_the_markdown_is_readable(figure, tmp_path):
+def test_markdown_of_a_report(figure, tmp_path):
     table = html.markdown_table(pd.DataFrame({"class": ["pit", "dent"], "recall": ["90.0", "81.5"]}))
     assert table == "| class | recall |\n| --- | ---: |\n| pit | 90.0 |\n| dent | 81.5 |"
     shown = html.save_figure(figure, tmp_path, "confusion", "Confusion matrix")
@@ -141,7 +141,7 @@ def test_the_markdown_is_readable(figure, tmp_path):
     assert "data:" not in text
 
 
-def test_a_table_has_a_line_for_each_row_whatever_it_holds():
+def test_table_has_one_line_for_each_row():
     table = html.markdown_table([{"class": name, "n": "1"} for name in NASTY])
     assert table.count("\n") == len(NASTY) + 1
     assert all(line.startswith("| ") and line.endswith(" |") for line in table.split("\n"))
@@ -149,21 +149,28 @@ def test_a_table_has_a_line_for_each_row_whatever_it_holds():
 
 
 @pytest.mark.parametrize("missing", [None, math.nan])
-def test_a_table_with_a_missing_value(missing):
+def test_table_with_a_missing_value(missing):
     assert html.markdown_table([{"class": "pit", "n": "1"}, {"class": "dent", "n": missing}]).count("\n") == 3
 
 
-def test_the_name_of_a_column_is_text_too(tmp_path):
+def test_hostile_column_name_is_text(tmp_path):
     page = Page(html.write_report(tmp_path, "t", [html.markdown_table([{"class": "pit", "a|b": "1"}])]))
     assert page.cells == ["class", "a|b", "pit", "1"]
 
 
-def test_a_figure_is_kept_as_image_and_as_drawing(figure, tmp_path):
+def test_figure_is_written_as_png_and_svg(figure, tmp_path):
     assert html.save_figure(figure, tmp_path, "loss", "Loss [val]") == "![Loss \\[val\\]](loss.png)"
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     drawing = (tmp_path / "loss.svg").read_text(encoding="utf-8")
     assert "<svg" in drawing
     assert "<dc:date>" not in drawing  # the same figure is the same file
-    html.save_figure(figure, tmp_path, "photographs", "Photographs", svg=False)
-    assert (tmp_path / "photographs.png").is_file()
-    assert not (tmp_path / "photographs.svg").exists()
+    html.save_figure(figure, tmp_path, "images", "Images", svg=False)
+    assert (tmp_path / "images.png").is_file()
+    assert not (tmp_path / "images.svg").exists()
+
+
+@pytest.mark.parametrize("name", [*NASTY, "two\nlines", "no utf-8: \udce9"])
+def test_values_of_a_template_are_escaped(name, tmp_path):
+    page = Page(html.write_page(tmp_path / "page.html", "report.html", title=name, body=name))
+    page.check_self_contained()
+    assert page.title == page.text.strip() == name.replace("\n", " ").replace("\udce9", "�")

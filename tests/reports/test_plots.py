@@ -1,4 +1,4 @@
-"""The figures: each renders without a warning, and says what its numbers say."""
+"""The figures: each renders without a warning and shows its numbers."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from alu_defects.reports import plots
 
 @pytest.fixture(autouse=True)
 def no_warning_and_no_chinese_font(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever fonts this machine has, behave as on one that has none for Chinese."""
+    """Behave as on a machine without a font for Chinese."""
     monkeypatch.setattr(plots, "CJK_FONTS", ())
     plots.fonts.cache_clear()
     with warnings.catch_warnings():
@@ -30,7 +30,7 @@ def texts(fig: Figure) -> list[str]:
 
 
 def assert_renders(fig: Figure) -> None:
-    """Draws at the size asked for, shows more than blank paper, and nothing runs out of the image."""
+    """Check the size of the image, that it is not blank, and that nothing is outside of it."""
     width, height = fig.get_size_inches()
     image = plots.to_image(fig, dpi=80)
     assert image.dtype == np.uint8
@@ -44,7 +44,7 @@ def assert_renders(fig: Figure) -> None:
 
 
 @pytest.mark.parametrize("number", [2, 11, 20])
-def test_confusion_matrix_writes_every_count_into_its_cell(number: int) -> None:
+def test_confusion_matrix_has_every_count(number: int) -> None:
     rng = np.random.default_rng(number)
     counts = rng.integers(0, 3, (number, number)) + np.diag(rng.integers(1, 2000, number))
     counts[1] = 0  # a class without images
@@ -66,8 +66,14 @@ def test_confusion_matrix_is_coloured_by_share_of_the_row() -> None:
     np.testing.assert_allclose(shares, [[0.9, 0.1], [0.25, 0.75]])
 
 
-def test_confusion_matrix_of_nothing_renders() -> None:
+def test_confusion_matrix_without_images() -> None:
     assert_renders(plots.plot_confusion(np.zeros((3, 3), np.int64), ["a", "b", "c"]))
+
+
+def test_confusion_matrix_in_per_cent() -> None:
+    fig = plots.plot_confusion(np.array([[3, 1], [0, 0]]), ["a", "b"], in_per_cent=True)
+    assert [t.get_text() for t in fig.axes[0].texts] == ["75", "25"]
+    assert "Per cent of each true class" in texts(fig)
 
 
 def metrics(epochs: int) -> pd.DataFrame:
@@ -76,7 +82,7 @@ def metrics(epochs: int) -> pd.DataFrame:
     return pd.DataFrame({"epoch": e, "train/loss": 2 * np.exp(-e / 5), "val/loss": 2.2 * np.exp(-e / 6), **columns})
 
 
-def test_curves_draw_what_was_recorded_and_mark_the_best_epoch() -> None:
+def test_curves_draw_recorded_columns_and_mark_the_best_epoch() -> None:
     frame = metrics(12)
     frame.loc[7, "val/f1"] = 0.987
     frame.loc[3, "train/loss"] = np.nan
@@ -90,7 +96,7 @@ def test_curves_draw_what_was_recorded_and_mark_the_best_epoch() -> None:
     assert_renders(fig)
 
 
-def test_curves_watch_the_smallest_loss() -> None:
+def test_curves_mark_the_smallest_loss() -> None:
     frame = metrics(6)
     frame.loc[4, "val/loss"] = 0.01
     assert "Best val/loss: 0.010 at epoch 4" in texts(plots.plot_curves(frame, monitor="val/loss"))
@@ -107,18 +113,18 @@ def test_curves_watch_the_smallest_loss() -> None:
     ],
     ids=["one epoch", "many epochs", "no epoch", "training loss only", "diverged"],
 )
-def test_curves_take_what_there_is(frame: pd.DataFrame) -> None:
+def test_curves_of_incomplete_metrics(frame: pd.DataFrame) -> None:
     assert_renders(plots.plot_curves(frame))
 
 
-def test_one_spike_does_not_flatten_the_loss() -> None:
+def test_loss_with_a_spike_has_a_log_scale() -> None:
     frame = metrics(12)
     assert plots.plot_curves(frame).axes[0].get_yscale() == "linear"
     frame.loc[2, "val/loss"] = 500
     assert plots.plot_curves(frame).axes[0].get_yscale() == "log"
 
 
-def test_per_class_puts_the_weakest_at_the_top_and_says_what_is_absent() -> None:
+def test_classes_are_sorted_by_recall_and_missing_values_named() -> None:
     recall = np.array([0.9, 0.4, np.nan, 0.7])
     precision = np.array([0.8, 0.5, 0.0, np.nan])
     fig = plots.plot_classes(precision, recall, np.array([50, 10, 0, 7]), ["good", "pit", "not_there", "never_said"])
@@ -133,26 +139,26 @@ def test_per_class_puts_the_weakest_at_the_top_and_says_what_is_absent() -> None
 
 
 @pytest.mark.parametrize("number", [2, 20])
-def test_per_class_takes_any_number_of_classes(number: int) -> None:
+def test_classes_of_any_number(number: int) -> None:
     values = np.linspace(0.9, 1, number)
     names = [f"a_rather_long_class_name_{k}" for k in range(number)]
     assert_renders(plots.plot_classes(values, values, np.full(number, 9), names))
 
 
-def test_per_class_without_any_image() -> None:
+def test_classes_without_images() -> None:
     fig = plots.plot_classes(np.full(2, np.nan), np.full(2, np.nan), np.zeros(2, np.int64), ["a", "b"])
     assert "No class has images: recall is undefined" in texts(fig)
     assert_renders(fig)
 
 
-def test_names_that_no_font_can_write_stay_apart() -> None:
+def test_names_without_a_font_stay_different() -> None:
     fig = plots.plot_confusion(np.eye(3, dtype=np.int64), ["不导电", "擦花", "$x_1$ odd$"])
     labels = [t.get_text() for t in fig.axes[0].get_xticklabels()]
     assert labels == ["\\u4e0d\\u5bfc\\u7535", "\\u64e6\\u82b1", "$x 1$ odd$"]
     assert_renders(fig)
 
 
-def test_a_font_that_has_the_characters_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_font_for_chinese_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in, usual = (FT2Font(font_manager.findfont(name)).get_charmap() for name in ("STIXGeneral", "DejaVu Sans"))
     only_there = chr(min(set(stand_in) - set(usual)))  # STIXGeneral comes with matplotlib: no Chinese font is needed
     monkeypatch.setattr(plots, "CJK_FONTS", ("no such font", "STIXGeneral"))
@@ -162,7 +168,7 @@ def test_a_font_that_has_the_characters_is_used(monkeypatch: pytest.MonkeyPatch)
     assert_renders(fig)
 
 
-def test_to_image_follows_dpi() -> None:
+def test_size_of_an_image_follows_dpi() -> None:
     fig = Figure((3, 2))
     assert plots.to_image(fig).shape == (200, 300, 3)
     assert plots.to_image(fig, dpi=40).shape == (80, 120, 3)

@@ -1,6 +1,6 @@
-"""How well the capture time alone foretells the class, on the file names of guangdong_round1_train2_20180916.
+"""The time-only baseline: how well the capture time alone predicts the class of guangdong_round1_train2_20180916.
 
-`python docs/clock.py` prints the README's table. It needs no images: the names that the tests ship are enough.
+`python docs/time_only_baseline.py` prints the README's table. It needs no images: the tests have the file names.
 """
 
 import gzip
@@ -26,7 +26,7 @@ SPLITS = {
 
 
 def catalog() -> pd.DataFrame:
-    """Path, label, time and, in place of the content's hash, the path's."""
+    """Path, label, time, and the hash of the path instead of the content's."""
     classes = {kind.folder: kind.name for kind in CLASSES}
     rows = []
     for line in gzip.decompress(NAMES.read_bytes()).decode().splitlines():
