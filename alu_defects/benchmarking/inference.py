@@ -41,6 +41,8 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
     threads.set_threads(config.trainer.threads)
     networks = {(name, pixels): _network(name, models[name], pixels) for name, pixels in product(models, image_sizes)}
     device = trainer.create_trainer(plain(config.trainer), {}, [], next(iter(networks.values()))).strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # the one that PyTorch's timer waits for
     sizes: list[dict[str, Any]] = [
         {
             "network": name,

@@ -107,6 +107,8 @@ def _create_loops(
 ) -> tuple[dict[str, TimedLoop], float]:
     """The loops, each after two steps that do not count, and the bytes that the first needs."""
     data.place(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # the one that PyTorch's timer waits for
     matrix_peak(device, precision)  # before memory is measured: it loads the libraries of the device
     batches = chain.from_iterable(load_batches(data, device, epoch) for epoch in count())
     fixed = next(batches)
@@ -115,7 +117,7 @@ def _create_loops(
     def create_ours() -> None:
         ours = copy.deepcopy(classifier).to(device).train()
         ours.on_fit_start()
-        step = create_step(lambda batch: ours(batch["image"]), ours, {}, AUTOCAST.get(precision))
+        step = create_step(lambda batch: ours(batch["image"]), ours, precision)
         loops[FIXED], loops[FED] = _timed_loop(step, repeat(fixed)), _timed_loop(step, batches)
         loops[FIXED](2)  # allocates, chooses kernels, compiles; the second step finds the optimizer's state
 
@@ -124,7 +126,7 @@ def _create_loops(
     plainly.backbone.to(memory_format=torch.contiguous_format)
     images = fixed["image"] if fixed["image"].dtype == torch.float32 else as_float(fixed["image"])
     normalised = ((images - plainly.mean) / plainly.std).contiguous()
-    eager = create_step(lambda batch: plainly.backbone(normalised), plainly, {"fused": False}, None)
+    eager = create_step(lambda batch: plainly.backbone(normalised), plainly, "32-true", fused=False)
     loops[EAGER] = _timed_loop(eager, repeat(fixed))
     for kind in (FED, LIGHTNING, EAGER):
         loops[kind](2)
@@ -144,18 +146,15 @@ def load_batches(data: DefectData, device: torch.device, epoch: int = 0) -> Iter
 
 
 def create_step(
-    forward: Callable[[Batch], Tensor],
-    classifier: Classifier,
-    optimizer_changes: Mapping[str, Any],
-    autocast: torch.dtype | None,
+    forward: Callable[[Batch], Tensor], classifier: Classifier, precision: str, **optimizer_options: Any
 ) -> Callable[[Batch], object]:
-    """A training step without Lightning; `autocast` None: as the network is."""
-    options = {**classifier.optimizer_options, **optimizer_changes}
+    """A training step without Lightning, with options of the optimizer that replace those of the classifier."""
+    options = {**classifier.optimizer_options, **optimizer_options}
     optimizer = optimization.create_optimizer(options, classifier.parameters())
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()
-        with torch.autocast(classifier.device.type, autocast, enabled=autocast is not None):
+        with torch.autocast(classifier.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
             logits = forward(batch)
         classifier.loss(logits.float(), batch["label"]).backward()
         optimizer.step()
