@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo table2 docs notebooks test test-slow soak lint types format tensorboard clean
+.PHONY: help install demo table2 docs notebooks test test-slow soak benchmarks lint types format tensorboard clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,13 @@ test-slow: install ## run the tests that need minutes
 
 soak: install ## kill trainings at random moments, and repeat others until leaks would show
 	$(RUN) pytest --numprocesses 2 -m soak
+
+benchmarks: install ## run every benchmark at small sizes, some minutes; docs/performance.md has the commands at full size
+	$(RUN) alu_defects.benchmark what=train model=shufflenet image_sizes=[64] repeats=2 seconds=0.5
+	$(RUN) alu_defects.benchmark what=infer model=shufflenet image_sizes=[64] batch_sizes=[1,8] repeats=2 seconds=0.2
+	.venv/bin/python benchmarks/data_path.py --images 64 --repeats 2 --seconds 0.2
+	.venv/bin/python benchmarks/scale.py --rows 1000 10000 --repeats 1
+	.venv/bin/python benchmarks/busy_machine.py --rounds 1 --models shufflenet
 
 lint: install ## check style
 	$(RUN) ruff check .

@@ -1,10 +1,12 @@
 """The verb: words on the command line, and the files it leaves."""
 
 import json
+import re
 
 import pytest
+import torch
 
-from alu_defects.benchmark import benchmark
+from alu_defects.benchmark import benchmark, describe_machine
 from alu_defects.config import compose, model_options
 from alu_defects.errors import UserError
 
@@ -50,12 +52,20 @@ def test_networks_are_given_as_names(models):
         benchmark(compose("benchmark", ["what=infer", f"models={models}", "output=none"]))
 
 
-@pytest.mark.slow
-def test_from_python_the_same_is_returned(tmp_path):
-    words = ["what=scale", "rows=[100]", "repeats=1", "trainer.enable_progress_bar=false", f"output={tmp_path}"]
-    found = benchmark(compose("benchmark", words))
-    assert found == json.loads((tmp_path / "benchmark.json").read_text(encoding="utf-8"))
-    assert found["command"] == "python -m alu_defects.benchmark what=scale"
+@pytest.mark.parametrize("setting", ["repeats=0", "seconds=0"])
+def test_no_rounds_and_no_duration_are_refused(setting):
+    with pytest.raises(UserError, match=f"{setting} (must be 1 or more|above 0)"):
+        benchmark(compose("benchmark", ["what=infer", "output=none", setting]))
+
+
+def test_machine_is_described_without_its_owner():
+    described = describe_machine()
+    assert described["cpu"]
+    assert described["cores"] >= 1
+    assert described["torch threads"] == torch.get_num_threads()
+    assert any(package.startswith("torch ") for package in described["packages"])
+    assert not re.search(r"[/\\\\]", json.dumps(described))  # no path
+    assert {"node", "host", "user"}.isdisjoint(described)
 
 
 def test_a_network_has_the_settings_of_its_own_file():

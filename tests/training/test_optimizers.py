@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from alu_defects.benchmarking.training import _step
+from alu_defects.benchmarking.training import create_step
 from alu_defects.config import compose, plain
 from alu_defects.errors import UserError
 from alu_defects.train import train
@@ -66,4 +66,4 @@ def test_such_an_optimizer_trains_wherever_one_is_made(small: list[str], tmp_pat
     )
     accumulation.trial_step(classifier, 32, torch.device("cpu"), autocast=None)(2)
     batch: Any = {"image": torch.zeros(2, 3, 32, 32), "label": torch.zeros(2, dtype=torch.int64)}
-    _step(lambda batch: classifier(batch["image"]), classifier, {"fused": False}, False)(batch)
+    create_step(lambda batch: classifier(batch["image"]), classifier, "32-true", fused=False)(batch)
