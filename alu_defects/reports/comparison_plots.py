@@ -75,7 +75,7 @@ def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], c
             (entry["accuracy_low"], entry["accuracy_high"], 9, 0.25),
         ):
             ax.hlines(row, low, high, color=BLUE, linewidth=width, alpha=alpha)
-        dots = seeds[entry["entry"]]
+        dots = seeds[entry["group"]]
         ax.scatter(dots, np.full(len(dots), row), 26, facecolors="white", edgecolors=BLUE, zorder=3)
         ax.scatter([entry["accuracy"]], [row], 60, color=BLUE, marker="D", zorder=4)
     ax.plot([], [], "D", color=BLUE, label="mean of the trainings (circles)")
@@ -83,7 +83,7 @@ def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], c
     ax.plot([], [], linewidth=2, color=BLUE, label="95 % interval, by session")
     if clock is not None:
         ax.axvline(clock, color=ORANGE, linestyle="--", label=f"the clock, which sees no pixels: {clock:.1%}")
-    label_ticks(ax, "y", [readable(str(name)) for name in table["entry"]])
+    label_ticks(ax, "y", [readable(str(name)) for name in table["group"]])
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set_xlabel("accuracy on the test images")
@@ -99,13 +99,13 @@ def plot_class_map(table: pd.DataFrame) -> Figure:
     Args:
         table: `Comparison.classes`.
     """
-    entries, names = list(table["entry"].unique()), list(table["class"].unique())
+    entries, names = list(table["group"].unique()), list(table["class"].unique())
     support = table.groupby("class")["support"].max()
     width = max(0.62 * len(entries), 1.6)
     fig = Figure((3 * width + 3.2, 0.38 * len(names) + 2.6), layout="constrained")
     axes = fig.subplots(1, 3, sharey=True)
     for ax, metric in zip(axes, ("recall", "precision", "f1"), strict=True):
-        values = table.pivot_table(metric, "class", "entry", dropna=False, sort=False, observed=False)
+        values = table.pivot_table(metric, "class", "group", dropna=False, sort=False, observed=False)
         cells = values.reindex(index=names, columns=entries).to_numpy(float)
         image = ax.imshow(cells, cmap="RdYlBu", vmin=0, vmax=1, aspect="auto")
         for (row, column), value in np.ndenumerate(cells):
