@@ -79,11 +79,11 @@ def findings(comparison: Comparison) -> list[str]:
     if real < len(table):
         texts[0] += f" {'The others' if real else 'They'} may be chance."
     for row in table.to_dict("records"):
-        runs = f"{row['repeats']} runs each" if row["repeats"] > 1 else "one run each"
+        seeds = f"{row['repeats']} seeds each" if row["repeats"] > 1 else "one seed each"
         body = (
             f"{points(abs(row['accuracy']))} points of accuracy "
             f"(95 % interval: {difference_interval(row, 'accuracy')}; "
-            f"p {p_value(row['p_holm'], '= ')} after Holm's correction, {runs})"
+            f"p {p_value(row['p_holm'], '= ')} after Holm's correction, {seeds})"
         )
         if row["real"]:
             texts.append(f"{row['group']} is better than {row['other']} by {body}.")
