@@ -166,7 +166,7 @@ def _exact(events: int, total: int) -> Interval:
 
 
 def both_kinds(defective: Bools) -> bool:
-    """Whether there are good and defective images; without, nothing can be chosen or judged."""
+    """Whether there are good and defective images; without, nothing can be chosen or tried."""
     return bool(defective.any() and not defective.all())
 
 

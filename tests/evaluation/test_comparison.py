@@ -269,8 +269,8 @@ def test_classes_of_few_sessions_are_not_counted_by_holm(tmp_path):
 
 def test_the_report_has_both_bounds_of_the_escape_rate_and_what_cannot_be_promised(tmp_path):
     fabricate(tmp_path, "xception", 0, [])  # 2 of 80 may pass, and none does
-    worth = statistics.effective_sample_size(images(120).query("label != 'normal'")["session"].tolist())
-    bounds = statistics.upper_bound(2, 80), statistics.upper_bound(2 * worth / 80, worth)
+    independent = statistics.effective_sample_size(images(120).query("label != 'normal'")["session"].tolist())
+    bounds = statistics.upper_bound(2, 80), statistics.upper_bound(2 * independent / 80, independent)
     comparison, loose = Comparison.read([tmp_path]), OPERATING | {"max_escape": 0.03}
     (row,) = comparison.operating_points(loose).to_dict("records")
     assert (row["bound"], row["bound_together"]) == pytest.approx(bounds)
