@@ -1,4 +1,4 @@
-"""Judge a trained run: `python -m alu_defects.evaluate run=runs/<run> split=test`."""
+"""Evaluate a trained run: `python -m alu_defects.evaluate run=runs/<run> split=test`."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from alu_defects.config import absolute_paths, plain
 def evaluate(config: DictConfig) -> dict[str, Any]:
     """Run a run's best checkpoint over val and the split that is asked for, and report everything about it.
 
-    What is chosen (temperature, threshold, whom to ask) is chosen on val, and the temperature is kept with the run.
+    Temperature, threshold and the confidences of selective prediction are chosen on val; the first two replace
+    operating.json of the run.
 
     Args:
         config: conf/evaluate.yaml, composed.
 
     Returns:
         What metrics.json holds: under the name of the split loss, accuracy, macro precision, recall and F1, and
-        precision and recall of each class; `intervals`, `calibration`, and `operating` if there is a normal class.
+        precision and recall of each class; `intervals`, `calibration`, and `operating` if there is a threshold.
 
     Raises:
         UserError: no such run, split or class, no checkpoint, an option out of range, images that are missing or
@@ -29,9 +30,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     from alu_defects.data import catalog, splits
     from alu_defects.data.datamodule import DefectData
-    from alu_defects.evaluation import assessment, predictions
+    from alu_defects.evaluation import predictions
     from alu_defects.evaluation.assessment import Assessment, CalibratedPredictions
-    from alu_defects.io import write_json
+    from alu_defects.evaluation.operating import OperatingPoint, check_options
     from alu_defects.reports import evaluation_report, terminal
     from alu_defects.runs.run import Run
     from alu_defects.training import checkpoint, threads, trainer
@@ -41,7 +42,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     threads.check_threads(config.trainer.threads)
     load = threads.OtherLoad()
     operating = plain(config.operating)
-    assessment.check_operating(operating)
     run = Run.existing(config.run)
     options = plain(run.config())
     here = {key: config.data[key] for key in ("cache", "cache_dir")}  # the run's may be of another machine
@@ -50,11 +50,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     data = DefectData(**{**options["data"], **here}, split={}, seed=options["seed"])
     root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
     table = run.catalog()
+    check_options(operating, sorted(set(table["label"])))
     table = table[splits.in_split(table, "val") | splits.in_split(table, config.split.name)]
     catalog.verify_files(root, table)
     data.use(root, table)
     checkpoint.check_classes(run.best, data.classes)
-    normal = assessment.normal_class(operating["normal"], data.classes)
     classifier, computing = (
         checkpoint.load_classifier(run.best),
         trainer.with_run_precision(plain(config.trainer), run.status()),
@@ -67,28 +67,28 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         }
     for result in results.values():
         result.check_numbers()
-    calibrated = assessment.calibrate(results["val"])
-    write_json(run.folder / "calibration.json", calibrated.as_dict())
-    judged = {
-        split: CalibratedPredictions(result, data.catalog["session"].iloc[result.rows].tolist(), calibrated, normal)
-        for split, result in results.items()
-    }
-    outcome = Assessment(judged["val"], judged[config.split.name], calibrated, operating, normal)
-    result = results[config.split.name]
-    metrics = {config.split.name: result.metrics, "note": predictions.join_notes(results.values()), **outcome.as_dict()}
+    sessions = {name: data.catalog["session"].iloc[result.rows].tolist() for name, result in results.items()}
+    point = OperatingPoint.choose(results["val"].predictions, sessions["val"], operating)
+    assert point is not None  # the numbers were checked
+    point.save(run.operating_file)
+    images = {name: CalibratedPredictions(result, sessions[name], point) for name, result in results.items()}
+    split = config.split.name
+    assessment = Assessment(images["val"], images[split], point, operating["reject"], operating["target_accuracy"])
+    result = results[split]
+    metrics = {split: result.metrics, "note": predictions.join_notes(results.values()), **assessment.as_dict()}
     output = Path(config.output)
     predictions.write_evaluation(result, output, metrics)
     terminal.print_run(output, metrics, result)
-    title = f"{options['model']['name']} on {config.split.name}: {run.folder.resolve().name}"
-    for text in assessment.sentences(outcome):
+    for text in evaluation_report.operating_sentences(assessment):
         print(text)
-    print(f"report: {evaluation_report.write_evaluation_report(outcome, data, output, title)}")
+    title = f"{options['model']['name']} on {split}: {run.folder.resolve().name}"
+    print(f"report: {evaluation_report.write_evaluation_report(assessment, data, output, title)}")
     return metrics
 
 
 @verb("evaluate")
 def main(config: DictConfig) -> None:
-    """Judge the run that the command line names."""
+    """Evaluate the run that the command line names."""
     evaluate(config)
 
 

@@ -69,6 +69,7 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     from lightning.pytorch import seed_everything
     from lightning.pytorch.loggers import TensorBoardLogger
 
+    from alu_defects.evaluation.operating import check_options
     from alu_defects.models.backbone import multiply_adds
     from alu_defects.runs import sweep
     from alu_defects.training import accumulation, checkpoint, trainer
@@ -89,6 +90,7 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
         options["data"]["bits"] = before["bits"]
     data = _data(options)
     _prepare(data, run, startup)
+    check_options(options["operating"], data.classes)
     resumed_from = run.last if run.last.exists() else None
     model = backbone_options(options["model"])
     last = checkpoint.read_checkpoint(resumed_from) if resumed_from else {}
@@ -156,6 +158,7 @@ def _memory_hint(run: "Run", config: DictConfig, batch_size: int) -> Iterator[No
 def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[str, Any]) -> dict[str, Any]:
     """Evaluate the best epoch of a training that has ended, and write what it came to."""
     from alu_defects.evaluation import predictions
+    from alu_defects.evaluation.operating import OperatingPoint
     from alu_defects.reports import plots, tensorboard, terminal
     from alu_defects.training import checkpoint, trainer
     from alu_defects.training.history import History
@@ -179,6 +182,9 @@ def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[s
     val = evaluations[0]
     predictions.write_evaluation(val, run.evaluation("val"), {"val": val.metrics, "note": val.note})
     predictions.write_evaluation(evaluations[-1], run.folder, results)
+    sessions = data.catalog["session"].iloc[val.rows].tolist()
+    if point := OperatingPoint.choose(val.predictions, sessions, plain(config.operating)):
+        point.save(run.operating_file)
     plots.plot_curves(table, monitor=str(config.callbacks.best.monitor)).savefig(run.folder / "curves.png", dpi=150)
     tensorboard.add_outcome(run.tensorboard, config, evaluations, data, step=best_epoch)
     terminal.print_run(run.folder, results, evaluations[-1])

@@ -17,6 +17,7 @@ from alu_defects.config import compose, conf_dir, plain
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 from alu_defects.evaluate import evaluate
+from alu_defects.evaluation.operating import OperatingPoint
 from alu_defects.reports.tensorboard import Dashboard
 from alu_defects.runs import sweep
 from alu_defects.train import train
@@ -181,6 +182,7 @@ def test_a_run_folder_holds_everything(finished_run):
         "run.json",
         "catalog.csv",
         "metrics.json",
+        "operating.json",
         "metrics.csv",
         "predictions.csv",
         "confusion.csv",
@@ -202,15 +204,15 @@ def test_a_run_folder_holds_everything(finished_run):
 def test_a_sweep_ends_with_a_report(sweep):
     folder = sweep / "comparison"
     runs = pd.read_csv(folder / "runs.csv")
-    assert set(runs["entry"]) == {"shufflenet model.width=0.5", "shufflenet model.width=1.0"}
+    assert set(runs["group"]) == {"shufflenet model.width=0.5", "shufflenet model.width=1.0"}
     assert set(runs["status"]) == {"finished"}
-    table = pd.read_csv(folder / "table2.csv").set_index("entry")
+    table = pd.read_csv(folder / "table2.csv").set_index("group")
     for row in runs.to_dict("records"):
         metrics = json.loads((sweep / row["job"] / "metrics.json").read_text())
         for name in ("accuracy", "precision", "recall", "f1"):
             assert row[name] == pytest.approx(metrics["test"][name])
-            assert table.loc[row["entry"], name] == pytest.approx(metrics["test"][name], abs=1e-6)
-        assert table.loc[row["entry"], "multiply_adds"] == metrics["multiply_adds"] > 1e5
+            assert table.loc[row["group"], name] == pytest.approx(metrics["test"][name], abs=1e-6)
+        assert table.loc[row["group"], "multiply_adds"] == metrics["multiply_adds"] > 1e5
     assert (folder / "report.html").stat().st_size > (folder / "report.md").stat().st_size > 1000
     for name in ("loss", "epochs", "classes", "accuracy"):
         assert {(folder / f"{name}.{kind}").is_file() for kind in ("png", "svg")} == {True}
@@ -227,7 +229,7 @@ def test_a_sweep_that_is_started_again_runs_what_is_missing(typed, small, sweep,
     assert "model.width=wide is not a number" in done.stderr
     assert done.stdout.count("finished before, not run again") == 1
     (again,) = set(runs.iterdir()) - {runs / "before"}
-    table = pd.read_csv(again / "comparison" / "runs.csv").set_index("entry")
+    table = pd.read_csv(again / "comparison" / "runs.csv").set_index("group")
     assert table["status"].to_dict() == {
         "shufflenet model.width=0.5": "finished",
         "shufflenet model.width=wide": "failed",
@@ -235,16 +237,16 @@ def test_a_sweep_that_is_started_again_runs_what_is_missing(typed, small, sweep,
     }
     assert "is not a number" in table.loc["shufflenet model.width=wide", "error"]
     before, after = (pd.read_csv(folder / "comparison" / "table2.csv") for folder in (sweep, again))
-    measured = ["accuracy", "precision_low", "f1_high", "accuracy_session_low", "images", "trainings"]
-    by_name = before.set_index("entry")[measured].sort_index()
-    pd.testing.assert_frame_equal(by_name, after.set_index("entry")[measured].sort_index())
+    measured = ["accuracy", "precision_low", "f1_high", "accuracy_session_low", "images", "repeats"]
+    by_name = before.set_index("group")[measured].sort_index()
+    pd.testing.assert_frame_equal(by_name, after.set_index("group")[measured].sort_index())
 
 
 def test_evaluate_recomputes_what_training_wrote(typed, finished_run, tmp_path):
     done = typed("evaluate", f"run={finished_run}", f"output={tmp_path}", "trainer=cpu", "split=test")
     assert done.returncode == 0, done.stderr
     assert "No class is called normal" in done.stdout
-    assert json.loads((finished_run / "calibration.json").read_text())["temperature"] > 0
+    assert OperatingPoint.load(finished_run / "operating.json").calibration.temperature > 0
     assert {"intervals", "calibration"} <= set(json.loads((tmp_path / "metrics.json").read_text()))
     for name in ("report.html", "report.md", "classes.csv", "roc.png", "confusions.png", "reject.svg"):
         assert (tmp_path / name).is_file(), name

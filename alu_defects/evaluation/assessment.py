@@ -1,25 +1,27 @@
-"""What a trained model is worth: val chooses temperature, threshold and whom to ask, test shows what they come to."""
+"""How good a trained model is: what val chose, tried on test; intervals, classes, selective prediction, curves."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
+from torchmetrics.functional.classification import multiclass_calibration_error
 
-from alu_defects.errors import UserError, did_you_mean
-from alu_defects.evaluation import calibration, operating, statistics
-from alu_defects.evaluation.calibration import Calibration
-from alu_defects.evaluation.operating import Outcome, Threshold
-from alu_defects.evaluation.predictions import PROBABILITY_PREFIX, Evaluation
-from alu_defects.reports.terminal import percent, span
+from alu_defects.evaluation import statistics
+from alu_defects.evaluation.operating import Bools, Floats, OperatingPoint, Outcome, class_ids, raw_probabilities
+from alu_defects.evaluation.predictions import Evaluation
+from alu_defects.evaluation.statistics import SmallSampleCorrection
 from alu_defects.training.metrics import SUMMARY_METRICS
 
+GRID = np.linspace(0, 1, 201)  # where curves of resamples are compared
 REJECTED_SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)  # of images sent to a person, in the table
+CALIBRATION_BINS = 15  # as in Guo et al. (2017)
 
 
 class CalibratedPredictions:
@@ -27,236 +29,199 @@ class CalibratedPredictions:
 
     Args:
         evaluation: of val or test.
-        sessions: of its images; of one session they go right or wrong together.
-        calibrated: gives the probabilities.
-        normal: the class of good pieces, or None where there is none.
+        sessions: of its images; the images of one session go right or wrong together.
+        point: with the calibration and the normal class.
     """
 
-    def __init__(
-        self, evaluation: Evaluation, sessions: list[str], calibrated: Calibration, normal: str | None
-    ) -> None:
-        self.evaluation, self.sessions = evaluation, sessions
-        self.classes = list(evaluation.confusion.columns)
+    def __init__(self, evaluation: Evaluation, sessions: list[str], point: OperatingPoint) -> None:
+        self.evaluation, self.sessions, self.classes = evaluation, sessions, point.classes
         table = evaluation.predictions
         self.labels = class_ids(table["label"], self.classes)
         self.predicted = class_ids(table["prediction"], self.classes)
         self.right = self.labels == self.predicted
-        raw = table[[PROBABILITY_PREFIX + name for name in self.classes]].to_numpy(float)
-        self.probabilities = calibrated.apply(raw)
+        raw = raw_probabilities(table, self.classes)
         self.raw = raw / raw.sum(axis=1, keepdims=True)  # of each class against the rest they need not sum to one
+        self.probabilities = point.probabilities(table)
         self.confidence = self.probabilities[np.arange(len(table)), self.predicted]
-        if normal is not None:
-            self.defective = (table["label"] != normal).to_numpy()
-            self.scores = 1 - self.probabilities[:, self.classes.index(normal)]
-
-
-def class_ids(names: "pd.Series[str]", classes: list[str]) -> NDArray[np.intp]:
-    """Class names as their ids."""
-    return pd.Categorical(names, categories=classes).codes.astype(np.intp)
-
-
-def calibrate(val: Evaluation) -> Calibration:
-    """Fit the temperature on val."""
-    classes = list(val.confusion.columns)
-    raw = val.predictions[[PROBABILITY_PREFIX + name for name in classes]].to_numpy(float)
-    return Calibration.fit(raw, class_ids(val.predictions["label"], classes))
+        if point.normal is not None:
+            self.defective, self.scores = point.defective(table), point.scores(table)
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What val chooses and what it comes to.
+    """What val chose, and how good it is.
 
     Attributes:
-        val: chooses temperature, thresholds and certainties.
-        judged: val or test, which shows what they are worth.
-        calibrated: the temperature.
-        options: of the operating point: normal, max_escape, confidence_level, reject, target_accuracy.
-        normal: the class of good pieces, or None where there is none.
+        val: the images that chose the operating point and the confidences of selective prediction.
+        evaluated: val or test, which shows how good they are.
+        point: the operating point.
+        reject: share of the least confident images that goes to a person.
+        target_accuracy: of the images that are decided without one.
     """
 
     val: CalibratedPredictions
-    judged: CalibratedPredictions
-    calibrated: Calibration
-    options: Mapping[str, Any]
-    normal: str | None
+    evaluated: CalibratedPredictions
+    point: OperatingPoint
+    reject: float
+    target_accuracy: float
 
     @cached_property
-    def threshold(self) -> Threshold | None:
-        """Chosen on val; None where good or defective pieces are missing."""
-        if self.normal is None or not all(operating.both_kinds(it.defective) for it in (self.val, self.judged)):
-            return None
-        wanted, sure = self.options["max_escape"], self.options["confidence_level"]
-        return operating.choose_threshold(self.val.scores, self.val.defective, wanted, sure, self.val.sessions)
-
-    def outcome(self, judged: CalibratedPredictions) -> Outcome | None:
-        """What the threshold does."""
-        if self.threshold is None:
-            return None
-        return operating.count_outcome(judged.scores, judged.defective, self.threshold.score)
+    def outcomes(self) -> dict[str, Outcome]:
+        """Split → what the threshold does there; empty where there is none, or nothing to try it on."""
+        tables = [images.evaluation for images in (self.val, self.evaluated)]
+        found = {table.split: self.point.outcome(table.predictions) for table in tables}
+        known = {split: outcome for split, outcome in found.items() if outcome is not None}
+        return known if len(known) == len(found) else {}
 
     @cached_property
     def classes(self) -> pd.DataFrame:
         """One row a class: support, precision, recall and F1 with intervals, average precision, area below the ROC."""
-        it = self.judged
-        number, every = len(it.classes), np.ones((1, len(it.labels)))
-        measured = statistics.weighted_scores(it.labels, it.predicted, number, every)
-        rows = statistics.per_class(it.classes, it.labels, [it.predicted], it.sessions, measured)
+        images = self.evaluated
+        number, every = len(images.classes), np.ones((1, len(images.labels)))
+        scores = statistics.weighted_scores(images.labels, images.predicted, number, every)
+        rows = statistics.per_class(images.classes, images.labels, [images.predicted], images.sessions, scores)
         for k, row in enumerate(rows):
-            own = it.labels == k
+            own, scores_of_class = images.labels == k, images.probabilities[:, k]
             known = 0 < own.sum() < len(own)
-            row["average_precision"] = average_precision_score(own, it.probabilities[:, k]) if known else math.nan
-            row["roc_auc"] = roc_auc_score(own, it.probabilities[:, k]) if known else math.nan
+            row["average_precision"] = average_precision_score(own, scores_of_class) if known else math.nan
+            row["roc_auc"] = roc_auc_score(own, scores_of_class) if known else math.nan
         return pd.DataFrame(rows)
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % intervals of the summary by session, and Wilson's for accuracy."""
-        it = self.judged
-        drawn = statistics.bootstrap(it.labels, it.predicted, len(it.classes), it.sessions).summary
+        images = self.evaluated
+        drawn = statistics.bootstrap(images.labels, images.predicted, len(images.classes), images.sessions).summary
+        of: dict[str, Any] = {"labels": images.labels, "groups": images.sessions}
         found: dict[str, tuple[float, float]] = {
-            name: statistics.summary_interval(
-                name, it.evaluation.metrics[name], drawn[name], labels=it.labels, groups=it.sessions
-            )
+            name: statistics.summary_interval(name, images.evaluation.metrics[name], drawn[name], **of)
             for name in SUMMARY_METRICS
         }
-        return found | {"accuracy_wilson": statistics.wilson(int(it.right.sum()), len(it.right))}
+        return found | {"accuracy_wilson": statistics.wilson(int(images.right.sum()), len(images.right))}
 
-    def reject(self) -> pd.DataFrame:
-        """What sending the least confident to a person brings: one row a rule, chosen on val, with what it does here."""
-        shares = sorted({*REJECTED_SHARES, float(self.options["reject"])})
-        rules = [
-            (f"{share:.0%} on val", operating.confidence_for_share(self.val.confidence, share)) for share in shares
-        ]
-        wanted = float(self.options["target_accuracy"])
-        least = operating.confidence_for_accuracy(self.val.confidence, self.val.right, wanted)
+    @cached_property
+    def selective(self) -> pd.DataFrame:
+        """Selective prediction: a person decides on the least confident images; one row a rule that val chose."""
+        val, images = self.val, self.evaluated
+        shares = sorted({*REJECTED_SHARES, self.reject})
+        rules = [("nobody", -math.inf)]
+        rules += [(f"{share:.0%} on val", confidence_for_share(val.confidence, share)) for share in shares]
+        least = confidence_for_accuracy(val.confidence, val.right, self.target_accuracy)
+        rules.append((f"until {self.target_accuracy:.1%} are right on val", least))
         rows = []
-        for rule, confidence in [("nobody", -math.inf), *rules, (f"until {wanted:.1%} are right on val", least)]:
-            number, right = operating.count_decided(self.judged.confidence, self.judged.right, confidence)
+        for rule, confidence in rules:
+            number, right = count_decided(images.confidence, images.right, confidence)
             low, high = statistics.wilson(right, number)
-            rows.append(
-                {
-                    "rule": rule,
-                    "confidence": confidence,
-                    "rejected": 1 - number / len(self.judged.right),
-                    "decided": number,
-                    "accuracy": right / number if number else math.nan,
-                    "low": low,
-                    "high": high,
-                }
-            )
+            row = {"rule": rule, "confidence": confidence, "rejected": 1 - number / len(images.right)}
+            accuracy = right / number if number else math.nan
+            rows.append(row | {"decided": number, "accuracy": accuracy, "low": low, "high": high})
         return pd.DataFrame(rows)
+
+    @cached_property
+    def calibration_errors(self) -> tuple[float, float]:
+        """Expected calibration error as trained, and with the temperature."""
+        images = self.evaluated
+        before, after = (calibration_error(p, images.labels) for p in (images.raw, images.probabilities))
+        return before, after
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers for metrics.json."""
-        it = self.judged
+        before, after = self.calibration_errors
+        temperature = self.point.calibration.temperature
         numbers: dict[str, Any] = {
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
-            "calibration": {
-                "temperature": self.calibrated.temperature,
-                "ece_before": calibration.expected_calibration_error(it.raw, it.labels),
-                "ece": calibration.expected_calibration_error(it.probabilities, it.labels),
-            },
+            "calibration": {"temperature": temperature, "ece_before": before, "ece": after},
         }
-        if self.threshold is not None:
-            here, on_val = self.outcome(it), self.outcome(self.val)
-            assert here is not None
-            assert on_val is not None
-            numbers["operating"] = asdict(self.threshold) | {
-                "promised": self.threshold.promised,
-                "val": asdict(on_val) | {"escape": on_val.escape, "overkill": on_val.overkill},
-                it.evaluation.split: asdict(here) | {"escape": here.escape, "overkill": here.overkill},
-            }
+        if self.outcomes and (threshold := self.point.threshold):
+            numbers["operating"] = asdict(threshold) | {"promised": threshold.promised}
+            for split, outcome in self.outcomes.items():
+                rates = {"escape": outcome.escape, "overkill": outcome.overkill}
+                numbers["operating"][split] = asdict(outcome) | rates
         return numbers
 
 
-def check_operating(options: Mapping[str, Any]) -> None:
-    """Refuse an operating point that cannot be.
-
-    Raises:
-        UserError: a rate or a confidence that is not between 0 and 1.
-    """
-    for name in ("max_escape", "confidence_level", "target_accuracy"):
-        if not 0 < options[name] < 1:
-            raise UserError(f"operating.{name}={options[name]} must be above 0 and below 1")
-    if not 0 <= options["reject"] < 1:
-        raise UserError(f"operating.reject={options['reject']} must be 0 or more and below 1")
-
-
-def normal_class(name: str, classes: list[str]) -> str | None:
-    """The class of good pieces, None if there is none of the usual name.
-
-    Raises:
-        UserError: another name that is none of the classes.
-    """
-    if name in classes:
-        return name
-    if name == "normal":
-        return None
-    raise UserError(
-        f"operating.normal={name} is not a class{did_you_mean(name, classes)} There are: {', '.join(classes)}"
+def calibration_error(probabilities: Floats, labels: NDArray[np.intp]) -> float:
+    """Expected calibration error: how far confidence is from the share that is right, over 15 bins of equal width."""
+    ids, classes = torch.from_numpy(labels.astype(np.int64)), probabilities.shape[1]
+    return float(
+        multiclass_calibration_error(torch.from_numpy(probabilities), ids, classes, CALIBRATION_BINS, norm="l1")
     )
 
 
-def sentences(judgement: Assessment) -> list[str]:
-    """What the operating point promises, and what became of it, in plain words."""
-    chosen, here = judgement.threshold, judgement.outcome(judgement.judged)
-    on_val = judgement.outcome(judgement.val)
-    if chosen is None or here is None or on_val is None:
-        if judgement.normal is None:
-            return [
-                "No class is called normal, so nothing escapes and nothing is overkill; operating.normal=… names it."
-            ]
-        return ["Good and defective images are not both in val and in what is judged: no threshold can be chosen."]
-    split, sure = judgement.judged.evaluation.split, f"{chosen.confidence_level:.0%}".replace("%", " %")
-    score = f"A piece is defective from a score of {chosen.score:.4g} on (1 − probability of {judgement.normal})."
-    if chosen.promised:
-        promise = (
-            f"{score} On val {chosen.escapes} of {chosen.defective} defective images pass there: with {sure} "
-            f"confidence at most {percent(chosen.bound)} do, and {percent(chosen.max_escape)} was asked for."
-        )
-    else:
-        promise = (
-            f"{score} The {chosen.defective} defective images of val are too few to promise an escape rate of "
-            f"{percent(chosen.max_escape)}: {chosen.escapes} pass there, which with {sure} confidence "
-            f"promises only that at most {percent(chosen.bound)} do. "
-            f"{chosen.needed} defective images without an escape would be needed."
-        )
-    texts = [
-        promise,
-        f"On val, {on_val.overkills} of {on_val.normal} good images are scrapped ({percent(on_val.overkill)}).",
-    ]
-    if split != "val":
-        same = judgement.judged.evaluation.rows == judgement.val.evaluation.rows
-        found = "the very images that chose the threshold, so this proves nothing" if same else _kept(chosen, here)
-        texts.append(
-            f"On {split}, {here.escapes} of {here.defective} defective images pass ({percent(here.escape)}; "
-            f"{span(here.escape_interval)}): {found}. {here.overkills} of {here.normal} good ones are scrapped "
-            f"({percent(here.overkill)}; {span(here.overkill_interval)})."
-        )
-    texts.append(
-        "The bound of val, the intervals and p take images for independent, and each defect's share at the line for "
-        "that of these. Val has also chosen the epoch and the temperature, so it is a little too good."
-    )
-    if chosen.bound_together > chosen.bound:
-        worth = f"{chosen.independent:.{0 if chosen.independent >= 10 else 1}f}"
-        texts.append(
-            f"If at worst the defective images of one session pass or are caught together, those of val say as much "
-            f"as {worth} independent ones, and with {sure} confidence at most {percent(chosen.bound_together)} pass."
-        )
-    return texts
+def _descending(values: Floats) -> tuple[NDArray[np.intp], Bools]:
+    """The order from the highest to the lowest, and where each value occurs last: equal values go together."""
+    order = np.argsort(-values, kind="stable")
+    return order, np.append(values[order][1:] != values[order][:-1], True)
 
 
-def _kept(chosen: Threshold, here: Outcome) -> str:
-    """Whether the test images keep the promise, or the bound of val where that is not what was asked for."""
-    source = "promised" if chosen.promised else "val says"
-    by_chance = f"p = {here.breaks(chosen.bound):.2g}"
-    if here.escape <= chosen.bound:
-        verdict = "the promise is kept" if chosen.promised else f"within the {percent(chosen.bound)} of val"
-    elif here.escape <= chosen.bound_together:
-        verdict = f"more than {source} of independent images ({by_chance}), not if those of one session pass together"
-    else:
-        verdict = f"more than {source}, which chance alone does with {by_chance}"
-    if chosen.promised:
-        return verdict
-    more = ", and more than that pass here" if here.escape > chosen.max_escape else ""
-    return f"{verdict}; the {percent(chosen.max_escape)} that was asked for was not promised{more}"
+def escape_overkill_curve(scores: Floats, defective: Bools) -> tuple[Floats, Floats]:
+    """Overkill and escape for every threshold, from the highest to the lowest."""
+    overkill, escape = _curves(scores, defective, np.ones((1, len(scores))))
+    return overkill[0], escape[0]
+
+
+def escape_band(scores: Floats, defective: Bools, groups: Sequence[str]) -> tuple[Floats, Floats]:
+    """95 % intervals of the escape rate at each overkill of `GRID`: the lower and the upper ends."""
+    rows = []
+    for weights in statistics.resample_groups(groups):
+        for overkill, escape in zip(*_curves(scores, defective, weights), strict=True):
+            if not np.isnan([overkill[-1], escape[-1]]).any():  # a resample without good or without defective pieces
+                rows.append(np.interp(GRID, overkill, escape))
+    return _ends(rows, SmallSampleCorrection.of(defective, groups))
+
+
+def _curves(scores: Floats, defective: Bools, weights: Floats) -> tuple[Floats, Floats]:
+    """For each row of weights (R, N) the overkill and escape rates (R, N + 1) as the threshold falls."""
+    order, last = _descending(scores)
+    taken = weights[:, order]
+    bad = np.cumsum(taken * defective[order], axis=1)
+    good = np.cumsum(taken * ~defective[order], axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        escape = 1 - bad[:, last] / bad[:, -1:]
+        overkill = good[:, last] / good[:, -1:]
+    one, zero = np.ones((len(weights), 1)), np.zeros((len(weights), 1))
+    return np.hstack([zero, overkill]), np.hstack([one, escape])
+
+
+def _ends(rows: Sequence[Floats], correction: SmallSampleCorrection) -> tuple[Floats, Floats]:
+    low, high = np.nanquantile(np.stack(rows), correction.ends, axis=0)
+    return low, high
+
+
+def coverage_curve(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
+    """Coverage (share of images that is decided) and accuracy on them, as the least confident go to a person."""
+    order, last = _descending(confidence)
+    number = np.arange(1, len(order) + 1)
+    return number[last][::-1] / len(order), (np.cumsum(right[order]) / number)[last][::-1]
+
+
+def coverage_band(confidence: Floats, right: Bools, groups: Sequence[str]) -> tuple[Floats, Floats]:
+    """95 % intervals of the accuracy at each coverage of `GRID`."""
+    rows, (order, last) = [], _descending(confidence)
+    for weights in statistics.resample_groups(groups):
+        taken = weights[:, order]
+        decided = np.cumsum(taken, axis=1)[:, last]
+        hits = np.cumsum(taken * right[order], axis=1)[:, last]
+        for own, have in zip(decided, hits, strict=True):
+            known = own > 0
+            rows.append(np.interp(GRID, own[known] / own[-1], have[known] / own[known]))
+    return _ends(rows, SmallSampleCorrection.of(np.zeros(len(right)), groups))
+
+
+def confidence_for_share(confidence: Floats, share: float) -> float:
+    """The confidence below which this share of the images lies: they go to a person."""
+    return float(np.quantile(confidence, share)) if share > 0 else -math.inf
+
+
+def confidence_for_accuracy(confidence: Floats, right: Bools, accuracy: float) -> float:
+    """The lowest confidence from which on the images are right at this rate; infinite where there is none."""
+    order, last = _descending(confidence)
+    rate = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    reached = np.flatnonzero((rate >= accuracy) & last)
+    return float(confidence[order][reached[-1]]) if len(reached) else math.inf
+
+
+def count_decided(confidence: Floats, right: Bools, least: float) -> tuple[int, int]:
+    """Images of at least this confidence, and how many of them are right."""
+    decided = confidence >= least
+    return int(decided.sum()), int((decided & right).sum())

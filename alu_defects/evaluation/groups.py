@@ -1,17 +1,20 @@
-"""Jobs → entries of a comparison: the trainings that differ in nothing but their seed, their folds joined."""
+"""Jobs → groups of a comparison: runs that differ in nothing but seed and fold, the folds joined."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from alu_defects.evaluation import statistics
+from alu_defects.evaluation.operating import class_ids
 from alu_defects.evaluation.statistics import CLASS_METRICS, Scores, SmallSampleCorrection
 from alu_defects.runs.jobs import Job
+from alu_defects.runs.run import Run
 from alu_defects.training.history import History
 from alu_defects.training.metrics import SUMMARY_METRICS
 
@@ -21,102 +24,110 @@ class Repeat:
     """One network trained once, or once a fold with the folds joined: every test image is in it once.
 
     Attributes:
-        seed: of the training.
+        seed: of its runs.
         jobs: one, or one a fold.
-        predictions: one row a test image, in the order of their content hashes: as `Job.predictions`, with `fold`.
+        parts: `Job.predictions` of each job on its val and on its test images.
+        predictions: one row a test image, in the order of their content hashes; those of all parts, with `fold`.
     """
 
     seed: int
     jobs: list[Job]
+    parts: list[tuple[pd.DataFrame, pd.DataFrame]]
     predictions: pd.DataFrame
 
 
 @dataclass(frozen=True)
 class ModelGroup:
-    """One row of Table 2: the trainings that differ in nothing but their seed.
+    """One row of Table 2: the runs that differ in nothing but seed and fold.
 
     Attributes:
         name: the network, and what else the command line gave for it and not for all.
         model: the network's name.
         jobs: all, also those that failed.
-        trainings: the complete ones.
+        repeats: the complete ones, one a seed.
         classes: their names in the order of their ids.
     """
 
     name: str
     model: str
     jobs: list[Job]
-    trainings: list[Repeat]
+    repeats: list[Repeat]
     classes: list[str]
 
     @property
     def images(self) -> pd.DataFrame:
         """The test images."""
-        return self.trainings[0].predictions
+        return self.repeats[0].predictions
 
     @property
     def config(self) -> Any:
         """The settings of the first run."""
-        return self.trainings[0].jobs[0].run.config()
+        return self.runs[0].config()
+
+    @property
+    def runs(self) -> list[Run]:
+        """Those of the complete repeats, one a seed and fold."""
+        return [job.run for repeat in self.repeats for job in repeat.jobs]
 
     def results(self, name: str) -> list[float]:
-        """An entry of metrics.json of each run that has it."""
-        values = [job.run.metrics().get(name) for training in self.trainings for job in training.jobs]
+        """A number in metrics.json of each run that has it."""
+        values = [run.metrics().get(name) for run in self.runs]
         return [float(value) for value in values if value is not None]
 
     @property
     def note(self) -> str:
         """What a reader of the numbers must know."""
-        return next((str(job.run.metrics().get("note", "")) for t in self.trainings for job in t.jobs), "")
+        return str(self.runs[0].metrics().get("note", "")) if self.repeats else ""
 
-    def ids(self, training: Repeat, column: str) -> Any:
-        """Labels or predictions as class ids (images,)."""
-        return pd.Categorical(training.predictions[column], categories=self.classes).codes.astype(np.intp)
+    @property
+    def sessions(self) -> list[str]:
+        """Those of the test images."""
+        return self.images["session"].tolist()
 
     @cached_property
-    def measured(self) -> Scores:
-        """The metrics, one row a training."""
-        every = np.ones((1, len(self.images)))
-        return _stacked([statistics.weighted_scores(*self._outcome(t), weights=every) for t in self.trainings], axis=0)
+    def ids(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Labels and predictions as class ids (images,), of each repeat."""
+        tables = [repeat.predictions for repeat in self.repeats]
+        return [(class_ids(t["label"], self.classes), class_ids(t["prediction"], self.classes)) for t in tables]
+
+    @property
+    def right(self) -> list[NDArray[np.bool_]]:
+        """Whether each image is classified right (images,), of each repeat."""
+        return [labels == predicted for labels, predicted in self.ids]
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The metrics, one row a repeat."""
+        classes, every = len(self.classes), np.ones((1, len(self.images)))
+        return _join_scores([statistics.weighted_scores(*ids, classes, every) for ids in self.ids], np.concatenate)
 
     @cached_property
     def resampled(self) -> Scores:
-        """The metrics of resamples of the test images (trainings, resamples, …), whole sessions drawn."""
-        groups = self.images["session"].tolist()
-        return _stacked([statistics.bootstrap(*self._outcome(t), groups=groups) for t in self.trainings], axis=None)
+        """The metrics of resamples of the test images (repeats, resamples, …), whole sessions drawn."""
+        classes, sessions = len(self.classes), self.sessions
+        return _join_scores([statistics.bootstrap(*ids, classes, sessions) for ids in self.ids], np.stack)
 
     @cached_property
-    def few(self) -> SmallSampleCorrection:
+    def correction(self) -> SmallSampleCorrection:
         """What those resamples lack."""
-        return SmallSampleCorrection.of(self.images["label"].tolist(), self.images["session"].tolist())
-
-    def _outcome(self, training: Repeat) -> tuple[Any, Any, int]:
-        return self.ids(training, "label"), self.ids(training, "prediction"), len(self.classes)
-
-    def right(self, training: Repeat) -> Any:
-        """Whether each image is classified right (images,)."""
-        return (training.predictions["label"] == training.predictions["prediction"]).to_numpy()
+        return SmallSampleCorrection.of(self.images["label"].tolist(), self.sessions)
 
     def folds(self) -> dict[str, list[float]]:
-        """Metric → its value in every fold of every training; empty where nothing was folded."""
-        runs = [job.run for training in self.trainings for job in training.jobs if len(training.jobs) > 1]
+        """Metric → its value in every fold of every repeat; empty where nothing was folded."""
+        runs = self.runs if self.repeats and len(self.repeats[0].jobs) > 1 else []
         return {name: [run.metrics()["test"][name] for run in runs] for name in SUMMARY_METRICS} if runs else {}
 
     def histories(self) -> list[pd.DataFrame]:
         """metrics.csv of every run that has one."""
-        files = [job.run.history_file for training in self.trainings for job in training.jobs]
-        return [History(file).table() for file in files if file.is_file()]
+        return [History(run.history_file).table() for run in self.runs if run.history_file.is_file()]
 
 
-def _stacked(parts: Sequence[Scores], axis: int | None) -> Scores:
-    def join(values: list[Any]) -> Any:
-        return np.stack(values) if axis is None else np.concatenate(values, axis)
-
+def _join_scores(parts: Sequence[Scores], join: Callable[[list[Any]], Any]) -> Scores:
     summary = {name: join([part.summary[name] for part in parts]) for name in SUMMARY_METRICS}
     return Scores(summary, *(join([getattr(part, name) for part in parts]) for name in CLASS_METRICS))
 
 
-def group_jobs(found: Sequence[Job]) -> list[tuple[str, list[Job]]]:
+def group_jobs(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
     """Name and jobs that differ in nothing but seed and fold.
 
     The name is the network's with what the command line gave for some jobs and not for all; where that does not tell
@@ -124,14 +135,14 @@ def group_jobs(found: Sequence[Job]) -> list[tuple[str, list[Job]]]:
     a run goes with those of the same words.
     """
     groups: dict[str, list[Job]] = {}
-    for job in sorted(found, key=lambda job: job.settings is None):
+    for job in sorted(jobs, key=lambda job: job.settings is None):
         same = [key for key, own in groups.items() if (own[0].model, own[0].words) == (job.model, job.words)]
         if job.settings is None:
             key = same[0] if same else json.dumps([job.model, job.words])
         else:
             key = json.dumps([job.model, job.settings], sort_keys=True, default=str)
         groups.setdefault(key, []).append(job)
-    shared = set(found[0].words).intersection(*(job.words for job in found))
+    shared = set(jobs[0].words).intersection(*(job.words for job in jobs))
     parts = list(groups.values())
     names = [" ".join([own[0].model, *(word for word in own[0].words if word not in shared)]) for own in parts]
     names = [_distinct_name(name, own[0], names, parts) for name, own in zip(names, parts, strict=True)]
@@ -140,36 +151,41 @@ def group_jobs(found: Sequence[Job]) -> list[tuple[str, list[Job]]]:
     return list(zip(names, parts, strict=True))
 
 
-def _distinct_name(name: str, mine: Job, names: list[str], parts: list[list[Job]]) -> str:
-    alike = [own[0].settings for other, own in zip(names, parts, strict=True) if other == name]
-    settings = mine.settings or {}
-    telling = [key for key in settings if any(other and other.get(key) != settings[key] for other in alike)]
-    return " ".join([name, *(f"{key}={settings[key]}" for key in telling)])
+def _distinct_name(name: str, job: Job, names: list[str], groups: list[list[Job]]) -> str:
+    alike = [own[0].settings for other, own in zip(names, groups, strict=True) if other == name]
+    settings = job.settings or {}
+    differing = [key for key in settings if any(other and other.get(key) != settings[key] for other in alike)]
+    return " ".join([name, *(f"{key}={settings[key]}" for key in differing)])
 
 
-def model_groups(found: Sequence[Job]) -> list[ModelGroup]:
-    """The entries that jobs make, also those without a complete training."""
-    entries = []
-    for name, own in group_jobs(found):
+def model_groups(jobs: Sequence[Job]) -> list[ModelGroup]:
+    """The groups that jobs make, also those without a complete repeat."""
+    groups = []
+    for name, own in group_jobs(jobs):
         done = sorted((job for job in own if job.status == "finished"), key=lambda job: job.ended)
-        seeds = {job.seed: [j for j in done if j.seed == job.seed] for job in done}
-        trainings = [made for seed in sorted(seeds) if (made := _repeat(seed, seeds[seed])) is not None]
+        seeds = {job.seed: [other for other in done if other.seed == job.seed] for job in done}
+        repeats = [made for seed in sorted(seeds) if (made := _join_folds(seed, seeds[seed])) is not None]
         classes = list(done[0].run.metrics()["test"]["per_class"]) if done else []
-        entries.append(ModelGroup(name, own[0].model, own, trainings, classes))
-    return entries
+        groups.append(ModelGroup(name, own[0].model, own, repeats, classes))
+    return groups
 
 
-def _repeat(seed: int, found: Sequence[Job]) -> Repeat | None:
-    """Join the folds; None where some are missing or do not fit together. Of jobs that are alike the last counts."""
-    last = {job.run.config().split.get("fold", 0): job for job in found}
-    split = found[0].run.config().split
+def _join_folds(seed: int, jobs: Sequence[Job]) -> Repeat | None:
+    """Join the folds; None where some or their predictions are missing, or do not fit together.
+
+    Of jobs that are alike the last counts.
+    """
+    last = {job.run.config().split.get("fold", 0): job for job in jobs}
+    split = jobs[0].run.config().split
     if split.name == "kfold" and len(last) < split.k:
         return None
-    parts = {fold: job.predictions() for fold, job in sorted(last.items())}
-    known = [part.assign(fold=fold) for fold, part in parts.items() if part is not None]
-    if len(known) < len(parts):
+    own = [last[fold] for fold in sorted(last)]
+    read = [(job.predictions("val"), job.predictions()) for job in own]
+    parts = [(val, test) for val, test in read if val is not None and test is not None]
+    if len(parts) < len(own):
         return None
-    joined = pd.concat(known).sort_index()
+    tests = [test.assign(fold=fold) for fold, (_, test) in zip(sorted(last), parts, strict=True)]
+    joined = pd.concat(tests).sort_index()
     if joined.index.has_duplicates:  # folds of different data
         return None
-    return Repeat(seed, [last[fold] for fold in sorted(last)], joined)
+    return Repeat(seed, own, parts, joined)

@@ -1,20 +1,91 @@
-"""What a classifier does at the line: how many defective pieces pass, how many good ones are scrapped, who is asked."""
+"""What val chooses for a trained classifier to decide with: temperature, threshold for defects, reject option."""
 
 import itertools
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
+from alu_defects.errors import UserError, did_you_mean
 from alu_defects.evaluation import statistics
-from alu_defects.evaluation.statistics import Interval, SmallSampleCorrection
+from alu_defects.evaluation.predictions import PROBABILITY_PREFIX
+from alu_defects.evaluation.statistics import Interval
+from alu_defects.io import write_json
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-GRID = np.linspace(0, 1, 201)  # where curves of resamples are compared
+
+
+def check_options(options: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Refuse options of conf/operating that cannot be.
+
+    Raises:
+        UserError: a rate or a confidence level that is not between 0 and 1, or a normal class that does not exist.
+    """
+    for name, value in options.items():
+        if name == "reject" and not 0 <= value < 1:
+            raise UserError(f"operating.reject={value} must be 0 or more and below 1")
+        if name not in ("normal", "reject") and not 0 < value < 1:
+            raise UserError(f"operating.{name}={value} must be above 0 and below 1")
+    name = options["normal"]
+    if name not in (*classes, "normal"):  # the default may be missing: then there is no threshold
+        raise UserError(
+            f"operating.normal={name} is not a class{did_you_mean(name, classes)} There are: {', '.join(classes)}"
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One temperature for all logits, fitted on val (Guo et al. 2017): 90 % confidence then means 90 % right.
+
+    Attributes:
+        temperature: that logits are divided by; above 1 where the network is too confident.
+        images: of val.
+        one_against_rest: the probabilities are of each class against the rest and need not sum to one, as with
+            loss=binary.
+    """
+
+    temperature: float
+    images: int
+    one_against_rest: bool = False
+
+    @classmethod
+    def fit(cls, probabilities: Floats, labels: NDArray[np.intp]) -> "Calibration":
+        """Find the temperature with the least cross-entropy: probabilities (N, C), class ids (N,).
+
+        1 where all are right: the best temperature would then be 0.
+        """
+        one_against_rest = not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
+        if (probabilities.argmax(axis=1) == labels).all():
+            return cls(1.0, len(labels), one_against_rest)
+        logits = _logits(probabilities, one_against_rest)
+
+        def cross_entropy(log_temperature: float) -> float:
+            return float(-log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(labels)), labels].mean())
+
+        found = minimize_scalar(cross_entropy, bounds=(np.log(0.05), np.log(20)), method="bounded")
+        return cls(float(np.exp(found.x)), len(labels), one_against_rest)
+
+    def apply(self, probabilities: Floats) -> Floats:
+        """Calibrated probabilities (N, C), which sum to one; the order of the classes stays."""
+        scaled: Floats = softmax(_logits(probabilities, self.one_against_rest) / self.temperature, axis=1)
+        return scaled
+
+
+def _logits(probabilities: Floats, one_against_rest: bool) -> Floats:
+    """Logits, of a softmax up to a constant."""
+    p = np.clip(probabilities, 1e-30, 1 - 1e-7 if one_against_rest else None)  # float32 knows nothing nearer to 1
+    logits: Floats = np.log(p) - np.log1p(-p) if one_against_rest else np.log(p)
+    return logits
 
 
 @dataclass(frozen=True)
@@ -89,14 +160,13 @@ class Outcome:
 
 
 def _exact(events: int, total: int) -> Interval:
-    if not total:
-        return Interval(math.nan, math.nan)
-    low, high = stats.binomtest(events, total).proportion_ci(statistics.CONFIDENCE_LEVEL, method="exact")
-    return Interval(float(low), float(high))
+    level = statistics.CONFIDENCE_LEVEL
+    ends = stats.binomtest(events, total).proportion_ci(level, method="exact") if total else (math.nan, math.nan)
+    return Interval(float(ends[0]), float(ends[1]))
 
 
 def both_kinds(defective: Bools) -> bool:
-    """Whether there are good and defective images; without, nothing can be chosen or judged."""
+    """Whether there are good and defective images; without, nothing can be chosen or tried."""
     return bool(defective.any() and not defective.all())
 
 
@@ -137,87 +207,101 @@ def choose_threshold(
 def count_outcome(scores: Floats, defective: Bools, threshold: float) -> Outcome:
     """What happens to images with these scores at a threshold."""
     flagged = scores >= threshold
-    return Outcome(
-        int((~flagged & defective).sum()),
-        int(defective.sum()),
-        int((flagged & ~defective).sum()),
-        int((~defective).sum()),
-    )
+    counts = (~flagged & defective, defective, flagged & ~defective, ~defective)
+    return Outcome(*(int(images.sum()) for images in counts))
 
 
-def escape_overkill_curve(scores: Floats, defective: Bools) -> tuple[Floats, Floats]:
-    """Overkill and escape for every threshold, from the highest to the lowest."""
-    overkill, escape = _curves(scores, defective, np.ones((1, len(scores))))
-    return overkill[0], escape[0]
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What val chose for a trained classifier; operating.json in the run folder is the file to decide with.
+
+    A piece is defective if 1 - the calibrated probability of `normal` is `threshold.score` or more.
+
+    Attributes:
+        classes: names in the order of their ids.
+        calibration: makes calibrated probabilities of those that the network gives.
+        normal: the class of good pieces; None where there is none.
+        threshold: None where there is no normal class, or val lacks good or defective images.
+        val: counts on val at the threshold; None without one.
+    """
+
+    classes: list[str]
+    calibration: Calibration
+    normal: str | None
+    threshold: Threshold | None = None
+    val: Outcome | None = None
+
+    @classmethod
+    def choose(
+        cls, predictions: pd.DataFrame, sessions: Sequence[str], options: Mapping[str, Any]
+    ) -> "OperatingPoint | None":
+        """Choose on val; None where the network has diverged, so that its probabilities are NaN.
+
+        Args:
+            predictions: on the val images, as in predictions.csv.
+            sessions: of these images.
+            options: those of conf/operating: normal, max_escape, confidence_level.
+        """
+        columns = map(str, predictions.filter(like=PROBABILITY_PREFIX))
+        classes = [name.removeprefix(PROBABILITY_PREFIX) for name in columns]
+        raw = raw_probabilities(predictions, classes)
+        if np.isnan(raw).any():
+            return None
+        calibration = Calibration.fit(raw, class_ids(predictions["label"], classes))
+        normal = options["normal"] if options["normal"] in classes else None
+        point = cls(classes, calibration, normal)
+        if normal is None or not both_kinds(point.defective(predictions)):
+            return point
+        scores, defective = point.scores(predictions), point.defective(predictions)
+        threshold = choose_threshold(scores, defective, options["max_escape"], options["confidence_level"], sessions)
+        return replace(point, threshold=threshold, val=count_outcome(scores, defective, threshold.score))
+
+    def probabilities(self, predictions: pd.DataFrame) -> Floats:
+        """Calibrated probabilities (images, classes)."""
+        return self.calibration.apply(raw_probabilities(predictions, self.classes))
+
+    def scores(self, predictions: pd.DataFrame) -> Floats:
+        """1 - the calibrated probability of `normal` (images,)."""
+        assert self.normal is not None
+        scores: Floats = 1 - self.probabilities(predictions)[:, self.classes.index(self.normal)]
+        return scores
+
+    def defective(self, predictions: pd.DataFrame) -> Bools:
+        """Whether each image is labelled as a defect (images,)."""
+        return (predictions["label"] != self.normal).to_numpy()
+
+    def outcome(self, predictions: pd.DataFrame) -> Outcome | None:
+        """What the threshold does to images; None without one, or without good and defective images with numbers."""
+        if self.threshold is None:
+            return None
+        scores, defective = self.scores(predictions), self.defective(predictions)
+        known = both_kinds(defective) and not np.isnan(scores).any()
+        return count_outcome(scores, defective, self.threshold.score) if known else None
+
+    def save(self, file: Path) -> None:
+        """Write operating.json."""
+        write_json(file, asdict(self))
+
+    @classmethod
+    def load(cls, file: Path) -> "OperatingPoint":
+        """Read operating.json.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        if not file.is_file():
+            raise UserError(f"there is no {file}: finish the training, or let alu-evaluate run={file.parent} write it")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for key, kind in (("calibration", Calibration), ("threshold", Threshold), ("val", Outcome)):
+            content[key] = kind(**content[key]) if content[key] else None
+        return cls(**content)
 
 
-def escape_band(scores: Floats, defective: Bools, groups: Sequence[str]) -> tuple[Floats, Floats]:
-    """95 % intervals of the escape rate at each overkill of `GRID`: the lower and the upper ends."""
-    rows = []
-    for weights in statistics.resample_groups(groups):
-        for overkill, escape in zip(*_curves(scores, defective, weights), strict=True):
-            if not np.isnan([overkill[-1], escape[-1]]).any():  # a resample without good or without defective pieces
-                rows.append(np.interp(GRID, overkill, escape))
-    return _ends(rows, SmallSampleCorrection.of(defective, groups))
+def class_ids(names: "pd.Series[str]", classes: Sequence[str]) -> NDArray[np.intp]:
+    """Class names as their ids."""
+    return pd.Categorical(names, categories=list(classes)).codes.astype(np.intp)
 
 
-def _curves(scores: Floats, defective: Bools, weights: Floats) -> tuple[Floats, Floats]:
-    """For each row of weights (R, N) the overkill and escape rates (R, N + 1) as the threshold falls."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(scores[order][1:] != scores[order][:-1], True)  # images of one score are flagged together
-    taken = weights[:, order]
-    bad = np.cumsum(taken * defective[order], axis=1)
-    good = np.cumsum(taken * ~defective[order], axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        escape = 1 - bad[:, last] / bad[:, -1:]
-        overkill = good[:, last] / good[:, -1:]
-    one, zero = np.ones((len(weights), 1)), np.zeros((len(weights), 1))
-    return np.hstack([zero, overkill]), np.hstack([one, escape])
-
-
-def _ends(rows: Sequence[Floats], few: SmallSampleCorrection) -> tuple[Floats, Floats]:
-    low, high = np.nanquantile(np.stack(rows), few.ends, axis=0)
-    return low, high
-
-
-def coverage_curve(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
-    """The share of images that is decided, and that of them which is right, as the least confident go to a person."""
-    order = np.argsort(-confidence, kind="stable")
-    last = np.append(confidence[order][1:] != confidence[order][:-1], True)  # those of one confidence go together
-    number = np.arange(1, len(order) + 1)
-    return number[last][::-1] / len(order), (np.cumsum(right[order]) / number)[last][::-1]
-
-
-def coverage_band(confidence: Floats, right: Bools, groups: Sequence[str]) -> tuple[Floats, Floats]:
-    """95 % intervals of the accuracy at each coverage of `GRID`."""
-    order = np.argsort(-confidence, kind="stable")
-    rows = []
-    last = np.append(confidence[order][1:] != confidence[order][:-1], True)
-    for weights in statistics.resample_groups(groups):
-        taken = weights[:, order]
-        decided = np.cumsum(taken, axis=1)[:, last]
-        hits = np.cumsum(taken * right[order], axis=1)[:, last]
-        for own, have in zip(decided, hits, strict=True):
-            known = own > 0
-            rows.append(np.interp(GRID, own[known] / own[-1], have[known] / own[known]))
-    return _ends(rows, SmallSampleCorrection.of(np.zeros(len(right)), groups))
-
-
-def confidence_for_share(confidence: Floats, share: float) -> float:
-    """The confidence below which this share of the images lies: they go to a person."""
-    return float(np.quantile(confidence, share)) if share > 0 else -math.inf
-
-
-def confidence_for_accuracy(confidence: Floats, right: Bools, accuracy: float) -> float:
-    """The lowest confidence from which on the images are right at this rate; infinite where there is none."""
-    order = np.argsort(-confidence, kind="stable")
-    rate = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    last = np.append(confidence[order][1:] != confidence[order][:-1], True)
-    reached = np.flatnonzero((rate >= accuracy) & last)
-    return float(confidence[order][reached[-1]]) if len(reached) else math.inf
-
-
-def count_decided(confidence: Floats, right: Bools, least: float) -> tuple[int, int]:
-    """Images at least as certain as `least`, and how many of them are right."""
-    taken = confidence >= least
-    return int(taken.sum()), int((taken & right).sum())
+def raw_probabilities(predictions: pd.DataFrame, classes: Sequence[str]) -> Floats:
+    """What the network gives (images, classes)."""
+    return predictions[[PROBABILITY_PREFIX + name for name in classes]].to_numpy(float)

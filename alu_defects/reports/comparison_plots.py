@@ -61,7 +61,7 @@ def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], t
             (entry["accuracy_low"], entry["accuracy_high"], 9, 0.25),
         ):
             ax.hlines(row, low, high, color=BLUE, linewidth=width, alpha=alpha)
-        dots = seeds[entry["entry"]]
+        dots = seeds[entry["group"]]
         ax.scatter(dots, np.full(len(dots), row), 26, facecolors="white", edgecolors=BLUE, zorder=3)
         ax.scatter([entry["accuracy"]], [row], 60, color=BLUE, marker="D", zorder=4)
     ax.plot([], [], "D", color=BLUE, label="mean of the trainings (circles)")
@@ -71,7 +71,7 @@ def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], t
         ax.axvline(
             time_only, color=ORANGE, linestyle="--", label=f"time-only baseline, which sees no pixels: {time_only:.1%}"
         )
-    plots.style_rows(ax, list(table["entry"]))
+    plots.style_rows(ax, list(table["group"]))
     ax.set_xlabel("accuracy on the test images")
     fig.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return fig
@@ -83,13 +83,13 @@ def plot_class_map(table: pd.DataFrame) -> Figure:
     Args:
         table: `Comparison.classes`.
     """
-    entries, names = list(table["entry"].unique()), list(table["class"].unique())
+    entries, names = list(table["group"].unique()), list(table["class"].unique())
     support = table.groupby("class")["support"].max()
     width = max(0.62 * len(entries), 1.6)
     fig = Figure((3 * width + 3.2, 0.38 * len(names) + 2.6), layout="constrained")
     axes = fig.subplots(1, 3, sharey=True)
     for ax, metric in zip(axes, ("recall", "precision", "f1"), strict=True):
-        values = table.pivot_table(metric, "class", "entry", dropna=False, sort=False, observed=False)
+        values = table.pivot_table(metric, "class", "group", dropna=False, sort=False, observed=False)
         cells = values.reindex(index=names, columns=entries).to_numpy(float)
         image = ax.imshow(cells, cmap="RdYlBu", vmin=0, vmax=1, aspect="auto")
         for (row, column), value in np.ndenumerate(cells):

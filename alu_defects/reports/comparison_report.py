@@ -1,7 +1,7 @@
 """A comparison → report.html, report.md, tables as CSV, figures as PNG and SVG."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,19 @@ from alu_defects.training.metrics import SUMMARY_METRICS
 
 METRICS = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
 METHOD = f"""
-* Each number is the mean over the trainings of a row, ± their standard deviation. In brackets the 95 % interval for
-  other test images of the same kind: of accuracy Wilson's, which takes the images for independent; of the macro
+* Each number is the mean over the seeds of a row, ± their standard deviation. In brackets the 95 % interval for
+  other test images of the same kind: of accuracy Wilson's, which assumes that images are independent; of the macro
   averages Wilson's of as many independent images as vary like a bootstrap of {statistics.RESAMPLES} resamples that
   draws whole sessions, since the images of one session go right or wrong together; Student's t widens it. Where few
   sessions hold mistakes, or hits, it leans to the worst case, that each goes right or wrong as one. The same for
   accuracy stands beside it.
-* Differences: Welch's t interval over the trainings, with the variance between resamples of the test sessions added.
-  The p-value is the larger of its and of the exact McNemar test's on the same images, taken from the training where
-  that is weakest, and 1 where the trainings disagree about who is better. Holm's correction makes it hold for all pairs
-  of the table together; a difference is called real if it is then below 0.05. One training of each can show that two
+* Differences: Welch's t interval over the seeds, with the variance between resamples of the test sessions added.
+  The p-value is the larger of its and of the exact McNemar test's on the same images, taken from the seed where
+  that is weakest, and 1 where the seeds disagree about who is better. Holm's correction makes it hold for all pairs
+  of the table together; a difference is called real if it is then below 0.05. One run of each can show that two
   trained networks differ, not that two models do.
-* At the line: probabilities are calibrated on the val images, which have also chosen the epoch. The bound that val
-  promises takes images for independent; "together" is the one that holds if the defective images of one session
+* Operating point: probabilities are calibrated on the val images, which have also chosen the epoch. The bound that val
+  promises assumes that images are independent; "together" is the one that holds if the defective images of one session
   pass or are caught together.
 * Precision, recall and F1 of a class: Wilson's interval of as many independent images as they say as much as, if the
   images of one session go right or wrong together (Kish's effective sample size).
@@ -45,19 +45,16 @@ METHOD = f"""
 """
 
 
-def write_comparison_report(
-    comparison: Comparison, folder: Path, normal: str = "normal", max_escape: float = 0.01
-) -> Path:
-    """Write the report into a folder; returns report.html.
+def write_comparison_report(comparison: Comparison, folder: Path, operating: Mapping[str, Any]) -> Path:
+    """Write the report into a folder, which is made; returns report.html.
 
     Args:
         comparison: of what.
-        folder: is made.
-        normal: the class of good pieces, for escape and overkill.
-        max_escape: the share of defective pieces that may pass.
+        folder: of the report.
+        operating: options of the operating point, as in conf/operating.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    line = comparison.at_the_line(normal, max_escape)
+    operating_points = comparison.operating_points(operating)
     options: dict[str, Any] = {"index": False, "errors": "surrogateescape", "quoting": csv.QUOTE_NONNUMERIC}
     tables = {
         "runs": comparison.runs,
@@ -65,24 +62,24 @@ def write_comparison_report(
         "differences": comparison.differences,
         "classes": comparison.classes,
         "attention": comparison.attention,
-        "operating": line,
+        "operating": operating_points,
         "predictions": comparison.predictions,
     }
     for name, table in tables.items():
         if len(table.columns):
             table.to_csv(folder / f"{name}.csv", **options)
-    return html.write_report(folder, "Comparison of models", [*_parts(comparison, line, folder)])
+    return html.write_report(folder, "Comparison of models", [*_parts(comparison, operating_points, folder)])
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print the models side by side, the most accurate first, and what the differences are worth."""
+    """Print the models side by side, the most accurate first, and which differences are real."""
     console, names = Console(), [name for name in SUMMARY_METRICS if name != "accuracy"]
     title = "test images: mean ± standard deviation (95 % interval), in per cent"
     table = Table("model", "seeds", "accuracy", *names, title=title, caption="precision, recall, f1: macro averages")
     for row in comparison.table.to_dict("records"):
         macro = [_with_interval(row, name).split(" (")[0] for name in names]
-        table.add_row(escape(row["entry"]), _trainings(row), _with_interval(row, "accuracy"), *macro)
-    if comparison.entries:
+        table.add_row(escape(row["group"]), _seeds(row), _with_interval(row, "accuracy"), *macro)
+    if comparison.groups:
         console.print(numbers_to_the_right(table))
     for text in warnings(comparison):
         console.print(escape(text), style="yellow", highlight=False)
@@ -90,37 +87,38 @@ def print_comparison(comparison: Comparison) -> None:
         console.print(escape(text), highlight=False)
 
 
-def _parts(comparison: Comparison, line: pd.DataFrame, folder: Path) -> Iterator[str]:
+def _parts(comparison: Comparison, operating_points: pd.DataFrame, folder: Path) -> Iterator[str]:
     yield _origin(comparison)
     yield from (f"> {html.escape_markdown(text)}" for text in warnings(comparison))
-    if comparison.entries:
+    if comparison.groups:
         yield "## What the runs show"
         yield "\n".join(f"* {html.escape_markdown(text)}" for text in findings(comparison))
         yield "## Test images"
         yield html.markdown_table(table2(comparison))
-        seeds = {entry.name: entry.measured.summary["accuracy"].tolist() for entry in comparison.entries}
+        seeds = {group.name: group.scores.summary["accuracy"].tolist() for group in comparison.groups}
         figure = figures.plot_accuracies(comparison.table, seeds, time_only_accuracy(comparison))
         yield html.save_figure(figure, folder, "accuracy", "Accuracy of each model with its intervals")
     if len(comparison.differences):
         yield "## Differences"
         yield html.markdown_table(differences(comparison))
-    if len(line):
-        yield "## At the line"
-        yield html.markdown_table(_operating(line))
+    if len(operating_points):
+        yield "## Operating point"
+        yield html.markdown_table(_operating(operating_points))
+        asked = operating_points.iloc[0]
         yield (
-            "Each run's val chose the highest threshold at which, with 95 % confidence, at most "
-            f"{percent(line['max_escape'].iloc[0])} of the defective pieces pass; where it has too few images to "
-            "promise that, the highest at which no greater share of them did. With split=paper val and test are the "
-            "same images: then it proves nothing. alu-evaluate shows a run's curve."
+            f"Each run's val chose the highest threshold at which, with {100 * asked['confidence_level']:g} % "
+            f"confidence, at most {percent(asked['max_escape'])} of the defective pieces pass; where it has too few "
+            "images to promise that, the highest at which no greater share of them did. With split=paper val and test "
+            "are the same images: then it proves nothing. alu-evaluate shows a run's curve."
         )
-    if comparison.entries:
+    if comparison.groups:
         yield "## Training"
-        histories = {entry.name: entry.histories() for entry in comparison.entries}
+        histories = {group.name: group.histories() for group in comparison.groups}
         for name, column, what in (("loss", "val/loss", "loss"), ("epochs", "val/accuracy", "accuracy")):
             title = f"{what.capitalize()} on the validation images"
             figure = figures.plot_epochs(histories, column, what, title)
             yield html.save_figure(figure, folder, name, title)
-        yield "The paper's figures 7 and 8: mean over the trainings, and from the lowest to the highest of them."
+        yield "The paper's figures 7 and 8: mean over the runs, and from the lowest to the highest of them."
         yield "## Classes"
         figure = figures.plot_class_map(comparison.classes)
         yield html.save_figure(figure, folder, "classes", "Precision, recall and F1 of each class")
@@ -135,10 +133,10 @@ def _parts(comparison: Comparison, line: pd.DataFrame, folder: Path) -> Iterator
 def _origin(comparison: Comparison) -> str:
     done = [job for job in comparison.jobs if job.status == "finished"]
     text = f"{len(done)} of {len(comparison.jobs)} runs finished. {datetime.now():%Y-%m-%d %H:%M}."
-    for size, group in comparison.table.groupby(["images", "sessions"]) if comparison.entries else ():
+    for size, group in comparison.table.groupby(["images", "sessions"]) if comparison.groups else ():
         images, sessions = map(int, size)  # type: ignore[arg-type]
         kept = f" in {sessions} sessions" if sessions < images else ""
-        names = "" if len(group) == len(comparison.table) else f" ({', '.join(group['entry'])})"
+        names = "" if len(group) == len(comparison.table) else f" ({', '.join(group['group'])})"
         text += f" {images} test images{kept}; one image is {100 / images:.2f} points{names}."
     return html.escape_markdown(text)
 
@@ -146,21 +144,21 @@ def _origin(comparison: Comparison) -> str:
 def table2(comparison: Comparison) -> pd.DataFrame:
     """The paper's Table 2 with what it lacks, as text in per cent."""
     rows = []
-    for entry in comparison.table.to_dict("records"):
-        row = {"model": entry["entry"], "seeds": _trainings(entry)}
+    for group in comparison.table.to_dict("records"):
+        row = {"model": group["group"], "seeds": _seeds(group)}
         for metric, title in METRICS.items():
-            row[f"{title} (%)"] = _with_interval(entry, metric)
+            row[f"{title} (%)"] = _with_interval(group, metric)
             if metric == "accuracy":
-                low, high = entry["accuracy_session_low"], entry["accuracy_session_high"]
+                low, high = group["accuracy_session_low"], group["accuracy_session_high"]
                 row["by session"] = f"{points(low)}–{points(high)}"
-        paper = [entry.get(f"paper_{metric}") for metric in SUMMARY_METRICS[:3]]
+        paper = [group.get(f"paper_{metric}") for metric in SUMMARY_METRICS[:3]]
         if "paper_accuracy" in comparison.table:
             known = [value for value in paper if value is not None and not np.isnan(value)]
             row["the paper's"] = " / ".join(f"{100 * value:.2f}" for value in known) or "–"
-        row["parameters"] = _scaled(entry["parameters"], 1e6, " M")
-        row["multiply-adds"] = _scaled(entry["multiply_adds"], 1e9, " G")
-        row["img/s"] = _scaled(entry["images_per_second"], 1, "", digits=0)
-        row["minutes"] = _scaled(entry["seconds"], 60, "", digits=1)
+        row["parameters"] = _scaled(group["parameters"], 1e6, " M")
+        row["multiply-adds"] = _scaled(group["multiply_adds"], 1e9, " G")
+        row["img/s"] = _scaled(group["images_per_second"], 1, "", digits=0)
+        row["minutes"] = _scaled(group["seconds"], 60, "", digits=1)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -169,13 +167,13 @@ def differences(comparison: Comparison) -> pd.DataFrame:
     """Paired differences as text, in points."""
     return pd.DataFrame(
         {
-            "models": f"{row['entry']} − {row['other']}",
+            "models": f"{row['group']} − {row['other']}",
             "accuracy (points)": f"{points(row['accuracy'])} ({difference_interval(row, 'accuracy')})",
             "macro F1 (points)": f"{points(row['f1'])} ({difference_interval(row, 'f1')})",
             "right alone": f"{row['only_right']} : {row['other_only_right']}",
-            "McNemar p of each training": " ".join(p_value(p) for p in row["p_of_each"]),
+            "McNemar p of each seed": " ".join(p_value(p) for p in row["p_of_each"]),
             "p, Holm": p_value(row["p_holm"]),
-            "real": "yes" if row["real"] else "of these trainings" if row["clear"] else "not shown",
+            "real": "yes" if row["real"] else "of these runs" if row["clear"] else "not shown",
         }
         for row in comparison.differences.to_dict("records")
     )
@@ -186,7 +184,7 @@ def classes(comparison: Comparison) -> pd.DataFrame:
     table = comparison.classes
     support = table.groupby("class", sort=False)["support"].max()
     result = pd.DataFrame({"class": [readable(name) for name in support.index], "images": support.to_numpy()})
-    for name, own in table.groupby("entry", sort=False):
+    for name, own in table.groupby("group", sort=False):
         cells = own.set_index("class").reindex(support.index)
         for metric in ("recall", "f1"):
             result[f"{readable(str(name))}, {metric}"] = [
@@ -195,17 +193,17 @@ def classes(comparison: Comparison) -> pd.DataFrame:
     return result
 
 
-def _operating(line: pd.DataFrame) -> pd.DataFrame:
+def _operating(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "model": row["entry"],
+            "model": row["group"],
             "promised by val": f"escape ≤ {points(row['bound'])} %"
             + ("" if row["promised"] == row["runs"] else f", too few for {percent(row['max_escape'])}"),
             "together": f"≤ {points(row['bound_together'])} %",
             f"escape (% of {row['defective']} defective)": _spread(row, "escape"),
             f"overkill (% of {row['normal']} good)": _spread(row, "overkill"),
         }
-        for row in line.to_dict("records")
+        for row in table.to_dict("records")
     )
 
 
@@ -216,11 +214,8 @@ def runs(comparison: Comparison) -> pd.DataFrame:
         scores = {metric: _percent(row[metric]) for metric in SUMMARY_METRICS}
         best = "–" if pd.isna(row["best_epoch"]) else f"{row['best_epoch'] + 1:.0f} of {row['epochs']:.0f}"
         status = row["status"] + (f": {row['error']}" if row["error"] else "")
-        rows.append(
-            {"run": row["job"], "model": row["entry"], "seed": row["seed"]}
-            | scores
-            | {"best epoch": best, "status": status}
-        )
+        named = {"run": row["job"], "model": row["group"], "seed": row["seed"]}
+        rows.append(named | scores | {"best epoch": best, "status": status})
     return pd.DataFrame(rows)
 
 
@@ -228,7 +223,7 @@ def _attention(comparison: Comparison, folder: Path) -> Iterator[str]:
     if not len(comparison.attention):
         return
     yield "## What attention changes"
-    for number, ((name, other), own) in enumerate(comparison.attention.groupby(["entry", "other"], sort=False)):
+    for number, ((name, other), own) in enumerate(comparison.attention.groupby(["group", "other"], sort=False)):
         title = f"{readable(str(name))} − {readable(str(other))}"
         figure = figures.plot_class_differences(own, title)
         yield html.save_figure(figure, folder, f"attention{number or ''}", title)
@@ -256,8 +251,8 @@ def _with_interval(row: Any, metric: str) -> str:
     return f"{_spread(row, metric)} ({points(low)}–{points(high)})"
 
 
-def _trainings(entry: Any) -> str:
-    seeds, folds = int(entry["trainings"]), int(entry["folds"])
+def _seeds(group: Any) -> str:
+    seeds, folds = int(group["repeats"]), int(group["folds"])
     return f"{seeds} × {folds} folds" if folds > 1 else str(seeds)
 
 

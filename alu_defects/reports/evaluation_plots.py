@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from alu_defects.data.datamodule import DefectData
-from alu_defects.evaluation import operating
-from alu_defects.evaluation.operating import GRID, Outcome, Threshold
+from alu_defects.evaluation import assessment
+from alu_defects.evaluation.assessment import GRID
+from alu_defects.evaluation.operating import Outcome, Threshold
 from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.reports import plots
 from alu_defects.reports.plots import BLUE, GREEN, GREY, ORANGE, name_style, readable, style_axes
@@ -117,9 +118,9 @@ def plot_operating_curve(
     """Escape rate against overkill for every threshold, with the band of resamples and the operating point."""
     fig = Figure((8.5, 5.4), layout="constrained")
     ax = fig.subplots()
-    low, high = operating.escape_band(scores, defective, groups)
+    low, high = assessment.escape_band(scores, defective, groups)
     ax.fill_between(GRID, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95 % interval (whole sessions drawn)")
-    overkill, escape = operating.escape_overkill_curve(scores, defective)
+    overkill, escape = assessment.escape_overkill_curve(scores, defective)
     ax.plot(overkill, escape, color=BLUE, label=f"every threshold, on {split}")
     ax.axhline(threshold.max_escape, color=GREY, linestyle=":", label=f"asked for: {threshold.max_escape:.1%} escape")
     (left, right), (bottom, top) = result.overkill_interval, result.escape_interval
@@ -144,11 +145,11 @@ def plot_risk_coverage(confidence: Floats, right: Bools, groups: Sequence[str], 
     """Accuracy on the images that are decided, as more of the least confident go to a person."""
     fig = Figure((8.5, 4.6), layout="constrained")
     ax = fig.subplots()
-    low, high = operating.coverage_band(confidence, right, groups)
+    low, high = assessment.coverage_band(confidence, right, groups)
     ax.fill_between(
         1 - GRID, low, high, color=GREEN, alpha=0.18, linewidth=0, label="95 % interval (whole sessions drawn)"
     )
-    share, accuracy = operating.coverage_curve(confidence, right)
+    share, accuracy = assessment.coverage_curve(confidence, right)
     ax.plot(1 - share, accuracy, color=GREEN, label=f"on {split}")
     style_axes(ax, percent="xy")
     ax.set(xlim=(0, 1), ylim=(max(0.0, float(np.nanmin(low)) - 0.03), 1.01))

@@ -45,6 +45,7 @@ class Run:
         self.unused_file = folder / "unused.csv"
         self.broken_file = folder / "broken.csv"
         self.metrics_file = folder / "metrics.json"
+        self.operating_file = folder / "operating.json"
         self.log_file = folder / "train.log"
         self.history_file = folder / "metrics.csv"
         self.checkpoints = folder / "checkpoints"

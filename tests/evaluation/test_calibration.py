@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from alu_defects.evaluation import calibration
-from alu_defects.evaluation.calibration import Calibration
+from alu_defects.evaluation import assessment
+from alu_defects.evaluation.operating import Calibration
 
 Floats = NDArray[np.float64]
 
@@ -25,15 +25,15 @@ def test_the_temperature_is_found(temperature, activation):
     given = activation(temperature * logits)
     found = Calibration.fit(given, labels)
     assert found.temperature == pytest.approx(temperature, rel=0.05)
-    assert (found.images, found.split) == (4000, "val")
+    assert found.images == 4000
     assert np.abs(found.apply(given) - softmax(logits, axis=1)).mean() < 0.01
-    assert calibration.expected_calibration_error(found.apply(given), labels) < 0.025
+    assert assessment.calibration_error(found.apply(given), labels) < 0.025
 
 
-def test_a_network_too_sure_of_itself_becomes_less_so():
+def test_an_overconfident_network_becomes_less_confident():
     logits, labels = truth()
     given = softmax(3 * logits, axis=1)
-    assert calibration.expected_calibration_error(given, labels) > 0.1
+    assert assessment.calibration_error(given, labels) > 0.1
     assert Calibration.fit(given, labels).apply(given).max(axis=1).mean() < given.max(axis=1).mean() - 0.1
 
 
@@ -80,26 +80,17 @@ def test_float32_gives_the_temperature_of_float64(activation):
     assert found.temperature == pytest.approx(Calibration.fit(given, labels).temperature, rel=0.01)
 
 
-def test_an_image_is_judged_alike_alone_and_among_others():
+def test_an_image_is_calibrated_alike_alone_and_among_others():
     given = np.array([[0.9995, 0.0002, 0.0002], [0.9, 0.8, 0.1]])  # one against the rest; the first sums to 0.9999
-    judge = Calibration(1.0, 2, one_against_rest=True)
-    assert judge.apply(given[:1])[0] == pytest.approx(judge.apply(given)[0], abs=1e-6)
-
-
-def test_what_is_written():
-    assert Calibration(1.25, 40).as_dict() == {
-        "temperature": 1.25,
-        "images": 40,
-        "split": "val",
-        "one_against_rest": False,
-    }
+    found = Calibration(1.0, 2, one_against_rest=True)
+    assert found.apply(given[:1])[0] == pytest.approx(found.apply(given)[0], abs=1e-6)
 
 
 def test_expected_error_by_hand():
     # 10 images at 0.9, 8 of them right; 10 at 0.6, 6 right; 5 at 0.75, all right
     confidence = np.repeat([0.9, 0.6, 0.75], [10, 10, 5])
     labels = np.concatenate([np.repeat([0, 1], [8, 2]), np.repeat([0, 1], [6, 4]), np.zeros(5, int)])
-    found = calibration.expected_calibration_error(np.column_stack([confidence, 1 - confidence]), labels)
+    found = assessment.calibration_error(np.column_stack([confidence, 1 - confidence]), labels)
     assert found == pytest.approx((10 * 0.1 + 10 * 0 + 5 * 0.25) / 25, abs=1e-6)
 
 
@@ -109,4 +100,4 @@ def test_expected_error_over_bins_of_equal_width():
     confidence, right = given.max(axis=1), given.argmax(axis=1) == labels
     bins = np.minimum((confidence * 15).astype(int), 14)
     gaps = [abs(right[bins == k].mean() - confidence[bins == k].mean()) * (bins == k).mean() for k in set(bins)]
-    assert calibration.expected_calibration_error(given, labels) == pytest.approx(sum(gaps), abs=1e-6)
+    assert assessment.calibration_error(given, labels) == pytest.approx(sum(gaps), abs=1e-6)

@@ -20,6 +20,7 @@ from alu_defects.reports import comparison_report, comparison_text
 from alu_defects.runs.run import Run
 
 CLASSES = ["normal", "pit", "a|b *c* <script>alert(1)</script>"]
+OPERATING = {"normal": "normal", "max_escape": 0.01, "confidence_level": 0.95}
 number = itertools.count()
 
 
@@ -102,22 +103,22 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_one_row_a_model_with_the_mean_over_seeds(sweep):
-    comparison = Comparison.of([sweep])
-    table = comparison.table.set_index("entry")
+    comparison = Comparison.read([sweep])
+    table = comparison.table.set_index("group")
     assert list(table.index) == ["inceptionv4_scse", "inceptionv4", "xception"]  # the most accurate first
     assert table.loc["inceptionv4", "accuracy"] == pytest.approx(1 - 9 / 120)
     assert table.loc["inceptionv4", "accuracy_sd"] == pytest.approx(0)
     wrong = [70, 69, 68]
     assert table.loc["xception", "accuracy"] == pytest.approx(1 - np.mean(wrong) / 120)
     assert table.loc["xception", "accuracy_sd"] == pytest.approx(1 / 120)
-    labels, predicted = (comparison.entries[2].trainings[0].predictions[name] for name in ("label", "prediction"))
-    own = comparison.entries[2].measured.summary
+    labels, predicted = (comparison.groups[2].repeats[0].predictions[name] for name in ("label", "prediction"))
+    own = comparison.groups[2].scores.summary
     assert own["f1"][0] == pytest.approx(f1_score(labels, predicted, average="macro"))
     assert own["precision"][0] == pytest.approx(precision_score(labels, predicted, average="macro"))
     for name in ("accuracy", "accuracy_session", "f1", "recall"):
         low, high = table.loc["xception", f"{name}_low"], table.loc["xception", f"{name}_high"]
         assert low < table.loc["xception", name.removesuffix("_session")] < high
-    assert table.loc["xception", ["trainings", "images", "sessions"]].tolist() == [3, 120, 39]
+    assert table.loc["xception", ["repeats", "images", "sessions"]].tolist() == [3, 120, 39]
     assert table.loc["xception", ["parameters", "multiply_adds", "seconds", "images_per_second"]].tolist() == [
         5e6,
         2e9,
@@ -127,7 +128,7 @@ def test_one_row_a_model_with_the_mean_over_seeds(sweep):
 
 
 def test_which_differences_are_real(sweep):
-    table = Comparison.of([sweep]).differences.set_index(["entry", "other"])
+    table = Comparison.read([sweep]).differences.set_index(["group", "other"])
     assert table["real"].to_dict() == {
         ("inceptionv4_scse", "inceptionv4"): False,
         ("inceptionv4_scse", "xception"): True,
@@ -140,23 +141,23 @@ def test_which_differences_are_real(sweep):
     assert (close["only_right"], close["other_only_right"]) == (6, 0)
 
 
-def test_one_training_is_no_evidence_about_a_model(tmp_path):
+def test_one_run_is_no_evidence_about_a_model(tmp_path):
     fabricate(tmp_path, "inceptionv4", 0, range(9))
     fabricate(tmp_path, "xception", 0, range(40, 110))
-    comparison = Comparison.of([tmp_path])
+    comparison = Comparison.read([tmp_path])
     (row,) = comparison.differences.to_dict("records")
     assert row["clear"]
     assert not row["real"]
     said = " ".join(comparison_text.findings(comparison))
-    assert "This training of inceptionv4 is better than that of xception" in said
-    assert "One training says nothing about its model" in said
+    assert "This run of inceptionv4 is better than that of xception" in said
+    assert "One run says nothing about its model" in said
 
 
-def test_trainings_that_disagree_show_nothing(tmp_path):
+def test_seeds_that_disagree_show_nothing(tmp_path):
     for seed, (a, b) in enumerate([(5, 60), (60, 5), (5, 60)]):
         fabricate(tmp_path, "inceptionv4", seed, range(a))
         fabricate(tmp_path, "xception", seed, range(b))
-    (row,) = Comparison.of([tmp_path]).differences.to_dict("records")
+    (row,) = Comparison.read([tmp_path]).differences.to_dict("records")
     assert row["p"] == 1
     assert not row["clear"]
 
@@ -173,8 +174,8 @@ def test_trainings_that_disagree_show_nothing(tmp_path):
 def test_each_note_of_a_run_is_a_warning(tmp_path, note, selected, partial):
     run = fabricate(tmp_path, "xception", 0, range(9))
     write_json(run.metrics_file, {**run.metrics(), "note": note})
-    text = " ".join(comparison_text.warnings(Comparison.of([tmp_path])))
-    assert ("chose its best epoch on the very images that judge it" in text) is selected
+    text = " ".join(comparison_text.warnings(Comparison.read([tmp_path])))
+    assert ("chose its best epoch on the test images" in text) is selected
     assert ("Evaluated on a part of the images only: xception." in text) is partial
 
 
@@ -182,9 +183,9 @@ def test_only_the_same_images_are_compared(tmp_path):
     for seed in (0, 1):
         fabricate(tmp_path, "inceptionv4", seed, range(9), overrides=["split=session"])
         fabricate(tmp_path, "inceptionv4", seed, range(9), overrides=["split=random"], table=images(90))
-    comparison = Comparison.of([tmp_path])
-    assert set(comparison.table["entry"]) == {"inceptionv4 split=session", "inceptionv4 split=random"}
-    assert comparison.table.set_index("entry")["images"].to_dict() == {
+    comparison = Comparison.read([tmp_path])
+    assert set(comparison.table["group"]) == {"inceptionv4 split=session", "inceptionv4 split=random"}
+    assert comparison.table.set_index("group")["images"].to_dict() == {
         "inceptionv4 split=session": 120,
         "inceptionv4 split=random": 90,
     }
@@ -197,9 +198,9 @@ def test_runs_started_from_python_are_told_apart_by_their_settings(tmp_path):
         for seed in (0, 1):
             run = fabricate(tmp_path, "xception", seed, range(9), data={"source": "folder", "image_size": size})
             run.update(overrides=[])
-    table = Comparison.of([tmp_path]).table
-    assert set(table["entry"]) == {"xception data.image_size=64", "xception data.image_size=96"}
-    assert table["trainings"].tolist() == [2, 2]
+    table = Comparison.read([tmp_path]).table
+    assert set(table["group"]) == {"xception data.image_size=64", "xception data.image_size=96"}
+    assert table["repeats"].tolist() == [2, 2]
 
 
 def test_folds_are_joined(tmp_path):
@@ -214,9 +215,9 @@ def test_folds_are_joined(tmp_path):
             fabricate(
                 tmp_path, "shufflenet", 0, range(fold), overrides=[*words, f"split.fold={fold}"], table=own, split=split
             )
-    comparison = Comparison.of([tmp_path])
+    comparison = Comparison.read([tmp_path])
     (row,) = comparison.table.to_dict("records")
-    assert (row["entry"], row["folds"], row["images"]) == ("xception", 3, 120)
+    assert (row["group"], row["folds"], row["images"]) == ("xception", 3, 120)
     assert row["accuracy"] == pytest.approx(1 - 3 / 120)
     assert row["accuracy_fold_sd"] == pytest.approx(np.std([1, 39 / 40, 38 / 40], ddof=1))
     joined = comparison.predictions
@@ -226,8 +227,8 @@ def test_folds_are_joined(tmp_path):
 
 
 def test_what_attention_changes_class_by_class(sweep):
-    table = Comparison.of([sweep]).attention.set_index("class")
-    assert set(table["entry"]) == {"inceptionv4_scse"}
+    table = Comparison.read([sweep]).attention.set_index("class")
+    assert set(table["group"]) == {"inceptionv4_scse"}
     assert set(table["other"]) == {"inceptionv4"}
     assert table["support"].tolist() == [40, 40, 40]
     assert 0.5 > table["recall"].max() > 0
@@ -241,7 +242,7 @@ def test_a_class_of_one_session_shows_no_difference(tmp_path):
     pits = [k for k in range(120) if k % 3 == 1]
     fabricate(tmp_path, "inceptionv4", 0, pits, table=table)
     fabricate(tmp_path, "inceptionv4_scse", 0, range(0, 9, 3), table=table)
-    rows = Comparison.of([tmp_path]).attention.set_index("class")
+    rows = Comparison.read([tmp_path]).attention.set_index("class")
     assert (rows.loc["pit", "sessions"], rows.loc["pit", "recall"]) == (1, 1)
     assert rows.loc["pit", ["recall_low", "recall_high", "f1_low", "p_holm"]].isna().all()
     assert not rows["clear"].any()
@@ -255,42 +256,43 @@ def test_classes_of_few_sessions_are_not_counted_by_holm(tmp_path):
         table.loc[own, "session"] = [f"{label} {k % sessions}" for k in range(own.sum())]
     fabricate(tmp_path, "inceptionv4", 0, range(40), table=table)
     fabricate(tmp_path, "inceptionv4_scse", 0, [0, 1, 2], table=table)
-    comparison = Comparison.of([tmp_path])
+    comparison = Comparison.read([tmp_path])
     rows = comparison.attention.set_index("class")
     assert rows["sessions"].tolist() == [6, 5, 13]
     assert math.isnan(rows.loc["pit", "p_holm"])
     others = rows.drop(index="pit")
     assert others["p_holm"].tolist() == statistics.holm(others["p"].tolist())
-    comparison_report.write_comparison_report(comparison, tmp_path / "out")
+    comparison_report.write_comparison_report(comparison, tmp_path / "out", OPERATING)
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "Holm's correction is for 2 of 3 classes. 1 of 3 have fewer than 6 test sessions" in text
 
 
-def test_at_the_line_says_what_holds_if_sessions_pass_together_and_what_cannot_be_promised(tmp_path):
+def test_the_report_has_both_bounds_of_the_escape_rate_and_what_cannot_be_promised(tmp_path):
     fabricate(tmp_path, "xception", 0, [])  # 2 of 80 may pass, and none does
-    worth = statistics.effective_sample_size(images(120).query("label != 'normal'")["session"].tolist())
-    bounds = statistics.upper_bound(2, 80), statistics.upper_bound(2 * worth / 80, worth)
-    (row,) = Comparison.of([tmp_path]).at_the_line("normal", 0.03).to_dict("records")
+    independent = statistics.effective_sample_size(images(120).query("label != 'normal'")["session"].tolist())
+    bounds = statistics.upper_bound(2, 80), statistics.upper_bound(2 * independent / 80, independent)
+    comparison, loose = Comparison.read([tmp_path]), OPERATING | {"max_escape": 0.03}
+    (row,) = comparison.operating_points(loose).to_dict("records")
     assert (row["bound"], row["bound_together"]) == pytest.approx(bounds)
     assert (row["promised"], row["runs"]) == (0, 1)
-    comparison_report.write_comparison_report(Comparison.of([tmp_path]), tmp_path / "out", max_escape=0.03)
+    comparison_report.write_comparison_report(comparison, tmp_path / "out", loose)
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "| escape ≤ 7.7 %, too few for 3.0 % | ≤ 15.1 % |" in text
     assert "with 95 % confidence, at most 3.0 % of the defective pieces pass" in text
-    comparison_report.write_comparison_report(Comparison.of([tmp_path]), tmp_path / "out", max_escape=0.1)
+    comparison_report.write_comparison_report(comparison, tmp_path / "out", OPERATING | {"max_escape": 0.1})
     assert "too few for" not in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
-def test_intervals_by_session_are_those_of_all_trainings(tmp_path):
+def test_intervals_by_session_are_those_of_all_repeats(tmp_path):
     for seed, wrong in enumerate((range(9), range(30, 90))):
         fabricate(tmp_path, "xception", seed, wrong)
-    comparison = Comparison.of([tmp_path])
-    (row,), (entry,) = comparison.table.to_dict("records"), comparison.entries
-    sessions = entry.images["session"].tolist()
+    comparison = Comparison.read([tmp_path])
+    (row,), (group,) = comparison.table.to_dict("records"), comparison.groups
+    sessions = group.images["session"].tolist()
     for metric, name in {"accuracy": "accuracy_session", "recall": "recall", "f1": "f1"}.items():
-        drawn = entry.resampled.summary[metric].mean(axis=0)
-        right = [entry.right(training) for training in entry.trainings]
-        labels = entry.images["label"].tolist()
+        drawn = group.resampled.summary[metric].mean(axis=0)
+        right = group.right
+        labels = group.images["label"].tolist()
         expected = statistics.summary_interval(metric, row[metric], drawn, labels=labels, groups=sessions, right=right)
         assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(expected)
 
@@ -299,7 +301,7 @@ def test_few_sessions_are_named_and_where_nothing_varies_there_is_no_interval(tm
     table = images(120, sessions=3)
     for model in ("xception", "shufflenet"):
         fabricate(tmp_path, model, 0, [], table=table)
-    comparison = Comparison.of([tmp_path])
+    comparison = Comparison.read([tmp_path])
     assert "Fewer than 10 test sessions: too few to say much about other sessions." in comparison_text.warnings(
         comparison
     )
@@ -313,17 +315,17 @@ def test_the_papers_numbers_stand_beside_its_experiment_alone(tmp_path):
     fabricate(
         tmp_path / "b", "inceptionv4_scse", 0, range(9), data={**data, "image_size": 128}, split={"name": "paper"}
     )
-    assert Comparison.of([tmp_path / "a"]).table["paper_accuracy"].tolist() == [0.98]
-    assert "98.00 / 97.80 / 96.00" in comparison_report.table2(Comparison.of([tmp_path / "a"])).to_string()
-    assert "paper_accuracy" not in Comparison.of([tmp_path / "b"]).table
+    assert Comparison.read([tmp_path / "a"]).table["paper_accuracy"].tolist() == [0.98]
+    assert "98.00 / 97.80 / 96.00" in comparison_report.table2(Comparison.read([tmp_path / "a"])).to_string()
+    assert "paper_accuracy" not in Comparison.read([tmp_path / "b"]).table
 
 
 def test_the_report_says_what_failed_and_holds_its_images(sweep, tmp_path):
-    page = comparison_report.write_comparison_report(Comparison.of([sweep]), tmp_path / "out")
+    page = comparison_report.write_comparison_report(Comparison.read([sweep]), tmp_path / "out", OPERATING)
     text = page.read_text(encoding="utf-8")
     assert "9_shufflenet failed" in text
     assert "ValueError: no such width" in text
-    assert "The clock alone" in text
+    assert "The time-only baseline" in text
     assert "90.0 %" in text
     assert "<script>" not in text
     assert "src=&quot;http" not in text
@@ -345,9 +347,9 @@ def test_the_report_says_what_failed_and_holds_its_images(sweep, tmp_path):
 
 def test_nothing_finished_is_a_report_too(tmp_path):
     fail(tmp_path / "0_shufflenet")
-    comparison = Comparison.of([tmp_path])
+    comparison = Comparison.read([tmp_path])
     comparison_report.print_comparison(comparison)
-    text = comparison_report.write_comparison_report(comparison, tmp_path / "out").read_text()
+    text = comparison_report.write_comparison_report(comparison, tmp_path / "out", OPERATING).read_text()
     assert "0 of 1 runs finished" in text
     assert "no such width" in text
 
@@ -357,18 +359,18 @@ def test_a_run_that_is_gone_is_named_and_the_others_stay(sweep):
     pointer.mkdir()
     words = ["model=xception", "seed=3"]
     write_json(pointer / "run.json", {"status": "reused", "run": "../gone", "overrides": words, "model": "xception"})
-    comparison = Comparison.of([sweep])
-    assert comparison.table.set_index("entry").loc["xception", "trainings"] == 3
+    comparison = Comparison.read([sweep])
+    assert comparison.table.set_index("group").loc["xception", "repeats"] == 3
     row = comparison.runs.set_index("job").loc["8_gone"]
     assert row["status"] == "gone"
     assert "run the sweep again" in row["error"]
-    assert row["entry"] == "xception"
+    assert row["group"] == "xception"
 
 
 def test_a_job_that_never_became_a_run_leaves_the_names_of_the_others(sweep):
     config = OmegaConf.create({"model": {"name": "xception"}, "seed": "abc"})
     Run.failed(sweep / "8_xception", config, ["model=xception", "seed=abc", "~callbacks.last"], ValueError("abc"))
-    assert set(Comparison.of([sweep]).table["entry"]) == {"xception", "inceptionv4", "inceptionv4_scse"}
+    assert set(Comparison.read([sweep]).table["group"]) == {"xception", "inceptionv4", "inceptionv4_scse"}
 
 
 def test_a_network_that_diverged_is_compared_too(sweep):
@@ -377,9 +379,29 @@ def test_a_network_that_diverged_is_compared_too(sweep):
             table = pd.read_csv(file)
             table[[name for name in table if name.startswith(PROBABILITY_PREFIX)]] = np.nan
             table.to_csv(file, index=False)
-    comparison = Comparison.of([sweep])
+    comparison = Comparison.read([sweep])
     assert len(comparison.table) == 3
-    assert set(comparison.at_the_line("normal", 0.01)["entry"]) == {"inceptionv4", "inceptionv4_scse"}
+    assert set(comparison.operating_points(OPERATING)["group"]) == {"inceptionv4", "inceptionv4_scse"}
+
+
+def test_a_run_without_predictions_on_val_is_incomplete(tmp_path):
+    fabricate(tmp_path, "xception", 0, range(9))
+    run = fabricate(tmp_path, "shufflenet", 0, range(9))
+    (run.evaluation("val") / "predictions.csv").unlink()
+    comparison = Comparison.read([tmp_path])
+    assert comparison.table["group"].tolist() == ["xception"]
+    assert "shufflenet: some folds or their predictions are missing" in " ".join(comparison_text.warnings(comparison))
+
+
+def test_the_confidence_level_is_that_of_the_options(tmp_path):
+    fabricate(tmp_path, "xception", 0, range(9))
+    comparison = Comparison.read([tmp_path])
+    bounds = [
+        comparison.operating_points(OPERATING | {"confidence_level": level})["bound"].item() for level in (0.8, 0.95)
+    ]
+    assert bounds[0] < bounds[1]
+    comparison_report.write_comparison_report(comparison, tmp_path / "out", OPERATING | {"confidence_level": 0.8})
+    assert "with 80 % confidence" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
 def test_other_labels_are_not_the_same_images(tmp_path):
@@ -388,7 +410,7 @@ def test_other_labels_are_not_the_same_images(tmp_path):
     for seed in (0, 1):
         fabricate(tmp_path, "inceptionv4", seed, range(9))
         fabricate(tmp_path, "xception", seed, range(9), table=corrected)
-    assert len(Comparison.of([tmp_path]).pairs) == 0
+    assert len(Comparison.read([tmp_path]).pairs) == 0
 
 
 def test_equal_models_are_seldom_called_different(tmp_path):
@@ -397,7 +419,7 @@ def test_equal_models_are_seldom_called_different(tmp_path):
     fabricate(tmp_path, "inceptionv4", 1, range(40))
     fabricate(tmp_path, "xception", 0, range(35))
     fabricate(tmp_path, "xception", 1, range(75))
-    (row,) = Comparison.of([tmp_path]).differences.to_dict("records")
+    (row,) = Comparison.read([tmp_path]).differences.to_dict("records")
     assert max(row["p_of_each"]) < 0.001
     assert row["accuracy_low"] < 0 < row["accuracy_high"]
     assert not row["clear"]

@@ -1,19 +1,22 @@
-"""The operating point: its promise by simulation, counts by hand, curves against scikit-learn."""
+"""The operating point: its promise by simulation, counts by hand, its file, curves against scikit-learn."""
 
 import math
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_curve
 
-from alu_defects.evaluation import operating, statistics
-from alu_defects.evaluation.operating import Outcome
+from alu_defects.errors import UserError
+from alu_defects.evaluation import assessment, operating, statistics
+from alu_defects.evaluation.operating import OperatingPoint, Outcome
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+OPTIONS = {"normal": "normal", "max_escape": 0.1, "confidence_level": 0.95}
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def _fast_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "upper_bound", lru_cache(statistics.upper_bound))
 
 
-def line(rng: np.random.Generator, normal: int = 300, defective: int = 200) -> tuple[Floats, Bools]:
+def overlapping_scores(rng: np.random.Generator, normal: int = 300, defective: int = 200) -> tuple[Floats, Bools]:
     """Scores that overlap, and whether each image is defective."""
     scores = 1 / (1 + np.exp(-np.concatenate([rng.normal(-2, 1.2, normal), rng.normal(2, 1.2, defective)])))
     order = rng.permutation(normal + defective)
@@ -114,7 +117,7 @@ def test_where_images_of_a_session_share_their_score_the_other_bound_holds(max_e
 
 
 def test_single_images_have_one_bound():
-    scores, defective = line(np.random.default_rng(0), 500, 400)
+    scores, defective = overlapping_scores(np.random.default_rng(0), 500, 400)
     chosen = operating.choose_threshold(scores, defective, 0.02, groups=[str(k) for k in range(900)])
     assert (chosen.independent, chosen.bound_together) == (400, chosen.bound)
     assert chosen == operating.choose_threshold(scores, defective, 0.02)
@@ -122,7 +125,7 @@ def test_single_images_have_one_bound():
 
 def test_good_pieces_have_no_say_in_the_threshold():
     rng = np.random.default_rng(0)
-    scores, defective = line(rng, 500, 400)
+    scores, defective = overlapping_scores(rng, 500, 400)
     chosen = operating.choose_threshold(scores, defective, 0.02)
     assert chosen == operating.choose_threshold(scores[defective], np.ones(400, bool), 0.02)
     assert chosen.score in scores[defective]
@@ -182,14 +185,84 @@ def test_nothing_there_is_no_rate():
     assert nothing.breaks(0.01) == 1
 
 
+# operating.json
+
+
+def made_up(defective: int = 60) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    score = np.concatenate([rng.beta(2, 5, 40), rng.beta(5, 2, defective)])
+    return pd.DataFrame(
+        {
+            "label": ["normal"] * 40 + ["pit"] * defective,
+            "prediction": np.where(score < 0.5, "normal", "pit"),
+            "probability_normal": 1 - score,
+            "probability_pit": score,
+        }
+    )
+
+
+@pytest.mark.parametrize("normal", [True, False])
+def test_the_file_is_read_as_it_was_written(normal, tmp_path):
+    predictions = made_up()
+    if not normal:
+        predictions = predictions.replace("normal", "dent").rename(columns={"probability_normal": "probability_dent"})
+    point = OperatingPoint.choose(predictions, ["a"] * 100, OPTIONS)
+    assert point is not None
+    point.save(tmp_path / "operating.json")
+    assert OperatingPoint.load(tmp_path / "operating.json") == point
+    assert (point.normal is None) is (point.threshold is None) is (point.val is None) is not normal
+    with pytest.raises(UserError, match=r"there is no .*operating\.json"):
+        OperatingPoint.load(tmp_path / "elsewhere" / "operating.json")
+
+
+def test_the_options_decide_the_threshold():
+    predictions = made_up()
+    points = [OperatingPoint.choose(predictions, ["a"] * 100, OPTIONS | {"max_escape": rate}) for rate in (0.1, 0.3)]
+    strict, loose = (point.threshold for point in points if point and point.threshold)
+    assert strict.score < loose.score
+    surer = OperatingPoint.choose(predictions, ["a"] * 100, OPTIONS | {"confidence_level": 0.999})
+    assert surer is not None
+    assert surer.threshold is not None
+    assert surer.threshold.bound > strict.bound
+    assert points[1] is not None
+    assert points[1].val == points[1].outcome(predictions)
+    assert points[1].outcome(made_up(0)) is None
+
+
+def test_val_without_defects_has_a_calibration_but_no_threshold():
+    point = OperatingPoint.choose(made_up(0), ["a"] * 40, OPTIONS)
+    assert point is not None
+    assert (point.normal, point.threshold) == ("normal", None)
+    assert point.calibration.images == 40
+
+
+def test_a_network_that_has_diverged_has_no_operating_point():
+    assert OperatingPoint.choose(made_up().assign(probability_pit=np.nan), ["a"] * 100, OPTIONS) is None
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"max_escape": 0}, r"operating\.max_escape=0 must be above 0 and below 1"),
+        ({"confidence_level": 1}, r"operating\.confidence_level=1 must be above 0 and below 1"),
+        ({"reject": 1}, r"operating\.reject=1 must be 0 or more and below 1"),
+        ({"normal": "pits"}, r"operating\.normal=pits is not a class; did you mean pit\? There are: dent, pit"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(option, message):
+    operating.check_options(OPTIONS, ["dent", "pit"])  # normal is the default, and may be missing
+    with pytest.raises(UserError, match=message):
+        operating.check_options(OPTIONS | option, ["dent", "pit"])
+
+
 # curves
 
 
 @pytest.mark.parametrize("digits", [15, 1])
 def test_curve_is_that_of_scikit_learn(digits):
-    scores, defective = line(np.random.default_rng(0))
+    scores, defective = overlapping_scores(np.random.default_rng(0))
     scores = scores.round(digits)
-    overkill, escape = operating.escape_overkill_curve(scores, defective)
+    overkill, escape = assessment.escape_overkill_curve(scores, defective)
     expected = roc_curve(defective, scores, drop_intermediate=False)
     assert overkill == pytest.approx(expected[0])
     assert escape == pytest.approx(1 - expected[1])
@@ -197,19 +270,19 @@ def test_curve_is_that_of_scikit_learn(digits):
 
 
 def test_every_threshold_is_on_the_curve():
-    scores, defective = line(np.random.default_rng(1), 40, 30)
-    points = set(zip(*(values.round(9) for values in operating.escape_overkill_curve(scores, defective)), strict=True))
+    scores, defective = overlapping_scores(np.random.default_rng(1), 40, 30)
+    points = set(zip(*(values.round(9) for values in assessment.escape_overkill_curve(scores, defective)), strict=True))
     for threshold in scores:
         found = operating.count_outcome(scores, defective, threshold)
         assert (round(found.overkill, 9), round(found.escape, 9)) in points
 
 
 def test_the_curve_lies_in_its_band():
-    scores, defective = line(np.random.default_rng(0))
+    scores, defective = overlapping_scores(np.random.default_rng(0))
     sessions = [str(k // 3) for k in range(len(scores))]
-    low, high = operating.escape_band(scores, defective, sessions)
-    escape = np.interp(operating.GRID, *operating.escape_overkill_curve(scores, defective))
-    assert low.shape == high.shape == operating.GRID.shape
+    low, high = assessment.escape_band(scores, defective, sessions)
+    escape = np.interp(assessment.GRID, *assessment.escape_overkill_curve(scores, defective))
+    assert low.shape == high.shape == assessment.GRID.shape
     assert (low <= high).all()
     assert ((low <= escape + 1e-12) & (escape <= high + 1e-12)).mean() > 0.95
     assert (high - low)[:20].mean() > 0.01
@@ -220,16 +293,16 @@ def test_a_resample_without_good_pieces_has_no_curve():
     # two sessions of good pieces among 20: one resample in eight holds neither of them, and must not count
     defective = np.repeat([False, True], [40, 360])
     scores = np.random.default_rng(0).normal(np.where(defective, 2, 0))
-    _, high = operating.escape_band(scores, defective, [str(k // 20) for k in range(400)])
+    _, high = assessment.escape_band(scores, defective, [str(k // 20) for k in range(400)])
     assert high[100] < 0.2  # at an overkill of 50 %; without them 0.03
 
 
-# whom to ask
+# selective prediction
 
 
 def test_coverage_by_hand():
     confidence, right = np.array([0.6, 0.9, 0.7, 0.8]), np.array([True, True, False, True])
-    share, accuracy = operating.coverage_curve(confidence, right)
+    share, accuracy = assessment.coverage_curve(confidence, right)
     assert share.tolist() == [1, 0.75, 0.5, 0.25]
     assert accuracy.tolist() == [0.75, 2 / 3, 1, 1]
 
@@ -238,9 +311,9 @@ def test_coverage_lies_in_its_band():
     rng = np.random.default_rng(0)
     confidence = rng.random(300)
     right = rng.random(300) < 0.5 + confidence / 2
-    low, high = operating.coverage_band(confidence, right, [str(k // 2) for k in range(300)])
-    share, accuracy = operating.coverage_curve(confidence, right)
-    own = np.interp(operating.GRID, share[::-1], accuracy[::-1])
+    low, high = assessment.coverage_band(confidence, right, [str(k // 2) for k in range(300)])
+    share, accuracy = assessment.coverage_curve(confidence, right)
+    own = np.interp(assessment.GRID, share[::-1], accuracy[::-1])
     assert (low <= high).all()
     assert ((low <= own) & (own <= high))[10:].mean() > 0.95
     assert low[-1] < right.mean() < high[-1]
@@ -248,7 +321,7 @@ def test_coverage_lies_in_its_band():
 
 def test_the_order_of_the_images_makes_no_difference_to_coverage():
     confidence, right = np.array([1.0, 1.0, 1.0, 0.5]), np.array([True, True, False, False])
-    shown = [operating.coverage_curve(confidence, right[order]) for order in ([0, 1, 2, 3], [2, 1, 0, 3])]
+    shown = [assessment.coverage_curve(confidence, right[order]) for order in ([0, 1, 2, 3], [2, 1, 0, 3])]
     assert shown[0][1].tolist() == shown[1][1].tolist()
 
 
@@ -256,32 +329,32 @@ def test_the_share_that_goes_to_a_person():
     confidence = np.random.default_rng(0).permutation(np.linspace(0.01, 1, 100))
     right = np.ones(100, bool)
     for share in (0.05, 0.1, 0.5):
-        least = operating.confidence_for_share(confidence, share)
-        assert operating.count_decided(confidence, right, least)[0] == round(100 * (1 - share))
-    assert operating.confidence_for_share(confidence, 0) == -math.inf
-    assert operating.count_decided(confidence, right, -math.inf) == (100, 100)
+        least = assessment.confidence_for_share(confidence, share)
+        assert assessment.count_decided(confidence, right, least)[0] == round(100 * (1 - share))
+    assert assessment.confidence_for_share(confidence, 0) == -math.inf
+    assert assessment.count_decided(confidence, right, -math.inf) == (100, 100)
 
 
 def test_the_confidence_from_which_on_enough_are_right():
     confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
     right = np.array([True, False, True, True, False])
     # right: 1 of 1, 1 of 2, 2 of 3, 3 of 4, 3 of 5
-    assert operating.confidence_for_accuracy(confidence, right, 0.99) == 0.9
-    assert operating.confidence_for_accuracy(confidence, right, 0.75) == 0.6
-    assert operating.confidence_for_accuracy(confidence, right, 0.7) == 0.6
-    assert operating.confidence_for_accuracy(confidence, right, 0.6) == 0.5
-    assert operating.confidence_for_accuracy(confidence, ~right, 0.75) == math.inf
-    assert operating.count_decided(confidence, right, 0.6) == (4, 3)
-    assert operating.count_decided(confidence, right, math.inf) == (0, 0)
+    assert assessment.confidence_for_accuracy(confidence, right, 0.99) == 0.9
+    assert assessment.confidence_for_accuracy(confidence, right, 0.75) == 0.6
+    assert assessment.confidence_for_accuracy(confidence, right, 0.7) == 0.6
+    assert assessment.confidence_for_accuracy(confidence, right, 0.6) == 0.5
+    assert assessment.confidence_for_accuracy(confidence, ~right, 0.75) == math.inf
+    assert assessment.count_decided(confidence, right, 0.6) == (4, 3)
+    assert assessment.count_decided(confidence, right, math.inf) == (0, 0)
 
 
 def test_images_of_one_confidence_are_decided_together():
     confidence, right = np.array([0.9, 0.8, 0.8, 0.8]), np.array([True, True, True, False])
     # 0.8 lets in all three, the wrong one too
-    assert operating.confidence_for_accuracy(confidence, right, 0.9) == 0.9
-    assert operating.confidence_for_accuracy(confidence, right, 0.75) == 0.8
-    assert operating.count_decided(confidence, right, 0.8) == (4, 3)
-    assert operating.confidence_for_accuracy(np.full(3, 0.8), np.array([True, True, False]), 0.9) == math.inf
+    assert assessment.confidence_for_accuracy(confidence, right, 0.9) == 0.9
+    assert assessment.confidence_for_accuracy(confidence, right, 0.75) == 0.8
+    assert assessment.count_decided(confidence, right, 0.8) == (4, 3)
+    assert assessment.confidence_for_accuracy(np.full(3, 0.8), np.array([True, True, False]), 0.9) == math.inf
 
 
 def test_what_is_decided_is_right_as_often_as_was_asked():
@@ -289,9 +362,9 @@ def test_what_is_decided_is_right_as_often_as_was_asked():
     for _ in range(50):
         confidence = rng.random(60).round(1)
         right = rng.random(60) < confidence
-        least = operating.confidence_for_accuracy(confidence, right, 0.8)
-        number, hits = operating.count_decided(confidence, right, least)
+        least = assessment.confidence_for_accuracy(confidence, right, 0.8)
+        number, hits = assessment.count_decided(confidence, right, least)
         assert not number or hits / number >= 0.8
         for lower in set(confidence[confidence < least]):
-            number, hits = operating.count_decided(confidence, right, lower)
+            number, hits = assessment.count_decided(confidence, right, lower)
             assert hits / number < 0.8

@@ -48,6 +48,7 @@ def finish(config: DictConfig, folder: Path, **status: object) -> Run:
         ("data.cache=memory", True),
         ("trainer.enable_progress_bar=false", True),
         ("sweep.force=true", True),
+        ("operating.max_escape=0.02", True),
         ("sweep=table2", True),
         ("callbacks.dashboard.every_n_epochs=1", True),
         ("seed=1", False),
