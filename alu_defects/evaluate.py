@@ -52,7 +52,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     table = run.catalog()
     table = table[splits.in_split(table, "val") | splits.in_split(table, config.split.name)]
     catalog.verify_files(root, table)
-    data.use(root, table)
+    data.set_catalog(root, table)
     checkpoint.check_classes(run.best, data.classes)
     normal = assessment.normal_class(operating["normal"], data.classes)
     classifier, computing = (

@@ -64,9 +64,10 @@ def measure(config: DictConfig) -> list[Table]:
 
         def opened(cache: str) -> DefectData:
             data = DefectData(**{**options, "cache_dir": caches / cache, "progress": False}, split={}, augment=augment)
-            data.use(whole.root, own)
+            data.set_catalog(whole.root, own)
+            data.prepare_data()
+            data.move_pixels(device)
             data.setup("fit")
-            data.place(device)
             return data
 
         kept = opened("kept")

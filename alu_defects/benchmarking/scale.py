@@ -84,7 +84,7 @@ def cost(number: int, split: Mapping[str, Any]) -> dict[str, float]:
         return result
 
     taken = list(images(number))
-    table = timed("build", lambda: catalog.build_catalog(Path(), taken, [], CLASS_NAMES)).table
+    table = timed("build", lambda: catalog.build_catalog(taken, [], CLASS_NAMES)).table
     divided = timed("divide", lambda: splits.split_catalog(table, **split))
     timed("probe", lambda: leakage.time_only_baseline(divided))
     timed("hash", lambda: catalog.data_hash(divided))

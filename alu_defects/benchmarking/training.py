@@ -58,6 +58,7 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
 def _measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]], pixels: int) -> Table:
     options = {**plain(config.data), "image_size": pixels}
     data = DefectData(**options, split=plain(config.split), augment=plain(config.augment), seed=0)
+    data.prepare_data()
     data.setup("fit")
     if len(data.train_dataloader()) < 2:
         raise UserError(f"data.batch_size={data.batch_size} leaves fewer than two batches to train on; lower it")
@@ -70,7 +71,8 @@ def _measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]], pixels
         classifier = _classifier(config, model, data)
         fit = trainer.create_trainer({**plain(config.trainer), "max_epochs": 1}, {}, [], classifier.backbone)
         device = fit.strategy.root_device
-        data.place(device)
+        data.move_pixels(device)
+        data.setup("fit")
         macs = gmacs(classifier.backbone.eval(), pixels)
         classifier.backbone.train()
         rows[name] = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from alu_defects.data import catalog, duplicates
-from alu_defects.data.catalog import Excluded, ImageRecord, Reason, Scan
+from alu_defects.data.catalog import Excluded, FoundImages, ImageRecord, Reason
 from alu_defects.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -22,32 +22,28 @@ AMBIGUOUS_NAMES = frozenset({"test", "valid", "val", "dev", "gt", "mask", "image
 CONTAINER_NAMES = MASK_NAMES | {"annotation", "image", "images", "img", "imgs", "jpegimages", "json", "xml"}
 
 
-def scan_folder(root: Path) -> Scan:
+def find_images(root: Path) -> FoundImages:
     """Catalog `root/<class>/**/<image>`: the first folder is the class, folders in it only group images.
 
-    A copy in the same class is excluded, of an image in two classes all copies are.
+    A copy in the same class is excluded; of an image in two classes all copies are. Images in the root itself have no
+    class: they can be predicted, and `sources.check_trainable` refuses them.
 
     Raises:
-        UserError: no images, one class only, or folders that are named like splits, masks or containers.
+        UserError: no images, or folders that are named like splits, masks or containers.
     """
     found, excluded = list_files(root)
-    excluded += [Excluded(path, Reason.NOT_A_IMAGE) for path in found if not is_image(path)]
-    images = [ImageRecord(path, (PurePosixPath(path).parts[0],)) for path in found if is_image(path)]
+    excluded += [Excluded(path, Reason.NOT_AN_IMAGE) for path in found if not is_image(path)]
+    images = [ImageRecord(path, PurePosixPath(path).parts[:-1][:1]) for path in found if is_image(path)]
     if not images:
-        raise UserError(f"data.root={root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in class folders")
-    loose = [image.path for image in images if "/" not in image.path]
-    if loose:
-        raise UserError(
-            f"{root / loose[0]} and {len(loose) - 1} other images lie in the root itself; "
-            "move each into a folder named after its class"
-        )
-    _check_folders(root, images)
-    labels = {image.label for image in images}
+        raise UserError(f"data.root={root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    in_folders = [image for image in images if image.labels]
+    _check_folders(root, in_folders)
+    labels = {image.label for image in in_folders}
     empty = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in labels and p.name[0] != ".")
     if empty:
         log.warning("%s: no images in %s, so there is no such class", root, ", ".join(empty))
-    images, copies = duplicates.by_content(catalog.with_hashes(root, images))
-    return catalog.build_catalog(root, images, excluded + copies, sorted(labels))
+    images, copies = duplicates.exclude_same_content(catalog.with_hashes(root, images))
+    return catalog.build_catalog(images, excluded + copies, sorted(labels))
 
 
 def _check_folders(root: Path, images: Sequence[ImageRecord]) -> None:

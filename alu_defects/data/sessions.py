@@ -1,4 +1,4 @@
-"""Sessions: images of one class that were shot in one go, and so show the same bars in the same light."""
+"""Sessions: images of one class that were taken in one burst, and show the same bars in the same light."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ def capture_seconds(table: pd.DataFrame) -> NDArray[np.float64]:
     Raises:
         UserError: a time that is not written like 2018-08-30T16:45:45.
     """
-    if "time" not in table:  # the catalog of an older run
+    if "time" not in table:
         return np.full(len(table), np.nan)
     times = pd.to_datetime(table["time"], format=TIME_FORMAT, errors="coerce")
     wrong = times.isna() & (table["time"] != "")
@@ -28,8 +28,8 @@ def capture_seconds(table: pd.DataFrame) -> NDArray[np.float64]:
 def find_sessions(table: pd.DataFrame, gap: float) -> NDArray[np.object_]:
     """The session of every image: its class and start, such as `scuffed 2018-08-30T16:45:45`, (rows,).
 
-    A session continues while the next image of its class was taken at most `gap` seconds after the last, whatever was
-    shot in between. An image without a time is a session of its own, named after its content.
+    A session continues while the next image of its class was taken at most `gap` seconds after the previous one,
+    whatever other images were taken in between. An image without a time is a session of its own, named after its content.
 
     Raises:
         UserError: a gap below 0, or a time that cannot be read.

@@ -239,8 +239,8 @@ def test_where_no_16_bit_image_can_be_decoded_the_reasons_of_the_files_are_raise
     data = make(tmp_path / "data", cache=cache, cache_dir=str(tmp_path / "cache"))
 
     def decode() -> None:
-        data.setup("fit")  # without a cache, reading the pixels decodes
-        data.images(np.arange(8))
+        data.prepare_data()  # without a cache, reading the pixels decodes
+        data.read_images(np.arange(8))
 
     with caplog.at_level(logging.INFO), pytest.raises(UserError, match=reason):
         decode()
@@ -280,7 +280,7 @@ def make(root: Path, **options: Any) -> DefectData:
 def test_one_number_holds_for_all_images_of_a_data_set(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = make(root)
     with caplog.at_level(logging.INFO):
-        data.setup("fit")
+        data.prepare_data()
     assert data.bits == 12
     lines = [record.message for record in caplog.records if "data.bits" in record.message]
     assert len(lines) == 1
@@ -290,18 +290,18 @@ def test_one_number_holds_for_all_images_of_a_data_set(root: Path, caplog: pytes
     assert expected[paths.str.startswith("light/").to_numpy()].mean() > 40  # no longer black
     for cache in ("disk", "none"):
         data = make(root, cache=cache)
-        data.setup("fit")
-        assert np.array_equal(data.images(np.arange(len(paths))), expected)
+        data.prepare_data()
+        assert np.array_equal(data.read_images(np.arange(len(paths))), expected)
 
 
 def test_pixels_of_one_number_are_not_taken_for_those_of_another(root: Path, tmp_path: Path) -> None:
     found = []
     for bits in (12, 14, 16, 12):
         data = make(root, bits=bits, cache_dir=tmp_path)
-        data.setup("fit")
-        found.append(data.images(data.rows("train")))
+        data.prepare_data()
+        found.append(data.read_images(data.find_rows("train")))
     assert np.array_equal(found[0], found[3])
-    deep = ~data.catalog.iloc[data.rows("train")]["path"].str.startswith("ordinary").to_numpy()
+    deep = ~data.catalog.iloc[data.find_rows("train")]["path"].str.startswith("ordinary").to_numpy()
     assert found[0][deep].mean() > 3 * found[1][deep].mean() > 9 * found[2][deep].mean()
     assert np.array_equal(found[0][~deep], found[2][~deep])
 
@@ -309,7 +309,7 @@ def test_pixels_of_one_number_are_not_taken_for_those_of_another(root: Path, tmp
 def test_data_sets_of_8_bits_pay_nothing(photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         for bits in ("auto", 12):
-            make(photographs, bits=bits, cache_dir=tmp_path).setup("fit")
+            make(photographs, bits=bits, cache_dir=tmp_path).prepare_data()
     assert [path.name for path in tmp_path.iterdir()] == ["v1_32_squash"]  # where they were before
     assert "data.bits" not in caplog.text
 
@@ -317,7 +317,7 @@ def test_data_sets_of_8_bits_pay_nothing(photographs: Path, tmp_path: Path, capl
 @pytest.mark.parametrize("on_broken", ["error", "exclude"])
 def test_too_few_bits_are_an_error_that_names_the_file(root: Path, on_broken: str) -> None:
     with pytest.raises(UserError, match=r"dark/0\.tif .*largest value is 3\d\d\d, more than data\.bits=10"):
-        make(root, bits=10, on_broken=on_broken).setup("fit")
+        make(root, bits=10, on_broken=on_broken).prepare_data()
 
 
 @pytest.mark.parametrize("bits", [11, 0, "12", None])

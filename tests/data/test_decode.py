@@ -34,7 +34,7 @@ def test_every_file_format_is_read_also_with_suffixes_in_capitals(tmp_path: Path
     (tmp_path / "b").mkdir()
     for number, suffix in enumerate(("jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp", "JPG", "PNG", "TIFF")):
         Image.new("RGB", (40 + number, 30), COLOUR).save(tmp_path / "ab"[number % 2] / f"{suffix}.{suffix}")
-    table = folder.scan_folder(tmp_path).table
+    table = folder.find_images(tmp_path).table
     assert len(table) == 10
     images = np.stack(list(decode.decode_all([tmp_path / path for path in table["path"]], table["sha256"], 0, 24)))
     assert images.shape == (10, 24, 24, 3)

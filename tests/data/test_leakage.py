@@ -87,11 +87,11 @@ def test_the_sentence_says_it_all() -> None:
     assert LEAKAGE.sentence() == (
         "A predictor that sees no pixels, only when an image was taken, scores 96.0 % accuracy and 93.1 % macro "
         "recall on the 400 test images with a time (majority class 51.0 %); 79 % of them have a training image of "
-        "the same class within 30 s. Scores on this split are partly the clock's; keep longer sessions together "
-        "(split=session, a larger split.gap)."
+        "the same class within 30 s. Scores on this split are partly due to the capture time; keep longer sessions "
+        "together (split=session, a larger split.gap)."
     )
     modest = replace(LEAKAGE, accuracy=0.7, near_duplicates=12)
-    assert not modest.telling
+    assert not modest.is_strong
     assert modest.sentence().endswith("within 30 s; pairs of near-duplicates across the split: 12.")
 
 

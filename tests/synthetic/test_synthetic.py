@@ -174,7 +174,7 @@ def test_every_defect_class_has_its_painter() -> None:
 def test_thumbnails_do_not_give_the_class_away(tmp_path: Path) -> None:
     """A linear model on 16×16 pixels stays under 45 % macro recall; guessing has 9 %."""
     root = ensure(tmp_path, Options(images=1100, size=(160, 120)), progress=False)
-    table = splits.split_catalog(tianchi.scan_archives(root).table, name="session", seed=0)
+    table = splits.split_catalog(tianchi.find_images(root).table, name="session", seed=0)
     pixels = np.array([np.asarray(Image.open(root / path).resize((16, 16))).ravel() / 255 for path in table["path"]])
     train, test = splits.in_split(table, "train") | splits.in_split(table, "val"), splits.in_split(table, "test")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
@@ -186,7 +186,7 @@ def test_thumbnails_do_not_give_the_class_away(tmp_path: Path) -> None:
 
 
 def test_the_loader_of_the_archives_reads_it(small: Path) -> None:
-    scan = tianchi.scan_archives(small)
+    scan = tianchi.find_images(small)
     assert scan.table["label"].value_counts().to_dict() == dict.fromkeys(CLASS_NAMES, 6)
     assert scan.excluded.empty
     assert (scan.table["time"] != "").all()
@@ -237,12 +237,12 @@ def test_images_with_several_defects_have_boxes_that_the_loader_reads(tmp_path: 
     assert len(files) == 4
     names = {kind.folder: kind.name for kind in CLASSES}
     for file in files:
-        boxes = annotations.read(file, names)
+        boxes = annotations.read_boxes(file, names)
         assert 2 <= len({box.label for box in boxes}) <= 3
         assert all(0 <= box.left < box.right <= 160 and 0 <= box.top < box.bottom <= 120 for box in boxes)
         assert json.loads(file.read_text())["imagePath"] == file.with_suffix(".jpg").name
         assert file.with_suffix(".jpg").exists()
-    assert Counter(tianchi.scan_archives(root).excluded["reason"]) == {"round 2; data.round=2 reads it": 4}
+    assert Counter(tianchi.find_images(root).excluded["reason"]) == {"round 2; data.round=2 reads it": 4}
 
 
 @pytest.mark.parametrize(
