@@ -63,7 +63,7 @@ class Reason(StrEnum):
     BROKEN = "cannot be decoded"  # detail: the error
 
 
-# as the archives and file systems are; all others are worth a warning
+# found in every archive or file system; all others are worth a warning
 EXPECTED = frozenset(
     {
         Reason.HIDDEN,
@@ -90,7 +90,7 @@ class Excluded(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What is known of one image before it becomes a row; the fields are named after the columns."""
+    """One image before it becomes a row; the fields are named after the columns."""
 
     path: str
     labels: tuple[str, ...]
@@ -164,7 +164,7 @@ def with_hashes(root: Path, images: Sequence[ImageRecord]) -> list[ImageRecord]:
 
 
 def build_catalog(images: Sequence[ImageRecord], excluded: Sequence[Excluded], classes: Sequence[str]) -> FoundImages:
-    """Make the tables; what was excluded is logged, with a warning where that is not to be expected.
+    """Make the tables; logs what is excluded, with a warning if that is not `EXPECTED`.
 
     Args:
         images: become the rows, sorted by class and path; images of several classes and of none come last.

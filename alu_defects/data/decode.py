@@ -237,9 +237,8 @@ def read_all(
     with ThreadPoolExecutor(threads) as pool:  # Pillow releases the interpreter lock while it decodes
         for path, sha256 in zip(paths, sha256s, strict=True):
             jobs.append(pool.submit(work, path, sha256))
-            if (
-                len(jobs) > DECODED_AHEAD_PER_THREAD * threads
-            ):  # map would decode all, and hold what the caller has not taken yet
+            # pool.map would decode all images, and keep in memory what the caller has not taken yet
+            if len(jobs) > DECODED_AHEAD_PER_THREAD * threads:
                 yield jobs.popleft().result()
         while jobs:
             yield jobs.popleft().result()

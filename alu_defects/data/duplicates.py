@@ -64,7 +64,7 @@ def exclude_same_content(images: Sequence[ImageRecord]) -> KeptAndExcluded:
 def _exclude_copies(
     images: Sequence[ImageRecord], originals: Mapping[str, ImageRecord], reason: Reason
 ) -> KeptAndExcluded:
-    """Exclude the keys of `originals`, paths; an original without boxes takes over those of its copies."""
+    """Exclude the images whose paths are the keys; originals without boxes get those of their copies."""
     boxes = {originals[p.path].path: p.boxes for p in reversed(images) if p.path in originals and p.boxes}
     kept = [replace(p, boxes=p.boxes or boxes.get(p.path, "")) for p in images if p.path not in originals]
     return kept, [p.exclude(reason, originals[p.path].path) for p in images if p.path in originals]

@@ -17,7 +17,7 @@ SPLIT_NAMES = frozenset(
 MASK_NAMES = frozenset(
     {"mask", "masks", "ground_truth", "groundtruth", "gt", "segmentation", "segmentations", "labels", "annotations"}
 )
-# what a class may be called, too
+# a class may have such a name, too
 AMBIGUOUS_NAMES = frozenset({"test", "valid", "val", "dev", "gt", "mask", "image", "img", "annotation"})
 CONTAINER_NAMES = MASK_NAMES | {"annotation", "image", "images", "img", "imgs", "jpegimages", "json", "xml"}
 
@@ -47,7 +47,7 @@ def find_images(root: Path) -> FoundImages:
 
 
 def _check_folders(root: Path, images: Sequence[ImageRecord]) -> None:
-    """Refuse folders whose names say that they are no classes, or that they hold no images of their class."""
+    """Refuse folders whose names say that they are not classes, or that they do not hold images of their class."""
     above = {image.path.rpartition("/")[0]: image.path for image in images}  # few, however many images
     folders = {tuple(folder.split("/")): example for folder, example in above.items()}
     tops = sorted({parts[0] for parts in folders})
@@ -103,8 +103,8 @@ def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
     """All files below a folder in sorted order; links are followed, but no folder is entered twice.
 
     Returns:
-        The files, relative to the root with forward slashes, and what is excluded: hidden files and folders (the latter
-        in one line), folders that are linked a second time, and folders named like an image with all they hold.
+        The files, relative to the root with forward slashes, and what is excluded: hidden files and folders (without
+        what they hold), folders that are linked a second time, and folders named like an image with all they hold.
 
     Raises:
         UserError: a folder cannot be read.
@@ -113,13 +113,13 @@ def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
     found: list[str] = []
     excluded: list[Excluded] = []
 
-    def walk(directory: Path, impostor: str) -> None:
+    def walk(directory: Path, image_folder: str) -> None:
         here = directory.relative_to(root).as_posix()
         if (before := entered.setdefault(directory.resolve(), here)) != here:
             excluded.append(Excluded(here, Reason.LINKED_AGAIN, before))
             return
-        if impostor:
-            excluded.append(Excluded(here, Reason.FOLDER_FOR_FILE, "" if here == impostor else impostor))
+        if image_folder:
+            excluded.append(Excluded(here, Reason.FOLDER_FOR_FILE, "" if here == image_folder else image_folder))
         try:
             children = sorted(directory.iterdir())
         except OSError as error:
@@ -129,11 +129,11 @@ def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
             if child.name.startswith("."):
                 excluded.append(Excluded(path, Reason.HIDDEN))
             elif child.is_dir():
-                walk(child, impostor or (path if is_image(path) else ""))
-            elif impostor:
-                excluded.append(Excluded(path, Reason.FOLDER_FOR_FILE, impostor))
+                walk(child, image_folder or (path if is_image(path) else ""))
+            elif image_folder:
+                excluded.append(Excluded(path, Reason.FOLDER_FOR_FILE, image_folder))
             else:
                 found.append(path)
 
-    walk(root, impostor="")
+    walk(root, image_folder="")
     return found, excluded

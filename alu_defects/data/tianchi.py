@@ -1,14 +1,14 @@
-"""The archives of Tianchi 2018, extracted in any number and packing below a root → catalog.
+"""The archives of Tianchi 2018, any number of them extracted in any layout below a root → catalog.
 
-What the folders above an image say about it:
+What the folders above an image mean:
 
 round 1   <archive>/无瑕疵样本/   <archive>/瑕疵样本/<class>/   guangdong_round1_test_…/
 ali2018   <English class>/
 APSPC     JPEGImages/ with Annotations/ beside it, or XML beside each image
 round 2   <archive>/无瑕疵图片/   <archive>/单瑕疵图片/<class>/   <archive>/多瑕疵图片/   guangdong_round2_test_…/
 
-Labels that people have reported as wrong are in corrections.csv. A row holds for images of that name in the class
-`was`. Where it gives no other label, theirs is doubtful and stays.
+Labels that people have reported as wrong are in corrections.csv. A row applies to images of that name in the class
+`was`. Without another label in the row, the label is doubtful and kept.
 """
 
 import csv
@@ -47,15 +47,15 @@ def check_round(round: int) -> None:
 
 
 def find_images(root: Path, *, round: int = 1, include_other: bool = False, corrections: bool = True) -> FoundImages:
-    """Catalog one round of whatever archives lie below the root, which may be an archive itself.
+    """Catalog the images of one round in all archives below the root, which may be an archive itself.
 
-    The archives overlap: of several files of one name the newest archive's is taken, and of one content likewise, or a
-    image could be in train and in test.
+    The archives overlap: of several files of one name or content only that of the newest archive is kept, or an image
+    could be in train and in test.
 
     Args:
         root: an absolute path.
         round: 1 or 2; their classes differ.
-        include_other: take the class other of round 1, which the paper excludes.
+        include_other: keep the class other of round 1, which the paper excludes.
         corrections: fix the labels that are known to be wrong.
 
     Raises:
@@ -97,7 +97,7 @@ def _read_all(root: Path, found: list[str], round: int) -> Iterator[ImageRecord 
 
 
 def _read_image(root: Path, path: str, note: str, round: int) -> ImageRecord | Excluded:
-    """What is known of an image by its folders and its annotation, whose path is `note` or ""."""
+    """What the folders and the annotation, whose path is `note` or "", say about an image."""
     location = find_location((root.name, *PurePosixPath(path).parent.parts), note)
     if location is None:
         return Excluded(path, Reason.NO_CLASS_FOLDER)
@@ -110,7 +110,7 @@ def _read_image(root: Path, path: str, note: str, round: int) -> ImageRecord | E
 
 
 def _annotated(root: Path, image: ImageRecord, note: str, round: int) -> ImageRecord | Excluded:
-    """The image with its boxes and, where no folder names the class, their classes."""
+    """The image with its boxes and, where no folder names a class, with their classes."""
     if not note:
         return image if image.labels else image.exclude(Reason.NO_ANNOTATION, "missing")
     names = {word: c.name for c in ROUNDS[round] for word in (c.name, c.folder, c.submission, c.apspc) if word}
@@ -119,17 +119,17 @@ def _annotated(root: Path, image: ImageRecord, note: str, round: int) -> ImageRe
     except annotations.AnnotationError as error:
         if not image.labels:
             return image.exclude(Reason.NO_ANNOTATION, f"{note} {error}")
-        log.warning("%s %s; its image is taken without boxes", note, error)
+        log.warning("%s %s; its image is kept without boxes", note, error)
         return image
     marked = {box.label for box in boxes}
     if missing := set(image.labels) - marked:
-        log.warning("%s does not mark %s, the class of its folder, which is taken", note, ", ".join(missing))
+        log.warning("%s has no box of %s, the class of its folder, which is kept", note, ", ".join(missing))
     labels = image.labels or tuple(c.name for c in ROUNDS[round] if c.name in marked)
     return replace(image, labels=labels, boxes=annotations.to_json(boxes))
 
 
 def _explain_no_images(root: Path, round: int, excluded: list[Excluded]) -> str:
-    """Why nothing was found."""
+    """The error message where a root has no images of a round."""
     for other, reason in _REASON_OF_ROUND.items():
         if count := sum(one.reason == reason for one in excluded):
             held = f"no images of round {round}, but {count} of round {other}"
@@ -143,7 +143,7 @@ def _explain_no_images(root: Path, round: int, excluded: list[Excluded]) -> str:
     )
 
 
-DEFECT_FOLDERS = {1: DEFECTS_FOLDER, 2: ROUND2_SINGLE_FOLDER}  # of each round; hold a folder a class
+DEFECT_FOLDERS = {1: DEFECTS_FOLDER, 2: ROUND2_SINGLE_FOLDER}  # of each round, with a folder for each class
 
 _TEST_SET = re.compile(r"guangdong_round([12])_test_")
 _ALI2018 = {c.ali2018.casefold(): c.name for c in CLASSES}
@@ -154,21 +154,21 @@ Folders = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Location:
-    """Where an image lies."""
+    """What the folders above an image say about it."""
 
     round: int
     archive: str
     labels: tuple[str, ...] = ()
-    unlabelled: bool = False  # of a test set; else, without labels, the annotation has to name them
-    unknown: str = ""  # a folder that should be a class
+    unlabelled: bool = False  # in a test set; elsewhere the annotation of an image without labels has to name them
+    unknown: str = ""  # a folder that should be a class and is none
 
 
 def find_location(folders: Folders, annotation: str) -> Location | None:
-    """Where an image belongs; None: nowhere.
+    """Round, archive and labels of an image; None: it is not part of the competition's data.
 
     Args:
         folders: names of those above the image, the root's own first.
-        annotation: the file of that kind that belongs to the image, or "".
+        annotation: the annotation file of the image, or "".
     """
     for depth, folder in enumerate(folders):
         for rule in (_train, _test, _ali2018):
@@ -178,7 +178,7 @@ def find_location(folders: Folders, annotation: str) -> Location | None:
 
 
 def archive_date(archive: str) -> str:
-    """When the organisers archive_date a train archive, YYYYMMDD; "", older than any, for what others packed."""
+    """The date of a training archive of the organisers, YYYYMMDD; "", which sorts first, for archives of others."""
     found = _TRAIN_DATE.match(archive)
     return found[1] if found else ""
 
@@ -210,7 +210,7 @@ def _location_of_annotated(folders: Folders, annotation: str) -> Location:
 
 
 def _top(folders: Folders) -> str:
-    """The topmost folder below the root; the root's name where there is none."""
+    """The topmost folder below the root; the root's name if there is none."""
     return folders[:2][-1] if folders else ""
 
 
@@ -218,7 +218,7 @@ CORRECTIONS_FILE = Path(__file__).with_name("corrections.csv")
 
 
 def correct_labels(images: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """The images with the right labels; which are changed and which are doubtful is logged."""
+    """The images with corrected labels; logs which labels are changed and which are doubtful."""
     with CORRECTIONS_FILE.open(encoding="utf-8", newline="") as file:
         known: dict[tuple[str, tuple[str, ...]], str] = {
             (row["name"], (row["was"],)): row["label"] for row in csv.DictReader(file)
@@ -227,7 +227,7 @@ def correct_labels(images: Sequence[ImageRecord]) -> list[ImageRecord]:
     right = {path: (label,) for path, label in concerned.items() if label}
     if right:
         changes = ", ".join(f"{path} is {label}" for path, (label,) in right.items())
-        log.info("%d labels corrected, data.corrections=false leaves them: %s", len(right), changes)
+        log.info("%d labels corrected, data.corrections=false keeps them: %s", len(right), changes)
     if doubtful := [path for path, label in concerned.items() if not label]:
         log.info("%d labels are doubtful and kept: %s", len(doubtful), ", ".join(doubtful))
     return [replace(p, labels=right.get(p.path, p.labels)) for p in images]
