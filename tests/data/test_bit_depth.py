@@ -108,7 +108,7 @@ def test_a_ramp_of_few_bits_keeps_its_grey_levels(kind: str, bits: int) -> None:
 @pytest.mark.parametrize("bits", [10, 12, 14])
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("kind", COLOUR)
-def test_so_does_one_in_colour(kind: str, channels: int, bits: int) -> None:
+def test_a_colour_ramp_of_few_bits_keeps_its_levels(kind: str, channels: int, bits: int) -> None:
     values = ramp(bits, channels)
     if channels == 4:
         values[:, :, 3] = 65535  # opaque, whatever the camera has
@@ -135,7 +135,7 @@ def test_images_of_16_bits_are_decoded_as_before() -> None:
         (tiff(ramp(16, 3), planes=2), 16, "in planes; save it as interleaved RGB, as grey or with 8 bits$"),
     ],
 )
-def test_layouts_of_which_pillow_reads_half_are_refused(content: bytes, bits: int, message: str) -> None:
+def test_layouts_of_which_pillow_reads_only_one_byte_are_refused(content: bytes, bits: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode.decode(io.BytesIO(content), 64, "squash", bits)
 
@@ -193,9 +193,7 @@ def test_the_largest_value_of_all_images_decides(images: Any, tmp_path: Path) ->
     assert not (tmp_path / "none").exists()
 
 
-def test_an_image_is_looked_at_once_whatever_happens_to_the_file(
-    images: Any, tmp_path: Path, looked_at: list[int]
-) -> None:
+def test_the_largest_value_of_an_image_is_read_once(images: Any, tmp_path: Path, looked_at: list[int]) -> None:
     paths, sha256s = images
     expected = {sha256: 100 * number for number, sha256 in enumerate(sha256s, 1)}
     assert bit_depth.largest_values(paths[:5], sha256s[:5], 0, tmp_path / "cache", progress=False)
@@ -209,14 +207,16 @@ def test_an_image_is_looked_at_once_whatever_happens_to_the_file(
     assert len(looked_at) == 8
 
 
-def test_several_that_look_at_the_same_time_share_the_work(images: Any, tmp_path: Path, looked_at: list[int]) -> None:
+def test_processes_that_look_for_largest_values_share_the_work(
+    images: Any, tmp_path: Path, looked_at: list[int]
+) -> None:
     with ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(bit_depth.largest_values, *images, 0, tmp_path / "cache", progress=False) for _ in range(4)]
         assert all(len(job.result()) == 8 for job in jobs)
     assert len(looked_at) == 8
 
 
-def test_broken_images_do_not_count_and_changed_ones_neither(images: Any, tmp_path: Path) -> None:
+def test_broken_and_changed_images_do_not_count_for_bits(images: Any, tmp_path: Path) -> None:
     paths, sha256s = images
     paths[7].write_bytes(png(np.full((4, 4), 60000)))  # not what was cataloged
     found = bit_depth.largest_values(paths, sha256s, time.time(), tmp_path / "cache", progress=False)
@@ -294,7 +294,7 @@ def test_one_number_holds_for_all_images_of_a_data_set(root: Path, caplog: pytes
         assert np.array_equal(data.read_images(np.arange(len(paths))), expected)
 
 
-def test_pixels_of_one_number_are_not_taken_for_those_of_another(root: Path, tmp_path: Path) -> None:
+def test_each_number_of_bits_has_its_own_cache(root: Path, tmp_path: Path) -> None:
     found = []
     for bits in (12, 14, 16, 12):
         data = make(root, bits=bits, cache_dir=tmp_path)
@@ -306,7 +306,9 @@ def test_pixels_of_one_number_are_not_taken_for_those_of_another(root: Path, tmp
     assert np.array_equal(found[0][~deep], found[2][~deep])
 
 
-def test_data_sets_of_8_bits_pay_nothing(photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_8_bit_data_sets_do_not_look_for_bits(
+    photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
         for bits in ("auto", 12):
             make(photographs, bits=bits, cache_dir=tmp_path).prepare_data()
@@ -359,7 +361,7 @@ def test_a_resumed_run_decodes_as_it_did_before(words: list[str], tmp_path: Path
     assert json.loads((run / "run.json").read_text())["bits"] == 14
 
 
-def test_an_audit_says_what_16_bit_images_use(root: Path, tmp_path: Path) -> None:
+def test_audit_reports_the_bits_of_16_bit_images(root: Path, tmp_path: Path) -> None:
     words = ["data=folder", f"data.root={root}", "split=random", "data.progress=false", f"output={tmp_path / 'audit'}"]
     result = audit(compose("audit", words))
     (found,) = result.findings[result.findings["kind"] == Kind.SIXTEEN_BITS].to_dict("records")

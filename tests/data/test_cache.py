@@ -99,7 +99,7 @@ def test_one_changed_file_means_one_image_decoded(images: Known, tmp_path: Path,
     assert np.array_equal(read_pixels(cache, sha256s), before)  # whoever maps the file still sees the old ones
 
 
-def test_sizes_and_ways_of_resizing_are_kept_apart(images: Known, tmp_path: Path) -> None:
+def test_each_size_and_resize_has_its_own_cache(images: Known, tmp_path: Path) -> None:
     paths, sha256s = (part[:2] for part in images)
     for size, resize in ((SIZE, "squash"), (SIZE, "letterbox"), (16, "squash")):
         cache = PixelCache(tmp_path / "cache", size, resize)
@@ -184,7 +184,7 @@ def grown(path: Path) -> None:
     raise AssertionError(f"nothing in {path}")
 
 
-def test_a_killed_process_has_its_work_taken_up_and_the_bytes_are_those_of_an_undisturbed_one(
+def test_the_cache_of_a_killed_process_is_continued_to_the_same_bytes(
     images: Known, tmp_path: Path, start: Start, decoded: list[str]
 ) -> None:
     cache = PixelCache(tmp_path / "killed", SIZE, "squash")
@@ -201,7 +201,7 @@ def test_a_killed_process_has_its_work_taken_up_and_the_bytes_are_those_of_an_un
     assert contents(cache) == contents(whole)
 
 
-def test_of_two_processes_one_decodes_and_the_other_waits_and_says_so(
+def test_of_two_processes_one_decodes_and_the_other_waits_with_a_message(
     images: Known, tmp_path: Path, start: Start, decoded: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = PixelCache(tmp_path / "cache", SIZE, "squash")
@@ -227,7 +227,7 @@ def test_broken_images_are_all_named_and_the_good_ones_kept(images: Known, tmp_p
     assert len(cache.fill(*known, 0, progress=False)) == 3  # they are tried again, and not forgotten
 
 
-def test_too_little_room_is_said_before_anything_is_decoded(
+def test_too_little_disk_space_is_refused_before_anything_is_decoded(
     images: Known, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=200 * 3 * SIZE**2))
@@ -237,7 +237,7 @@ def test_too_little_room_is_said_before_anything_is_decoded(
     assert not decoded
 
 
-def test_a_disk_that_is_full_after_all_harms_nothing(images: Known, tmp_path: Path, decoded: list[str]) -> None:
+def test_a_disk_that_fills_up_keeps_the_cache_intact(images: Known, tmp_path: Path, decoded: list[str]) -> None:
     cache = PixelCache(tmp_path / "cache", SIZE, "squash")
     cache.fill(images[0][:50], images[1][:50], 0, progress=False)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -109,7 +109,7 @@ def test_nothing_excluded_is_an_empty_table_that_can_be_saved(tmp_path: Path) ->
     assert tuple(catalog.load_catalog(tmp_path / "excluded.csv").columns) == catalog.EXCLUDED_COLUMNS
 
 
-def test_an_old_catalog_with_fewer_columns_is_read(tmp_path: Path) -> None:
+def test_a_catalog_with_fewer_columns_is_read(tmp_path: Path) -> None:
     (tmp_path / "catalog.csv").write_text("path,label,sha256,split\na/x.png,NA,0,train\n", encoding="utf-8")
     table = catalog.load_catalog(tmp_path / "catalog.csv")
     assert table.iloc[0].to_dict() == {"path": "a/x.png", "label": "NA", "sha256": "0", "split": "train"}

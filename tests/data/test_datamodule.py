@@ -415,7 +415,7 @@ def test_a_class_without_images_that_can_be_decoded_is_an_error(broken: Path) ->
         make(broken, on_broken="exclude")
 
 
-def test_an_image_that_has_become_another_is_not_excluded(photographs: Path, tmp_path: Path) -> None:
+def test_a_changed_image_is_an_error_and_not_excluded(photographs: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(photographs, tmp_path / "photographs"))
     data = unprepared(root, on_broken="exclude", image_size=18)  # a size that nobody has decoded yet
     assert len(data.catalog) == 36

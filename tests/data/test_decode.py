@@ -199,7 +199,7 @@ def test_only_a_few_images_are_decoded_before_they_are_asked_for(
     assert len(begun) == taken == 100
 
 
-def test_a_file_that_changed_since_it_was_catalogued_is_not_taken_for_what_it_was(tmp_path: Path) -> None:
+def test_a_file_that_changed_since_it_was_cataloged_is_refused(tmp_path: Path) -> None:
     for name in "ab":
         Image.effect_noise((20, 20), 50).save(tmp_path / f"{name}.png")
     paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "gone.png"]

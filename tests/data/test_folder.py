@@ -82,7 +82,9 @@ def test_an_image_in_two_classes_is_excluded_with_a_warning(tmp_path: Path, capl
         (("pit/x.png", "dent/day 1/Ground-Truth/b/x.png"), "would be an image of the class dent, but lies in Ground-T"),
     ],
 )
-def test_what_is_no_folder_of_class_folders_is_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+def test_folders_without_images_or_with_names_of_splits_are_refused(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         folder.find_images(make(tmp_path / "root", *names))
 
@@ -99,7 +101,7 @@ def test_masks_beside_their_images_are_refused(tmp_path: Path) -> None:
         folder.find_images(root)
 
 
-def test_folders_named_like_splits_inside_a_class_split_nothing_with_one_warning(
+def test_folders_named_like_splits_inside_a_class_are_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ("pit/train/x.jpg", "pit/test/y.jpg", "dent/train/z.jpg", "dent/images/x.jpg")

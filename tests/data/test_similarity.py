@@ -50,7 +50,7 @@ AGAIN: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 @pytest.mark.parametrize("change", AGAIN.values(), ids=AGAIN)
-def test_the_same_shot_again_is_near(change: Callable[[Image.Image], Image.Image]) -> None:
+def test_the_same_image_saved_again_is_a_near_duplicate(change: Callable[[Image.Image], Image.Image]) -> None:
     assert max(distance(change(shot(bar)), shot(bar)) for bar in range(20)) <= MAX_HASH_DISTANCE
 
 

@@ -126,7 +126,7 @@ def test_the_summary_counts_classes_by_archive(tianchi_tree: Path) -> None:
 # what lies between
 
 
-def test_everything_that_is_no_row_is_named_with_its_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_excluded_file_has_its_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_tree(tmp_path, SMALL)
     spot = f"{TRAIN3}/{DEFECTS_FOLDER}/脏点"
     write(
@@ -158,7 +158,7 @@ def test_everything_that_is_no_row_is_named_with_its_reason(tmp_path: Path, capl
     assert catalog.count_reasons(found.excluded)["a folder where a file is expected"] == 2
 
 
-def test_other_is_the_last_class_and_keeps_its_kind_in_the_path_alone(tmp_path: Path) -> None:
+def test_other_is_the_last_class(tmp_path: Path) -> None:
     rare = f"{TRAIN3}/{DEFECTS_FOLDER}/其他/划伤/x.jpg"
     found = tianchi.find_images(write_tree(tmp_path, [*SMALL, rare]), include_other=True)
     assert found.table["path"].tolist() == [*SMALL, rare]

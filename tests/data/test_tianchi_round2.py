@@ -76,7 +76,7 @@ def test_images_of_several_classes_come_last_with_their_classes_in_order(root: P
         (labelme(), "marks nothing"),
     ],
 )
-def test_a_broken_annotation_costs_a_single_defect_its_boxes_and_several_their_row(
+def test_a_broken_annotation_removes_the_boxes_of_one_defect_and_excludes_an_image_of_several(
     root: Path, text: str, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     single, several = f"{SINGLE}/擦花/scuffed", f"{SEVERAL}/x"
@@ -100,7 +100,7 @@ def test_several_defects_without_annotation_are_excluded(root: Path) -> None:
     assert (left.path, left.reason, left.detail) == (f"{SEVERAL}/x.jpg", "no usable annotation", "missing")
 
 
-def test_each_round_leaves_out_the_other(root: Path) -> None:
+def test_each_round_excludes_the_other(root: Path) -> None:
     first = [f"{TRAIN3}/无瑕疵样本/a.jpg", f"{TRAIN3}/瑕疵样本/碰伤/b.jpg"]
     write_tree(root, first)
     found = tianchi.find_images(root)
