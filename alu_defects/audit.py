@@ -45,7 +45,7 @@ def audit(config: DictConfig) -> "Audit":
         raise UserError(f"output={output} lies below the images, {root}; give a folder outside of it")
     result = checks.audit_images(data, max_distance=max_distance, progress=data.progress)
     output.mkdir(parents=True, exist_ok=True)
-    # as in the catalog: names may hold line ends, or be no UTF-8
+    # as in the catalog: names may hold line ends, or not be UTF-8
     result.findings.to_csv(output / "audit.csv", index=False, quoting=csv.QUOTE_ALL, errors="surrogateescape")
     audit_report.write_audit_page(result, output / "audit.html")
     terminal.print_audit(result)

@@ -53,7 +53,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     check_options(operating, sorted(set(table["label"])))
     table = table[splits.in_split(table, "val") | splits.in_split(table, config.split.name)]
     catalog.verify_files(root, table)
-    data.use(root, table)
+    data.set_catalog(root, table)
     checkpoint.check_classes(run.best, data.classes)
     classifier, computing = (
         checkpoint.load_classifier(run.best),

@@ -198,7 +198,7 @@ def _data(options: dict[str, Any]) -> "DefectData":
 
 
 def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
-    """Catalog and decode the images; print and record what there is, and what the split gives away."""
+    """List, split and decode the images; print and record what there is, and what the split gives away."""
     from dataclasses import asdict
 
     from alu_defects.data import leakage
@@ -207,19 +207,13 @@ def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
 
     terminal.print_data(data)
     startup.lap("catalog")
-    data.setup("fit")
+    data.prepare_data()
     run.take_catalog(data.catalog, data.root)
     run.update(bits=data.bits)
-    assert data.found is not None
-    for table, file in (
-        (data.found.excluded, run.excluded_file),
-        (data.unused, run.unused_file),
-        (data.broken, run.broken_file),
-    ):
-        if len(table):
-            save_catalog(table, file)
+    if len(data.excluded):
+        save_catalog(data.excluded, run.excluded_file)
     startup.lap("pixels")
-    near_duplicates = data.near_duplicates()
+    near_duplicates = data.count_near_duplicates()
     found = leakage.time_only_baseline(data.catalog, near_duplicates)
     run.update(leakage=asdict(found) if found else {"near_duplicates": near_duplicates})
     terminal.print_leakage(found, near_duplicates)

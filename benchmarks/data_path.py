@@ -67,9 +67,10 @@ def measure(images: int, repeats: int, seconds: float, settings: Sequence[str] =
         def open_data(cache: str, augmented: bool = False) -> DefectData:
             changed = {**options, "cache_dir": caches / cache, "progress": False}
             data = DefectData(**changed, split={}, augment=augment if augmented else None)
-            data.use(whole.root, own)
+            data.set_catalog(whole.root, own)
+            data.prepare_data()
+            data.move_pixels(device)
             data.setup("fit")
-            data.place(device)
             return data
 
         def load(data: DefectData) -> None:

@@ -66,7 +66,7 @@ def measure_rows(number: int, split: dict[str, Any]) -> dict[str, float]:
 
     def make_catalog() -> None:
         images = list(create_images(number))
-        table = timed("build", lambda: catalog.build_catalog(Path(), images, [], CLASS_NAMES)).table
+        table = timed("build", lambda: catalog.build_catalog(images, [], CLASS_NAMES)).table
         table = timed("split", lambda: splits.split_catalog(table, **split))
         timed("time-only baseline", lambda: leakage.time_only_baseline(table))
         timed("hash", lambda: catalog.data_hash(table))

@@ -149,7 +149,7 @@ def test_what_training_does_not_read_does_not_fail_it(root: Path) -> None:
     assert audited(root, "data.include_other=true", "split.name=random").fails
 
 
-def test_images_that_cannot_be_divided_are_still_looked_at(root: Path) -> None:
+def test_images_that_cannot_be_split_are_still_inspected(root: Path) -> None:
     lonely = root / ARCHIVE / "瑕疵样本" / "脏点" / "脏点20180911150000对照样本.jpg"
     lonely.parent.mkdir()
     lonely.write_bytes(b"")
@@ -164,7 +164,7 @@ def test_images_that_cannot_be_divided_are_still_looked_at(root: Path) -> None:
     }
 
 
-def test_images_that_cannot_be_catalogued_are_still_looked_at(root: Path) -> None:
+def test_images_of_one_class_are_still_inspected(root: Path) -> None:
     shutil.rmtree(root / ARCHIVE / "瑕疵样本")
     (broken := next(root.rglob("正常*.jpg"))).write_bytes(b"")
     result = audited(root)

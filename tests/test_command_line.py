@@ -152,9 +152,9 @@ def test_a_broken_image_is_named_or_excluded(typed, small, photographs, tmp_path
     assert "3.png" in status["error"]
     done = typed("train", *words, "data.on_broken=exclude", f"run_dir={tmp_path / 'without'}")
     assert done.returncode == 0, done.stderr
-    broken = pd.read_csv(tmp_path / "without" / "broken.csv")
+    broken = pd.read_csv(tmp_path / "without" / "excluded.csv")
     assert broken["path"].tolist() == ["bad/3.png"]
-    assert "not an image" in broken["reason"].item()
+    assert "not an image" in broken["detail"].item()
     assert len(pd.read_csv(tmp_path / "without" / "catalog.csv")) == 9
     assert typed("evaluate", f"run={tmp_path / 'without'}", "data.cache=none").returncode == 0
 

@@ -91,7 +91,7 @@ def test_what_is_no_image_is_named_all_at_once_or_excluded(typed, root, words, t
     run = tmp_path / "run"
     done = typed("train", *words, "data.on_broken=exclude", f"run_dir={run}")
     assert done.returncode == 0, done.stderr
-    excluded = pd.read_csv(run / "broken.csv").set_index("path")["reason"]
+    excluded = pd.read_csv(run / "excluded.csv").set_index("path")["detail"]
     assert sorted(excluded.index) == broken
     assert "the file is empty" in excluded["pit/zero.jpg"]
     assert "DecompressionBomb" in excluded["pit/bomb.png"]

@@ -14,7 +14,7 @@ from rich.progress import track
 from alu_defects.auditing import findings
 from alu_defects.auditing.findings import Finding, Kind, Severity
 from alu_defects.data import catalog, decode, folder, leakage, similarity, splits
-from alu_defects.data.catalog import Reason, Scan
+from alu_defects.data.catalog import FoundImages, Reason
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 
@@ -25,7 +25,7 @@ class Audit:
 
     Attributes:
         root: where the images lie.
-        table: the catalog that would be trained on, with its split; without it if the images cannot be divided.
+        table: the catalog that would be trained on, with its split; without it if the images cannot be split.
         images: every image file, in the catalog or not: path, label, session and split ("" where there is none),
             width, height, mode and format (0 and "" where it cannot be decoded).
         archives: images by class and archive; None if they are not from several archives.
@@ -84,10 +84,10 @@ class Audit:
 
 
 def audit_images(data: DefectData, *, max_distance: int = similarity.MAX_HASH_DISTANCE, progress: bool = True) -> Audit:
-    """Catalog, divide, decode and compare the images.
+    """Catalog, split, decode and compare the images.
 
     Args:
-        data: not yet scanned.
+        data: not yet listed.
         max_distance: bits in which the hashes of near-duplicates may differ, of `similarity.HASH_BITS`.
         progress: show a progress bar.
 
@@ -101,7 +101,7 @@ def audit_images(data: DefectData, *, max_distance: int = similarity.MAX_HASH_DI
         if data.found is None and data.source == "synthetic":
             raise  # there is nothing that could be looked at
         found.append(Finding(Severity.ERROR, Kind.CANNOT_START, "", detail=str(error)))
-        table = _undivided(data.found)
+        table = _unsplit(data.found)
     root = data.root if data.found else catalog.existing_root(data.source_options["root"])
     images = _all_images(root, table, data.found)
     seen = inspect_all([root / path for path in images["path"]], progress)
@@ -129,14 +129,14 @@ def audit_images(data: DefectData, *, max_distance: int = similarity.MAX_HASH_DI
     )
 
 
-def _undivided(found: Scan | None) -> pd.DataFrame:
-    """The images that would be divided."""
+def _unsplit(found: FoundImages | None) -> pd.DataFrame:
+    """The images that would be split."""
     if found is None:
         return pd.DataFrame(columns=list(catalog.COLUMNS), dtype=str)
     return found.table[found.table["label"] != ""].reset_index(drop=True)
 
 
-def _all_images(root: Path, table: pd.DataFrame, found: Scan | None) -> pd.DataFrame:
+def _all_images(root: Path, table: pd.DataFrame, found: FoundImages | None) -> pd.DataFrame:
     """Path, label, session and split of every image file below the root, first those of the table in its order."""
     if found is None:
         paths = [path for path in folder.list_files(root)[0] if folder.is_image(path)]
@@ -151,7 +151,13 @@ def _all_images(root: Path, table: pd.DataFrame, found: Scan | None) -> pd.DataF
 
 
 def _of_bits(bits: int | str, largest: Mapping[str, int | None], needed: int) -> list[Finding]:
-    """What 16-bit images use of their bits, and those that use more than `data.bits`; training would read the first."""
+    """How many bits the 16-bit images use, and which of them use more than `data.bits`.
+
+    Args:
+        bits: `data.bits`.
+        largest: path → largest value of a 16-bit image, None of another.
+        needed: how many of these images, the first ones, training would read.
+    """
     values = {path: value for path, value in largest.items() if value is not None}
     read = {path: values[path] for path in list(largest)[:needed] if path in values}
     if not values:
@@ -175,16 +181,16 @@ def _of_bits(bits: int | str, largest: Mapping[str, int | None], needed: int) ->
 
 
 def _of_pairs(images: pd.DataFrame, pairs: similarity.Int64, hashes: similarity.UInt8) -> list[Finding]:
-    """Of every image that looks like an earlier one the most severe pair, and of those the nearest.
+    """For every image that looks like an earlier one its most severe pair; of equally severe ones the nearest.
 
-    A rig that does not move can make all images alike, and all of their pairs would be too many to look at. Shots of
-    one session that the camera took without moving are no finding as long as they are in one part of the split.
+    With a camera that does not move all images can look alike: all of their pairs would be too many to look at. Two
+    images of one session that are in the same split are no finding.
     """
     columns = ("path", "label", "split", "session")
     paths, labels, splits, sessions = (images[column].to_numpy(dtype=object) for column in columns)
     i, j = pairs.T
-    burst = (sessions[i] == sessions[j]) & (sessions[i] != "") & (splits[i] == splits[j])
-    i, j = pairs[~burst].T
+    expected = (sessions[i] == sessions[j]) & (sessions[i] != "") & (splits[i] == splits[j])
+    i, j = pairs[~expected].T
     kinds = (Kind.NEAR_ACROSS, Kind.NEAR_LABELS, Kind.NEAR)
     ranks = np.select([(splits[i] == "train") != (splits[j] == "train"), labels[i] != labels[j]], [0, 1], 2)
     bits = np.bitwise_count(hashes[i] ^ hashes[j]).sum(axis=1)
@@ -198,13 +204,13 @@ def _of_pairs(images: pd.DataFrame, pairs: similarity.Int64, hashes: similarity.
     return found
 
 
-def _archives(found: Scan | None) -> pd.DataFrame | None:
+def _archives(found: FoundImages | None) -> pd.DataFrame | None:
     if found is None or found.table["archive"].nunique() < 2:
         return None
-    return catalog.count_by_archive(found)
+    return catalog.count_by_archive(found.table)
 
 
-MIN_SIDE = 32  # pixels; backbones halve an image five times
+MIN_SIDE_PIXELS = 32  # pixels; backbones halve an image five times
 MAX_ASPECT_RATIO = 5  # long side to short side; the whole frame is squashed into a square
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _SAME_FORMAT = {"MPO": "JPEG"}  # what phones write: a JPEG with further images behind it
@@ -258,7 +264,7 @@ def inspect_file(path: Path) -> Inspection:
 def _inspect_opened(path: Path, file: ImageFile.ImageFile) -> Inspection:
     remarks: list[tuple[Kind, str]] = []
     width, height = file.size
-    if min(width, height) < MIN_SIDE:
+    if min(width, height) < MIN_SIDE_PIXELS:
         remarks.append((Kind.TINY, f"{width}×{height} pixels"))
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
         remarks.append((Kind.HUGE, f"{width}×{height} pixels; at twice the limit of Pillow it is refused"))

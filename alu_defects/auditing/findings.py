@@ -20,9 +20,9 @@ class Severity(StrEnum):
 
 
 class Kind(StrEnum):
-    """What is wrong with an image or a pair; what is excluded of the catalog is of the kinds of `Reason`."""
+    """What is wrong with an image or a pair of them; excluded files have a `Reason` instead."""
 
-    CANNOT_START = "the images cannot be cataloged or divided"
+    CANNOT_START = "the images cannot be cataloged or split"
     EMPTY = "file of zero bytes"
     NO_IMAGE = "content is no image"
     TRUNCATED = "truncated image"
@@ -51,9 +51,9 @@ FIXES: dict[str, str] = {
     Kind.NO_IMAGE: "Replace it by the image, or remove it.",
     Kind.TRUNCATED: "Copy it again from the camera or the archive, or remove it.",
     Kind.BROKEN: "Save it again with 8 or 16 bits a channel, replace it, or remove it.",
-    Kind.NEAR_ACROSS: "The model is asked what it has seen: remove one of each; split=session keeps sessions together.",
+    Kind.NEAR_ACROSS: "The model is tested on what it has seen: remove one; split=session keeps sessions together.",
     Kind.NEAR_LABELS: "One of the two labels is probably wrong: move an image to the other class, or remove one.",
-    Kind.NEAR: "They count double in their part of the split.",
+    Kind.NEAR: "They count double in their split.",
     Kind.OTHER_FORMAT: "It is read by its content; rename it for other programs.",
     Kind.ABOVE_BITS: "Give data.bits=auto, or the bits of the camera; or remove it if it is of another camera.",
     Kind.SIXTEEN_BITS: "White is 2^bits − 1 in all of them; if the camera has more bits, give them as data.bits.",
@@ -88,10 +88,10 @@ def severity_of(kind: Kind | Reason, *, fatal: bool = False) -> Severity:
 
 
 def findings_of_excluded(excluded: pd.DataFrame, labels: dict[str, str]) -> list[Finding]:
-    """Findings on what did not become a row of the catalog: a pair once, a folder once for all that it holds.
+    """Findings on excluded files: a pair once, a folder once for all that it holds.
 
     Args:
-        excluded: of a `Scan`.
+        excluded: of `FoundImages`.
         labels: path → class of everything that has one.
     """
     inside = excluded.loc[excluded["reason"] == Reason.FOLDER_FOR_FILE, "detail"].value_counts()

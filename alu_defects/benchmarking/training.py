@@ -53,6 +53,7 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
 def _measure_size(config: DictConfig, models: Mapping[str, Mapping[str, Any]], pixels: int) -> Table:
     options = {**plain(config.data), "image_size": pixels}
     data = DefectData(**options, split=plain(config.split), augment=plain(config.augment), seed=0)
+    data.prepare_data()
     data.setup("fit")
     if len(data.train_dataloader()) < 2:
         raise UserError(f"data.batch_size={data.batch_size} leaves fewer than two batches to train on; lower it")
@@ -106,7 +107,8 @@ def _create_loops(
     config: DictConfig, classifier: Classifier, data: DefectData, device: torch.device, precision: str
 ) -> tuple[dict[str, TimedLoop], float]:
     """The loops, each after two steps that do not count, and the bytes that the first needs."""
-    data.place(device)
+    data.move_pixels(device)
+    data.setup("fit")
     if device.type == "cuda":
         torch.cuda.set_device(device)  # the one that PyTorch's timer waits for
     matrix_peak(device, precision)  # before memory is measured: it loads the libraries of the device

@@ -1,4 +1,4 @@
-"""The boxes that people drew: labelme's JSON (round 2) and Pascal VOC's XML (APSPC)."""
+"""The boxes around defects that people drew: JSON of labelme (round 2) and XML of Pascal VOC (APSPC)."""
 
 import json
 import math
@@ -13,7 +13,7 @@ SUFFIXES = frozenset({".json", ".xml"})
 
 
 class AnnotationError(Exception):
-    """A file does not say what is in the image; the message names the file's fault."""
+    """An annotation file cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Box:
     bottom: float
 
 
-def beside(image: str, annotations: Set[str]) -> str:
+def find_annotation(image: str, annotations: Set[str]) -> str:
     """The annotation of an image: of the same name beside it, or in VOC's `Annotations/`; "" if there is none."""
     if not annotations:
         return ""
@@ -37,7 +37,7 @@ def beside(image: str, annotations: Set[str]) -> str:
     return next((str(candidate) for candidate in candidates if str(candidate) in annotations), "")
 
 
-def read(path: Path, names: Mapping[str, str]) -> list[Box]:
+def read_boxes(path: Path, names: Mapping[str, str]) -> list[Box]:
     """The boxes of one annotation file.
 
     Args:
@@ -63,7 +63,7 @@ def read(path: Path, names: Mapping[str, str]) -> list[Box]:
     return [Box(names[label], min(xs), min(ys), max(xs), max(ys)) for label, xs, ys in marks]
 
 
-def as_json(boxes: list[Box]) -> str:
+def to_json(boxes: list[Box]) -> str:
     """Boxes as the catalog's column of that name holds them."""
     return json.dumps(
         [{"label": box.label, "box": [box.left, box.top, box.right, box.bottom]} for box in boxes], ensure_ascii=False

@@ -25,10 +25,10 @@ _RECORD = np.dtype({"names": ["sha256", "largest"], "formats": [("u1", 32), "<u4
 
 
 def check_bits(bits: int | str) -> None:
-    """Refuse what is no setting of data.bits.
+    """Refuse a wrong data.bits.
 
     Raises:
-        UserError: neither auto nor one of `pixels.BITS`.
+        UserError: neither auto nor one of `decode.BITS`.
     """
     if bits not in ("auto", *decode.BITS):
         raise UserError(f"data.bits={bits} is not auto, {', '.join(map(str, decode.BITS))}")
@@ -43,13 +43,13 @@ def find_16_bit(paths: Sequence[Path]) -> list[int]:
 def choose_bits(
     bits: int | str, paths: Sequence[Path], sha256s: Sequence[str], since: float, folder: Path, *, progress: bool = True
 ) -> int:
-    """The bits of a data set; says which.
+    """The bits of a data set; they are logged.
 
     Args:
         bits: `auto`: as few as hold the largest value of all 16-bit images; or a number, which is returned.
         paths: of the 16-bit images; without any, or if none can be decoded, `auto` is 8.
         sha256s: hash of the bytes of each.
-        since: when the hashes were taken, see `pixels.read_all`.
+        since: when the hashes were taken, see `decode.read_all`.
         folder: of all pixel caches.
         progress: show a progress bar.
 
@@ -58,7 +58,7 @@ def choose_bits(
     """
     if not isinstance(bits, int):
         values = largest_values(paths, sha256s, since, folder, progress=progress).values()
-        if not values:  # nothing to decode, or decoding says of each file why not; 16 bits would hide that of some
+        if not values:  # nothing to decode, or decoding names every file with its error; 16 bits would hide some errors
             return decode.BITS[0]
         bits, found = decode.fewest_bits(max(values)), f": their largest value is {max(values)}"
     else:

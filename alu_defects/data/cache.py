@@ -5,10 +5,10 @@ A folder for each size and way of resizing, and for each `data.bits` of data set
     pixels    uint8 (R, size, size, 3), row after row
     index     R records: SHA-256 of the image's file, perceptual hash of its pixels
 
-Images are found by what their files hold, not by where these lie: another data set with the same images, another
-split or the test part alone decode nothing again, and one changed file means one more row. A row is entered in the
-index when its pixels are safe on the disk, and never changed, so that readers need no lock and a killed writer loses
-no more than what it was just decoding.
+Images are found by the content of their files, not by their paths: for another data set with the same images, another
+split or the test images alone nothing is decoded again, and a changed file means one more row. A row is added to the
+index when its pixels are safe on the disk, and never changed: readers need no lock, and a killed writer loses only what
+it was just decoding.
 """
 
 import os
@@ -32,9 +32,7 @@ from alu_defects.errors import UserError
 from alu_defects.io import exclusive_lock
 
 BUFFER_BYTES = 256_000_000  # bytes of decoded images that wait to be written
-CACHE_VERSION = (
-    1  # raise it when the same file gives other pixels or another hash, so that old ones are not taken for new
-)
+CACHE_VERSION = 1  # raise it when the same file gives other pixels or another hash, so that old ones are not used
 _RECORD = np.dtype([("sha256", "u1", 32), ("hash", "u1", similarity.HASH_BITS // 8)])
 _Digests = npt.NDArray[np.uint8]  # (N, 32)
 
@@ -64,14 +62,14 @@ class PixelCache:
         Args:
             paths: of the images.
             sha256s: hash of the bytes of each.
-            since: when the hashes were taken, see `pixels.decode_all`.
+            since: when the hashes were taken, see `decode.read_all`.
             progress: show a progress bar.
 
         Returns:
             Images that cannot be decoded, and why; the others are there.
 
         Raises:
-            UserError: no room for it on the disk, or no right to write there.
+            UserError: too little space on the disk, or no right to write there.
         """
         wanted = dict(zip(sha256s, paths, strict=True))
         if not self._missing(wanted):
@@ -88,7 +86,7 @@ class PixelCache:
                 "Give another paths.cache, or do without: data.cache=none"
             ) from error
 
-    def rows(self, sha256s: Sequence[str]) -> npt.NDArray[np.int64]:
+    def find_rows(self, sha256s: Sequence[str]) -> npt.NDArray[np.int64]:
         """Where in `pixels` the images are, (N,); they must be there."""
         known = self._known()
         return np.array([known[sha256] for sha256 in sha256s], np.int64)
@@ -133,7 +131,7 @@ class PixelCache:
         broken: list[tuple[Path, Exception]] = []
         rows = len(self)
         with self.pixels_file.open("ab") as pixels_file, self._index_file.open("ab") as index_file:
-            pixels_file.truncate(rows * self._row_bytes)  # halves that a killed writer left
+            pixels_file.truncate(rows * self._row_bytes)  # without the incomplete rows of a killed writer
             index_file.truncate(rows * _RECORD.itemsize)
             steps = self._append_steps(missing, since, pixels_file, index_file, broken)
             what = f"decoding {len(missing)} images ({len(missing) * self._row_bytes / 1e6:,.0f} MB)"
@@ -186,7 +184,7 @@ class PixelCache:
 
 
 CACHES = ("auto", "device", "memory", "disk", "none")
-DEVICE_FRACTION = 0.25  # of the free memory of a GPU that pixels take at most by themselves; the network needs the rest
+DEVICE_FRACTION = 0.25  # of the free memory of a GPU that cache=auto gives to pixels; the network needs the rest
 
 
 class CachedPixels:
@@ -249,7 +247,7 @@ class CachedPixels:
 
 
 class DecodeOnDemand:
-    """Images that are decoded whenever they are asked for: more than the disk has room for."""
+    """Images that are decoded whenever they are asked for, where the disk is too small for a cache."""
 
     device = torch.device("cpu")
 

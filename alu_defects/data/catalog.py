@@ -3,13 +3,13 @@
 Columns:
     path: relative to the root, with forward slashes.
     label: class name; "" for an image that has none or several.
-    labels: all class names, joined by "|" in the order of the taxonomy.
+    labels: all class names, joined by "|" in the order of the classes.
     boxes: JSON list of {"label": name, "box": [left, top, right, bottom]} in pixels; "" where none are known.
     time: of the photograph, from the file name, such as 2018-08-30T16:45:45; "" where there is none.
     archive: name of the folder that an archive was extracted to; "" outside of archives.
     sha256: of the file's bytes.
 
-Dividing the images adds `session` and `split`.
+Splitting the images adds `session` and `split`.
 """
 
 import csv
@@ -35,17 +35,17 @@ log = logging.getLogger(__name__)
 pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed, refuses names that are not UTF-8
 
 COLUMNS = ("path", "label", "labels", "boxes", "time", "archive", "sha256")
-EXCLUDED_COLUMNS = ("path", "archive", "label", "reason", "detail")
+EXCLUDED_COLUMNS = ("path", "archive", "label", "split", "reason", "detail")
 
 # 20180830164545, or as phones write it, 20180830_164545 and 20180830-164545123 with milliseconds
 _TIME = re.compile(r"(?<![0-9])([0-9]{8})(?:([0-9]{6})|[_-]([0-9]{6})(?:[0-9]{3})?)(?![0-9])")
 
 
 class Reason(StrEnum):
-    """Why something is excluded; `LeftOut.detail` says what the reason alone does not."""
+    """Why something is excluded; `Excluded.detail` says what the reason alone does not."""
 
     HIDDEN = "hidden"
-    NOT_A_IMAGE = "not an image"
+    NOT_AN_IMAGE = "not an image"
     FOLDER_FOR_FILE = "a folder where a file is expected"  # and all it holds
     LINKED_AGAIN = "a folder that was entered before"  # detail: where
     NO_CLASS_FOLDER = "lies in no class folder"
@@ -58,9 +58,12 @@ class Reason(StrEnum):
     CLASS_OTHER = "class other"
     ROUND1 = "round 1; data.round=1 reads it"
     ROUND2 = "round 2; data.round=2 reads it"
+    NO_CLASS = "without a class"  # in the catalog, but not trained on
+    SEVERAL_CLASSES = "of several classes"  # likewise
+    BROKEN = "cannot be decoded"  # detail: the error
 
 
-# as the archives and file systems are; all others are worth a warning
+# found in every archive or file system; all others are worth a warning
 EXPECTED = frozenset(
     {
         Reason.HIDDEN,
@@ -69,6 +72,8 @@ EXPECTED = frozenset(
         Reason.CLASS_OTHER,
         Reason.ROUND1,
         Reason.ROUND2,
+        Reason.NO_CLASS,
+        Reason.SEVERAL_CLASSES,
     }
 )
 
@@ -85,7 +90,7 @@ class Excluded(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What is known of one image before it becomes a row; the fields are named after the columns."""
+    """One image before it becomes a row; the fields are named after the columns."""
 
     path: str
     labels: tuple[str, ...]
@@ -104,17 +109,17 @@ class ImageRecord:
         return self.labels[0] if len(self.labels) == 1 else ""
 
     def exclude(self, reason: Reason, detail: str = "") -> Excluded:
-        """The row of the other table, for an image that is not taken."""
+        """The entry of this image among the excluded ones."""
         return Excluded(self.path, reason, detail, self.archive, "|".join(self.labels))
 
 
 @dataclass(frozen=True)
-class Scan:
-    """What was found below a root.
+class FoundImages:
+    """The images below a root, and what is excluded.
 
     Attributes:
         table: the catalog.
-        excluded: everything that is not in it, by path, archive, label, reason (a kind) and detail.
+        excluded: everything that is not in it, with the columns `EXCLUDED_COLUMNS`; the split is still empty.
     """
 
     table: pd.DataFrame
@@ -158,25 +163,15 @@ def with_hashes(root: Path, images: Sequence[ImageRecord]) -> list[ImageRecord]:
     return [replace(image, sha256=sha256) for image, sha256 in zip(images, found, strict=True)]
 
 
-def build_catalog(
-    root: Path, images: Sequence[ImageRecord], excluded: Sequence[Excluded], classes: Sequence[str]
-) -> Scan:
-    """Make the tables; what was excluded is logged, with a warning where that is not to be expected.
+def build_catalog(images: Sequence[ImageRecord], excluded: Sequence[Excluded], classes: Sequence[str]) -> FoundImages:
+    """Make the tables; logs what is excluded, with a warning if that is not `EXPECTED`.
 
     Args:
-        root: for messages.
         images: become the rows, sorted by class and path; images of several classes and of none come last.
         excluded: becomes the other table, sorted by path.
         classes: all class names in their order.
-
-    Raises:
-        UserError: the images of one class each are of fewer than two classes.
     """
     examples = {image.labels: image for image in images}  # few, however many images there are
-    labels = {image.label for image in examples.values()} - {""}
-    if len(labels) < 2:
-        held = f"one class only, {labels.pop()}" if labels else "no image with a class of its own"
-        raise UserError(f"data.root={root} holds {held}; a classifier needs two or more class folders")
     numbers = {name: number for number, name in enumerate((*classes, "several", "unlabelled"))}
     rank = {labels: numbers[_kind(image.label, labels)] for labels, image in examples.items()}
     rows = sorted(images, key=attrgetter("path"))
@@ -187,21 +182,19 @@ def build_catalog(
         dtype=str,
     )
     missing = pd.DataFrame(
-        [(one.path, one.archive, one.label, one.reason.value, one.detail) for one in sorted(excluded)],
+        [(one.path, one.archive, one.label, "", one.reason.value, one.detail) for one in sorted(excluded)],
         columns=EXCLUDED_COLUMNS,
         dtype=str,
     )
-    scan = Scan(table, missing)
-    for reason, count in count_reasons(scan).items():
+    for reason, count in count_reasons(missing).items():
         path, detail = missing.loc[missing["reason"] == reason, ["path", "detail"]].iloc[0]
         level = logging.INFO if reason in EXPECTED else logging.WARNING
         log.log(level, "excluded: %d × %s, such as %s%s", count, reason, path, f" ({detail})" if detail else "")
-    return scan
+    return FoundImages(table, missing)
 
 
-def count_by_archive(scan: Scan) -> pd.DataFrame:
-    """Images by class (rows) and archive (columns), with totals; those of no archive are in total alone."""
-    table = scan.table
+def count_by_archive(table: pd.DataFrame) -> pd.DataFrame:
+    """Images by class (rows) and archive (columns), with totals; those of no archive are in the total alone."""
     kinds = pd.Series([_kind(*row) for row in zip(table["label"], table["labels"], strict=True)], name="class")
     counts = pd.crosstab(kinds, table["archive"]).reindex(kinds.unique())
     counts["total"] = counts.sum(axis="columns")
@@ -209,9 +202,9 @@ def count_by_archive(scan: Scan) -> pd.DataFrame:
     return counts.drop(columns="", errors="ignore").rename_axis(index="class", columns="archive")
 
 
-def count_reasons(scan: Scan) -> pd.Series:
-    """How many files and folders were excluded for which reason, the most frequent first."""
-    return scan.excluded["reason"].value_counts()
+def count_reasons(excluded: pd.DataFrame) -> pd.Series:
+    """How many files and folders are excluded for which reason, the most frequent first."""
+    return excluded["reason"].value_counts()
 
 
 def _kind(label: str, labels: str | tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""A photograph file → uint8 pixels of the size that the network sees."""
+"""An image file → uint8 pixels of the size that the network sees."""
 
 import hashlib
 import io
@@ -21,28 +21,26 @@ UInt8 = npt.NDArray[np.uint8]
 UInt16 = npt.NDArray[np.uint16]
 BITS = (8, 10, 12, 14, 16)  # of cameras: what they put into 16-bit files is not stretched to 16 bits
 RESIZES = ("squash", "letterbox")
-DECODED_AHEAD = (
-    2  # images a thread that are decoded before they are asked for: one that takes long does not stop the others
-)
-CLOCK_SKEW = 60  # seconds by which the clock of a file server may be behind
+DECODED_AHEAD_PER_THREAD = 2  # images that are decoded before they are asked for: a slow one does not stop the others
+CLOCK_SKEW_SECONDS = 60  # by which the clock of a file server may be late
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284  # tags of TIFF
 _COLOURS = ("RGB", "RGBX", "RGBA")  # of which Pillow can read the lower bytes too
 LETTERBOX_GREY = (128, 128, 128)  # about zero after normalisation
 
 
 class UnreadableError(Exception):
-    """Why a file has no pixels that may be a fine image: the disk, the memory, or another file in its place."""
+    """Why an image that may be a good one cannot be read: the disk, the memory, or another file in its place."""
 
 
 def decode(file: Path | BinaryIO, size: int, resize: str = "squash", bits: int | None = 16) -> UInt8:
-    """Decode the whole frame of a photograph, upright, as RGB of `size` × `size`.
+    """Decode the whole frame of an image, upright, as RGB of `size` × `size`.
 
     Args:
         file: jpg, png, bmp, tif or webp; grey, palette, RGBA, CMYK or 16 bit. Of several frames the first is taken.
         size: side of the result in pixels.
         resize: `squash` changes the aspect ratio, as the paper does; `letterbox` keeps it and pads with grey.
-        bits: of `BITS`, what is white in a 16-bit image: 2^bits - 1. None: as few as its own values allow, which is for
-            looking at one image; those of a data set must be decoded alike.
+        bits: of `BITS`; white in a 16-bit image is 2^bits - 1. None: as few as its own values need, to look at a single
+            image; those of a data set must be decoded alike.
 
     Returns:
         uint8 (size, size, 3).
@@ -83,7 +81,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def is_16_bit(opened: ImageFile.ImageFile) -> bool:
-    """Whether the channels of a file have 16 bits, told from its header: before it is loaded."""
+    """Whether the channels of a file have 16 bits, read from its header: before it is loaded."""
     if opened.mode == "F":
         return False
     bits = getattr(opened, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))  # TIFF alone has tags
@@ -91,9 +89,9 @@ def is_16_bit(opened: ImageFile.ImageFile) -> bool:
 
 
 def file_is_16_bit(path: Path) -> bool:
-    """Whether the channels of a file have 16 bits; False for what cannot be read, which decoding says.
+    """Whether the channels of a file have 16 bits; False for what cannot be read: decoding gives the error.
 
-    It costs nothing noticeable: of JPEG, PNG, BMP and WebP the first bytes are enough.
+    It takes next to no time: for JPEG, PNG, BMP and WebP the first bytes are enough.
     """
     try:
         with path.open("rb") as file:
@@ -198,7 +196,7 @@ def decode_all(
     bits: int = 16,
     threads: int | None = None,
 ) -> Iterator[UInt8 | Exception]:
-    """Decode photographs in parallel, see `read_all` and `decode`: each uint8 (size, size, 3), or why it is not."""
+    """Decode images in parallel, see `read_all` and `decode`: each uint8 (size, size, 3), or the error."""
     return read_all(lambda file: decode(file, size, resize, bits), paths, sha256s, since, threads=threads)
 
 
@@ -210,18 +208,18 @@ def read_all(
     *,
     threads: int | None = None,
 ) -> Iterator[T | Exception]:
-    """Read photographs in parallel, and make sure that they are the ones that were cataloged.
+    """Read images in parallel, and make sure that they are the ones that were cataloged.
 
     Args:
         read: is called with the content of each.
         paths: of the files.
         sha256s: hash of the bytes of each.
-        since: when the hashes were taken, in seconds since 1970; what was touched later is hashed again. To hash
-            everything again would take a tenth of the time.
+        since: when the hashes were taken, in seconds since 1970; files changed later are hashed again. Hashing all of
+            them again would take a tenth of the time.
         threads: None: one a core.
 
     Yields:
-        For each in order what `read` returns, or why there is nothing.
+        For each in order what `read` returns, or the error.
     """
 
     def work(path: Path, sha256: str) -> T | Exception:
@@ -239,7 +237,8 @@ def read_all(
     with ThreadPoolExecutor(threads) as pool:  # Pillow releases the interpreter lock while it decodes
         for path, sha256 in zip(paths, sha256s, strict=True):
             jobs.append(pool.submit(work, path, sha256))
-            if len(jobs) > DECODED_AHEAD * threads:  # map would decode all, and hold what the caller has not taken yet
+            # pool.map would decode all images, and keep in memory what the caller has not taken yet
+            if len(jobs) > DECODED_AHEAD_PER_THREAD * threads:
                 yield jobs.popleft().result()
         while jobs:
             yield jobs.popleft().result()
@@ -251,7 +250,7 @@ def _read(path: Path, sha256: str, since: float) -> bytes:
     except OSError as error:
         raise UnreadableError(error.strerror) from error
     touched = max(status.st_mtime, status.st_ctime)  # moving another file here leaves its mtime as it was
-    if touched > since - CLOCK_SKEW and hashlib.sha256(content).hexdigest() != sha256:
+    if touched > since - CLOCK_SKEW_SECONDS and hashlib.sha256(content).hexdigest() != sha256:
         raise UnreadableError("it has changed since it was cataloged")
     if not content:
         raise ValueError("the file is empty")
@@ -259,7 +258,7 @@ def _read(path: Path, sha256: str, since: float) -> bytes:
 
 
 def decoding_error(broken: Sequence[tuple[Path, Exception]], fix: str = "") -> UserError:
-    """The error that names files without pixels, and why they have none; with a further fix."""
+    """The error that names the images that cannot be decoded and why; `fix` is a further thing to do."""
     lines = sorted(f"{path} ({type(error).__name__}: {error})" for path, error in broken)
     more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
     shown = "\n  ".join(lines[:20])

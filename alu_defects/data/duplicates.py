@@ -1,7 +1,7 @@
-"""One photograph, one row: the same image in train and test would be recognised, not classified.
+"""Copies are excluded: an image that is in train and in test would be recognised, not classified.
 
-Images come best first: where two are the same, the earlier is kept. Images without a class, those of the test sets,
-are never excluded: each of them wants an answer, and several sets have a 0.jpg.
+Images come in the order of preference: where two are the same, the first is kept. Images without a class are never
+excluded: each needs a prediction, and several test sets of the competition have a 0.jpg.
 """
 
 import logging
@@ -13,13 +13,13 @@ from alu_defects.data.catalog import Excluded, ImageRecord, Reason, capture_time
 
 log = logging.getLogger(__name__)
 
-Division = tuple[list[ImageRecord], list[Excluded]]
+KeptAndExcluded = tuple[list[ImageRecord], list[Excluded]]
 
 
-def by_name(images: Sequence[ImageRecord]) -> Division:
-    """Exclude images whose file name, with the time in it, a better archive has too.
+def exclude_same_name(images: Sequence[ImageRecord]) -> KeptAndExcluded:
+    """Exclude images whose file name, with a time in it, another archive has that comes first.
 
-    Within an archive names may recur, in another class folder: such images are all kept.
+    Within one archive, images of the same name in other class folders are all kept.
     """
     first: dict[str, ImageRecord] = {}
     originals: dict[str, ImageRecord] = {}
@@ -31,17 +31,17 @@ def by_name(images: Sequence[ImageRecord]) -> Division:
                 if original.labels != image.labels:
                     was, now = "|".join(image.labels), "|".join(original.labels)
                     log.warning("%s (%s) is taken as %s: %s", image.path, was, now, original.path)
-    return _divide(images, originals, Reason.SAME_NAME)
+    return _exclude_copies(images, originals, Reason.SAME_NAME)
 
 
-def by_content(images: Sequence[ImageRecord]) -> Division:
-    """Exclude images whose content comes before; where no class is common to all copies, all of them.
+def exclude_same_content(images: Sequence[ImageRecord]) -> KeptAndExcluded:
+    """Exclude later copies of the same content; all copies, if no class is common to all of them.
 
-    Which of two classes is right is not known. Copies of `scuffed` and of `pit` exclude each other; copies of `scuffed`
-    and of `scuffed|pit` do not: the annotation of the latter just says more.
+    Which of two classes is right is not known: of copies in `scuffed` and in `pit` none is kept. Of copies in `scuffed`
+    and in `scuffed|pit` one is: its annotation only says more.
 
     Args:
-        images: with their hashes, best first.
+        images: with their hashes, the preferred ones first.
     """
     copies = defaultdict[str, list[ImageRecord]](list)
     for image in images:
@@ -57,12 +57,14 @@ def by_content(images: Sequence[ImageRecord]) -> Division:
         for image in (first, *others):
             other = next(p for p in (*others, first) if p.labels != image.labels)
             refused[image.path] = image.exclude(Reason.TWO_LABELS, other.path)
-    kept, excluded = _divide([p for p in images if p.path not in refused], originals, Reason.SAME_CONTENT)
+    kept, excluded = _exclude_copies([p for p in images if p.path not in refused], originals, Reason.SAME_CONTENT)
     return kept, [*excluded, *refused.values()]
 
 
-def _divide(images: Sequence[ImageRecord], originals: Mapping[str, ImageRecord], reason: Reason) -> Division:
-    """Exclude the keys of `originals`, paths; an original without boxes takes over those of its copies."""
+def _exclude_copies(
+    images: Sequence[ImageRecord], originals: Mapping[str, ImageRecord], reason: Reason
+) -> KeptAndExcluded:
+    """Exclude the images whose paths are the keys; originals without boxes get those of their copies."""
     boxes = {originals[p.path].path: p.boxes for p in reversed(images) if p.path in originals and p.boxes}
     kept = [replace(p, boxes=p.boxes or boxes.get(p.path, "")) for p in images if p.path not in originals]
     return kept, [p.exclude(reason, originals[p.path].path) for p in images if p.path in originals]

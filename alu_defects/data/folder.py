@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from alu_defects.data import catalog, duplicates
-from alu_defects.data.catalog import Excluded, ImageRecord, Reason, Scan
+from alu_defects.data.catalog import Excluded, FoundImages, ImageRecord, Reason
 from alu_defects.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -17,41 +17,37 @@ SPLIT_NAMES = frozenset(
 MASK_NAMES = frozenset(
     {"mask", "masks", "ground_truth", "groundtruth", "gt", "segmentation", "segmentations", "labels", "annotations"}
 )
-# what a class may be called, too
+# a class may have such a name, too
 AMBIGUOUS_NAMES = frozenset({"test", "valid", "val", "dev", "gt", "mask", "image", "img", "annotation"})
 CONTAINER_NAMES = MASK_NAMES | {"annotation", "image", "images", "img", "imgs", "jpegimages", "json", "xml"}
 
 
-def scan_folder(root: Path) -> Scan:
+def find_images(root: Path) -> FoundImages:
     """Catalog `root/<class>/**/<image>`: the first folder is the class, folders in it only group images.
 
-    A copy in the same class is excluded, of an image in two classes all copies are.
+    A copy in the same class is excluded; of an image in two classes all copies are. Images in the root itself have no
+    class: they can be predicted, and `sources.check_trainable` refuses them.
 
     Raises:
-        UserError: no images, one class only, or folders that are named like splits, masks or containers.
+        UserError: no images, or folders that are named like splits, masks or containers.
     """
     found, excluded = list_files(root)
-    excluded += [Excluded(path, Reason.NOT_A_IMAGE) for path in found if not is_image(path)]
-    images = [ImageRecord(path, (PurePosixPath(path).parts[0],)) for path in found if is_image(path)]
+    excluded += [Excluded(path, Reason.NOT_AN_IMAGE) for path in found if not is_image(path)]
+    images = [ImageRecord(path, PurePosixPath(path).parts[:-1][:1]) for path in found if is_image(path)]
     if not images:
-        raise UserError(f"data.root={root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in class folders")
-    loose = [image.path for image in images if "/" not in image.path]
-    if loose:
-        raise UserError(
-            f"{root / loose[0]} and {len(loose) - 1} other images lie in the root itself; "
-            "move each into a folder named after its class"
-        )
-    _check_folders(root, images)
-    labels = {image.label for image in images}
+        raise UserError(f"data.root={root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    in_folders = [image for image in images if image.labels]
+    _check_folders(root, in_folders)
+    labels = {image.label for image in in_folders}
     empty = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in labels and p.name[0] != ".")
     if empty:
         log.warning("%s: no images in %s, so there is no such class", root, ", ".join(empty))
-    images, copies = duplicates.by_content(catalog.with_hashes(root, images))
-    return catalog.build_catalog(root, images, excluded + copies, sorted(labels))
+    images, copies = duplicates.exclude_same_content(catalog.with_hashes(root, images))
+    return catalog.build_catalog(images, excluded + copies, sorted(labels))
 
 
 def _check_folders(root: Path, images: Sequence[ImageRecord]) -> None:
-    """Refuse folders whose names say that they are no classes, or that they hold no images of their class."""
+    """Refuse folders whose names say that they are not classes, or that they do not hold images of their class."""
     above = {image.path.rpartition("/")[0]: image.path for image in images}  # few, however many images
     folders = {tuple(folder.split("/")): example for folder, example in above.items()}
     tops = sorted({parts[0] for parts in folders})
@@ -107,8 +103,8 @@ def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
     """All files below a folder in sorted order; links are followed, but no folder is entered twice.
 
     Returns:
-        The files, relative to the root with forward slashes, and what is excluded: hidden files and folders (the latter
-        in one line), folders that are linked a second time, and folders named like an image with all they hold.
+        The files, relative to the root with forward slashes, and what is excluded: hidden files and folders (without
+        what they hold), folders that are linked a second time, and folders named like an image with all they hold.
 
     Raises:
         UserError: a folder cannot be read.
@@ -117,13 +113,13 @@ def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
     found: list[str] = []
     excluded: list[Excluded] = []
 
-    def walk(directory: Path, impostor: str) -> None:
+    def walk(directory: Path, image_folder: str) -> None:
         here = directory.relative_to(root).as_posix()
         if (before := entered.setdefault(directory.resolve(), here)) != here:
             excluded.append(Excluded(here, Reason.LINKED_AGAIN, before))
             return
-        if impostor:
-            excluded.append(Excluded(here, Reason.FOLDER_FOR_FILE, "" if here == impostor else impostor))
+        if image_folder:
+            excluded.append(Excluded(here, Reason.FOLDER_FOR_FILE, "" if here == image_folder else image_folder))
         try:
             children = sorted(directory.iterdir())
         except OSError as error:
@@ -133,11 +129,11 @@ def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
             if child.name.startswith("."):
                 excluded.append(Excluded(path, Reason.HIDDEN))
             elif child.is_dir():
-                walk(child, impostor or (path if is_image(path) else ""))
-            elif impostor:
-                excluded.append(Excluded(path, Reason.FOLDER_FOR_FILE, impostor))
+                walk(child, image_folder or (path if is_image(path) else ""))
+            elif image_folder:
+                excluded.append(Excluded(path, Reason.FOLDER_FOR_FILE, image_folder))
             else:
                 found.append(path)
 
-    walk(root, impostor="")
+    walk(root, image_folder="")
     return found, excluded

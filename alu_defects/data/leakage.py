@@ -1,4 +1,4 @@
-"""What a split gives away: how well the time of an image alone, without its pixels, foretells the class."""
+"""What a split gives away: how well the capture time of an image alone, without its pixels, predicts the class."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from alu_defects.data import sessions, splits
 
 NEARBY_SECONDS = 30  # seconds; of 81 % of the Tianchi images, another of the same class was taken within them
-MIN_ADVANTAGE = 0.2  # accuracy above that of the majority class from which on the clock has its part in every score
+MIN_ADVANTAGE = 0.2  # accuracy above that of the majority class from which on the time explains a part of every score
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """What a predictor that sees only the capture time scores on the test images, as fractions.
+    """What the time-only baseline scores on the test images, as fractions.
 
-    Its guess is the class of the training image that was taken nearest in time.
+    It predicts the class of the training image that was taken nearest in time, and sees no pixels.
     """
 
     images: int  # test images with a time
@@ -27,12 +27,12 @@ class Leakage:
     near_duplicates: int | None  # pairs of a training and a val or test image that look alike; None: not counted
 
     @property
-    def telling(self) -> bool:
-        """Whether the clock is so good that the scores of models must be read beside it."""
+    def is_strong(self) -> bool:
+        """Whether the baseline is so good that the scores of models must be compared with it."""
         return self.accuracy - self.majority > MIN_ADVANTAGE
 
     def sentence(self) -> str:
-        """For a person: what was found, and what to do where the clock is too good."""
+        """What was found, and what to do if the baseline is strong."""
         text = (
             "A predictor that sees no pixels, only when an image was taken, "
             f"scores {self.accuracy:.1%} accuracy and {self.macro_recall:.1%} macro recall "
@@ -41,14 +41,14 @@ class Leakage:
         )
         if self.near_duplicates is not None:
             text += f"; pairs of near-duplicates across the split: {self.near_duplicates}"
-        if self.telling:
-            text += ". Scores on this split are partly the clock's; "
+        if self.is_strong:
+            text += ". Scores on this split are partly due to the capture time; "
             text += "keep longer sessions together (split=session, a larger split.gap)"
         return text.replace("%", " %") + "."
 
 
 def time_only_baseline(table: pd.DataFrame, near_duplicates: int | None = None) -> Leakage | None:
-    """Foretell the class of the test images from their times.
+    """Predict the class of the test images from their times.
 
     Args:
         table: a catalog with its column `split`.

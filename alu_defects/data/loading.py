@@ -16,14 +16,14 @@ class Batch(TypedDict):
     # uint8 (B, 3, H, W) in channels_last; float32 in [0, 1] once augmented. Absent until the batch is on the device if
     # the pixels are there
     image: NotRequired[Tensor]
-    label: Tensor  # int64 (B,)
+    label: Tensor  # int64 (B,); -1 for an image of no known class
     index: Tensor  # int64 (B,): row of the catalog
     random: NotRequired[Tensor]  # float32 (B, Augment.COUNT), for training images on their way to the device
-    filler: NotRequired[int]  # so many at the end only make up the number, and are not to be counted
+    filler: NotRequired[int]  # so many images at the end only fill the batch and must not be counted
 
 
 class ImageDataset(Dataset[Batch]):
-    """Some rows of the catalog; hands over whole batches."""
+    """Some rows of the catalog, in whole batches."""
 
     def __init__(self, labels: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor] | None) -> None:
         self.labels, self.rows, self.gather = labels, rows, gather
@@ -42,14 +42,14 @@ class ImageDataset(Dataset[Batch]):
 
 
 def return_batch(batch: Any) -> Any:
-    """`__getitems__` has collated already; a named function, so that worker processes can be started with it."""
+    """The `collate_fn`: `__getitems__` has made the batch. No lambda: worker processes must be able to import it."""
     return batch
 
 
-class EpochSampler(Sampler[int]):
-    """A permutation that depends on (seed, epoch) alone, so that a resumed run sees the order it would have seen.
+class TrainingSampler(Sampler[int]):
+    """Shuffles by (seed, epoch) alone, so that a resumed run has the order that it would have had.
 
-    Of several processes each takes every n-th; all of them the same number, as their gradients are averaged.
+    Of n processes each gets every n-th image; all get the same number, since their gradients are averaged.
     """
 
     def __init__(self, length: int, seed: int, epoch: int = 0, rank: int = 0, processes: int = 1) -> None:
@@ -68,10 +68,10 @@ class EpochSampler(Sampler[int]):
         return iter(order[self.rank :: self.processes][: len(self)].tolist())
 
 
-class ShardSampler(Sampler[int]):
-    """Every n-th image, for one of several processes that evaluate.
+class EvaluationSampler(Sampler[int]):
+    """Every n-th image, for one of n processes that evaluate.
 
-    They must run the same number of batches; where images lack for that, there stands -1.
+    All must run the same number of batches: -1 stands for a missing image.
     """
 
     def __init__(self, length: int, rank: int, processes: int) -> None:

@@ -1,4 +1,4 @@
-"""Sessions: images of one class that were shot in one go, and so show the same bars in the same light."""
+"""Sessions: images of one class that were taken in one burst, and show the same bars in the same light."""
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,6 @@ def capture_seconds(table: pd.DataFrame) -> NDArray[np.float64]:
     Raises:
         UserError: a time that is not written like 2018-08-30T16:45:45.
     """
-    if "time" not in table:  # the catalog of an older run
-        return np.full(len(table), np.nan)
     times = pd.to_datetime(table["time"], format=TIME_FORMAT, errors="coerce")
     wrong = times.isna() & (table["time"] != "")
     if wrong.any():
@@ -28,8 +26,8 @@ def capture_seconds(table: pd.DataFrame) -> NDArray[np.float64]:
 def find_sessions(table: pd.DataFrame, gap: float) -> NDArray[np.object_]:
     """The session of every image: its class and start, such as `scuffed 2018-08-30T16:45:45`, (rows,).
 
-    A session continues while the next image of its class was taken at most `gap` seconds after the last, whatever was
-    shot in between. An image without a time is a session of its own, named after its content.
+    A session continues while the next image of its class was taken at most `gap` seconds after the previous one,
+    whatever was taken in between. An image without a time is a session of its own, named after its content.
 
     Raises:
         UserError: a gap below 0, or a time that cannot be read.
@@ -41,7 +39,7 @@ def find_sessions(table: pd.DataFrame, gap: float) -> NDArray[np.object_]:
     order = np.lexsort((taken, classes))
     starts = np.ones(len(table), dtype=bool)
     starts[1:] = (np.diff(classes[order]) != 0) | ~(np.diff(taken[order]) <= gap)  # ~: true for NaN as well
-    first = table.reindex(columns=["label", "time", "sha256"], fill_value="").iloc[order[starts]]  # image of each
+    first = table[["label", "time", "sha256"]].iloc[order[starts]]  # image of each
     texts = first.to_numpy(dtype=object).T
     names = [f"{label} {time or sha256[:12]}" for label, time, sha256 in zip(*texts, strict=True)]
     sessions = np.empty(len(table), dtype=object)

@@ -1,9 +1,9 @@
 """Perceptual hashes, and the pairs of images that are nearly the same.
 
-A near-duplicate is the same shot again: re-encoded, resized, a little brighter, moved by a pixel or two. It is not
-another shot of the same bar. The usual hash of 8×8 frequencies takes one for the other, since every photograph here is
-a bar across a bench. This one holds the signs of the 32×32 lowest frequencies, without those that vary along one axis
-only and so tell where the bar lies. It is one matrix product; the library imagehash would bring PyWavelets for it.
+A near-duplicate is the same image saved again: re-encoded, resized, a little brighter, moved by a pixel or two. It is
+not another image of the same bar. The usual hash of 8×8 frequencies confuses the two, since every image here shows a
+bar across a bench. This one holds the signs of the 32×32 lowest frequencies, without those that vary along one axis
+only and depend on where the bar lies. It is one matrix product; the library imagehash would need PyWavelets.
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
 HASH_BITS = 1024  # of a hash
-# Measured on 1,800 photographs of steel (200×200) and 1,430 generated bars (640×480): the same shot re-encoded at
-# quality 60, halved, 5 % brighter or moved by a pixel stays below 180 in 99 of 100 images. A camera that moved by 1 %
-# of the frame gives 180 to 290, overlapping shots of one sheet 249 to 313, images of other bars 370 and more.
-MAX_HASH_DISTANCE = 200
+# Measured on 1,800 images of steel (200×200) and 1,430 generated bars (640×480): the same image re-encoded at quality
+# 60, halved, 5 % brighter or moved by a pixel stays below 180 in 99 of 100 cases. A camera that moved by 1 % of the
+# frame gives 180 to 290, overlapping images of one sheet 249 to 313, images of other bars 370 and more.
+MAX_HASH_DISTANCE = 200  # bits
 MAX_IMAGES_PER_RUN = 20_000  # images compared in every run, in five seconds; `audit` compares any number
-_SIDE, _FREQUENCIES = 64, 32  # twice the pixels that the highest frequency needs
-_BLOCK = 1 << 17  # pairs compared at once: they stay in the processor's cache
+_SIDE_PIXELS, _FREQUENCIES = 64, 32  # twice the pixels that the highest frequency needs
+_PAIRS_PER_BLOCK = 1 << 17  # compared at once: they stay in the processor's cache
 
 
 def perceptual_hash(image: Image.Image) -> UInt8:
@@ -35,7 +35,7 @@ def perceptual_hash(image: Image.Image) -> UInt8:
         uint8 (BITS / 8,), all zero for an image without structure in both directions, such as one of a single colour.
     """
     grey = image.convert("L").convert("F")  # float, or rounding would decide the weak frequencies of a smooth bar
-    pixels = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64)
+    pixels = np.asarray(grey.resize((_SIDE_PIXELS, _SIDE_PIXELS), Image.Resampling.BOX), np.float64)
     waves = _waves()
     strengths = waves @ pixels @ waves.T
     return np.packbits(strengths.ravel() > 1e-3)  # rounding leaves 1e-5 of a frequency that is not there
@@ -44,8 +44,8 @@ def perceptual_hash(image: Image.Image) -> UInt8:
 @cache
 def _waves() -> npt.NDArray[np.float64]:
     """The cosines of the discrete cosine transform, without the constant one: (frequencies, pixels)."""
-    frequency, pixel = np.arange(1, _FREQUENCIES + 1)[:, None], np.arange(_SIDE) + 0.5
-    return np.asarray(np.cos(np.pi * frequency * pixel / _SIDE) * np.sqrt(2 / _SIDE))
+    frequency, pixel = np.arange(1, _FREQUENCIES + 1)[:, None], np.arange(_SIDE_PIXELS) + 0.5
+    return np.asarray(np.cos(np.pi * frequency * pixel / _SIDE_PIXELS) * np.sqrt(2 / _SIDE_PIXELS))
 
 
 def hash_images(images: UInt8) -> UInt8:
@@ -87,7 +87,7 @@ def _blocks(hashed: UInt8, max_distance: int) -> Iterator[Int64]:
     known = np.asarray(hashed.any(axis=1))
     start = 0
     while start < len(hashed):
-        stop = start + max(1, _BLOCK // (len(hashed) - start))
+        stop = start + max(1, _PAIRS_PER_BLOCK // (len(hashed) - start))
         # half of the bits are a lower bound that already rules out nearly every pair
         half = _distances(words[::2, start:stop, None], words[::2, None, start:])
         i, j = (side + start for side in np.nonzero(half <= max_distance))
@@ -107,7 +107,7 @@ def _distances(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> n
 
 
 def across_splits(pairs: Int64, table: pd.DataFrame) -> Int64:
-    """Keep the pairs of which one image trains the model and the other selects or judges it.
+    """Keep the pairs with one image in train and the other in val or test.
 
     Args:
         pairs: int64 (P, 2), rows of `table`.

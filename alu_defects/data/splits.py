@@ -1,8 +1,8 @@
-"""Which images train, which select the model, which judge it.
+"""Which images train, which select the model, which test it.
 
-Photographs of one bar, taken seconds apart, are almost the same image. A split that trains on one and tests on the
-next measures memory: `session`, the default, keeps them together, `paper` and `random` do not. `leakage` measures what
-that is worth.
+Images of one bar, taken seconds apart, are almost the same. A split that trains on one and tests on the next measures
+memory: `session`, the default, keeps them together, `paper` and `random` do not. `leakage` measures how much that adds
+to the scores.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ from alu_defects.errors import UserError, check_choice
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-VAL_AND_TEST = "val+test"  # images that select the model and judge it: its score is too good
+VAL_AND_TEST = "val+test"  # images that select the model and test it: its score is too good
 SELECTED_ON_TEST = "selected on the evaluation images"  # what every report then says
 
 
 def check_split_options(**options: Any) -> None:
-    """Refuse options of `split_catalog` that are wrong for any images, by dividing none: that takes no time.
+    """Refuse options of `split_catalog` that are wrong for any images, by splitting none: that takes no time.
 
     Raises:
         UserError: no such splitter, an option that it does not have or that is out of range, a wrong split.file.
@@ -38,7 +38,7 @@ def check_split_options(**options: Any) -> None:
 
 
 def split_catalog(table: pd.DataFrame, *, name: str, gap: float = 60, **options: Any) -> pd.DataFrame:
-    """Divide a catalog; the same images are divided alike in whatever order and folder they lie.
+    """Split a catalog; the same images are split in the same way, whatever their order and folder.
 
     Args:
         table: the catalog, with no two images of the same bytes.
@@ -59,13 +59,13 @@ def split_catalog(table: pd.DataFrame, *, name: str, gap: float = 60, **options:
         raise UserError(f"split.name={name}: {error}; split={name} sets name and options together") from error
     table = table.assign(session=sessions.find_sessions(table, gap))
     table["split"] = SPLITTERS[name](table, **options)
-    fix = _FIXES.get(name, "add images or leave the class out")
+    fix = _FIXES.get(name, "add images or remove the class")
     check_classes(table, table["label"].unique(), f"(split.gap={gap} s); {fix}")
     return table
 
 
 def check_classes(table: pd.DataFrame, classes: Iterable[str], fix: str) -> None:
-    """Make sure that every class is in every part of a divided catalog.
+    """Make sure that every class is in train, val and test of a catalog.
 
     Raises:
         UserError: one is not; it is named with the fix.
@@ -81,7 +81,7 @@ def check_classes(table: pd.DataFrame, classes: Iterable[str], fix: str) -> None
 
 
 def in_split(table: pd.DataFrame, split: str) -> NDArray[np.bool_]:
-    """Which rows of a divided catalog are in train, val or test, (rows,); those of `val+test` are in both."""
+    """Which rows of a catalog are in train, val or test, (rows,); those of `val+test` are in both."""
     return table["split"].isin([split] if split == "train" else [split, VAL_AND_TEST]).to_numpy(dtype=bool)
 
 
@@ -91,7 +91,7 @@ def selected_on_test(table: pd.DataFrame) -> bool:
 
 
 def check_held_out(split: str) -> None:
-    """Refuse what is not a split that models are evaluated on.
+    """Refuse a split that models are not evaluated on.
 
     Raises:
         UserError: neither val nor test.
@@ -101,18 +101,18 @@ def check_held_out(split: str) -> None:
 
 
 def session(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int) -> pd.Series:
-    """Hold out whole sessions, of every class as near to the fractions of its images as they allow.
+    """Hold out whole sessions: for every class as near to the fractions of its images as sessions allow.
 
-    Sessions are taken in the order of a hash, but those of more than twice what is wanted are left to training. New
-    images therefore move few of the others, whereas scikit-learn's StratifiedGroupKFold then draws again; and it gives
-    two parts, in ratios of 1/k only.
+    Sessions are chosen in the order of a hash; those with more than twice the images that are still wanted train. New
+    images therefore move few others to another split. scikit-learn's StratifiedGroupKFold would draw all of them again,
+    and makes only two splits, with fractions of 1/k.
     """
     _check_fractions(val_fraction, test_fraction)
     return _hold_out(table, _whole_sessions(table), {"test": test_fraction, "val": val_fraction}, seed)
 
 
 def random(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int) -> pd.Series:
-    """Hold out single images, of every class the same fractions."""
+    """Hold out single images: for every class the same fractions."""
     _check_fractions(val_fraction, test_fraction)
     return _hold_out(table, table["sha256"], {"test": test_fraction, "val": val_fraction}, seed)
 
@@ -120,9 +120,9 @@ def random(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: flo
 def paper(table: pd.DataFrame, *, val_fraction: float = 0.0, test_fraction: float = 0.2, seed: int) -> pd.Series:
     """Hold out single images, a fifth of every class: of the 1,996 of the paper's eleven classes exactly 400.
 
-    Accuracies of Zhang, Sun and Yang (2022), 94.25, 93.75 and 98.00 %, are exact for 400 images. No validation part
-    is known, so these select the model and judge it. With a `val_fraction`, images of the training part select it,
-    and the same 400 only judge.
+    The accuracies of Zhang, Sun and Yang (2022), 94.25, 93.75 and 98.00 %, are exact for 400 images. They name no
+    validation images, so these 400 select the model and test it. With a `val_fraction`, some of the training images
+    select it, and the same 400 only test it.
     """
     if val_fraction == 0:
         _check_fractions(test_fraction)
@@ -131,15 +131,15 @@ def paper(table: pd.DataFrame, *, val_fraction: float = 0.0, test_fraction: floa
 
 
 def kfold(table: pd.DataFrame, *, k: int = 5, fold: int = 0, by: str = "session", seed: int) -> pd.Series:
-    """Deal sessions or images, class by class, onto k folds: one tests, the next validates, the others train.
+    """Distribute sessions or images, class by class, over k folds: one tests, the next validates, the others train.
 
-    The largest first, each goes to the fold that has the fewest images of its class so far: a class that has k of
-    them is in every fold. scikit-learn's StratifiedGroupKFold does not promise that (its issue 34828), nor do all its
-    versions stratify when it shuffles (32478).
+    The largest first, each goes to the fold that has the fewest images of its class so far: a class with k or more of
+    them is in every fold. scikit-learn's StratifiedGroupKFold does not guarantee that (its issue 34828), nor do all
+    its versions stratify when it shuffles (32478).
 
     Args:
         table: the catalog with its sessions.
-        k: number of folds; their test parts together are all images, each once.
+        k: number of folds; the test images of all k folds are all images, each once.
         fold: the one that tests, from 0 to k - 1.
         by: what stays together: session or image.
         seed: of the order among those of one size.
@@ -213,7 +213,7 @@ SPLITTERS: dict[str, Callable[..., pd.Series]] = {
     "file": file,
 }
 _FIXES = {
-    "session": "lower split.gap, choose split=random, which tears sessions apart, or add images",
+    "session": "lower split.gap, choose split=random, which splits sessions, or add images",
     "file": "let split.file put some there; val+test is val and test",
 }
 
@@ -226,7 +226,7 @@ def _check_fractions(*fractions: float) -> None:
 
 
 def _whole_sessions(table: pd.DataFrame) -> pd.Series:
-    if untimed := int((table["time"] == "").sum()) if "time" in table else len(table):
+    if untimed := int((table["time"] == "").sum()):
         log.warning("%d of %d images have no capture time: each is a session of its own", untimed, len(table))
     return table["session"]
 
@@ -236,12 +236,12 @@ def _sizes(units: pd.Series) -> dict[str, int]:
 
 
 def _shuffled(units: Iterable[str], seed: int) -> list[str]:
-    """Units in an order that the seed and each alone decide: a new one comes between, the others stay."""
+    """Units in the order of a hash of seed and name: a new unit does not change the order of the others."""
     return sorted(units, key=lambda unit: hashlib.sha256(os.fsencode(f"{seed} {unit}")).digest())
 
 
 def _hold_out(table: pd.DataFrame, units: pd.Series, fractions: Mapping[str, float], seed: int) -> pd.Series:
-    """Fill parts, in order, with units (sessions or images) of each class; what is left trains."""
+    """Fill splits, in their order, with units (sessions or images) of each class; the remaining ones train."""
     part_of: dict[str, str] = {}
     for _, own in units.groupby(table["label"]):
         sizes = _sizes(own)
@@ -254,7 +254,7 @@ def _hold_out(table: pd.DataFrame, units: pd.Series, fractions: Mapping[str, flo
 
 
 def _fill(units: list[str], sizes: Mapping[str, int], wanted: float, most: int) -> list[str]:
-    """At most `most` units, each bringing the images nearer to the number wanted; else the smallest."""
+    """At most `most` units that bring the number of images nearer to `wanted`; if none does, the smallest unit."""
     chosen: list[str] = []
     have = 0
     for unit in units:

@@ -1,14 +1,14 @@
-"""The archives of Tianchi 2018, extracted in any number and packing below a root → catalog.
+"""The archives of Tianchi 2018, any number of them extracted in any layout below a root → catalog.
 
-What the folders above an image say about it:
+What the folders above an image mean:
 
 round 1   <archive>/无瑕疵样本/   <archive>/瑕疵样本/<class>/   guangdong_round1_test_…/
 ali2018   <English class>/
 APSPC     JPEGImages/ with Annotations/ beside it, or XML beside each image
 round 2   <archive>/无瑕疵图片/   <archive>/单瑕疵图片/<class>/   <archive>/多瑕疵图片/   guangdong_round2_test_…/
 
-Labels that people have reported as wrong are in corrections.csv. A row holds for images of that name in the class
-`was`. Where it gives no other label, theirs is doubtful and stays.
+Labels that people have reported as wrong are in corrections.csv. A row applies to images of that name in the class
+`was`. Without another label in the row, the label is doubtful and kept.
 """
 
 import csv
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from alu_defects.data import annotations, catalog, duplicates
-from alu_defects.data.catalog import Excluded, ImageRecord, Reason, Scan
+from alu_defects.data.catalog import Excluded, FoundImages, ImageRecord, Reason
 from alu_defects.data.folder import is_image, list_files
 from alu_defects.errors import UserError
 from alu_defects.tianchi_classes import (
@@ -33,7 +33,7 @@ from alu_defects.tianchi_classes import (
 
 log = logging.getLogger(__name__)
 
-_OF_ROUND = {1: Reason.ROUND1, 2: Reason.ROUND2}
+_REASON_OF_ROUND = {1: Reason.ROUND1, 2: Reason.ROUND2}
 
 
 def check_round(round: int) -> None:
@@ -46,16 +46,16 @@ def check_round(round: int) -> None:
         raise UserError(f"data.round={round} does not exist; give one of {', '.join(map(str, ROUNDS))}")
 
 
-def scan_archives(root: Path, *, round: int = 1, include_other: bool = False, corrections: bool = True) -> Scan:
-    """Catalog one round of whatever archives lie below the root, which may be an archive itself.
+def find_images(root: Path, *, round: int = 1, include_other: bool = False, corrections: bool = True) -> FoundImages:
+    """Catalog the images of one round in all archives below the root, which may be an archive itself.
 
-    The archives overlap: of several files of one name the newest archive's is taken, and of one content likewise, or a
-    image could be in train and in test.
+    The archives overlap: of several files of one name or content only that of the newest archive is kept, or an image
+    could be in train and in test.
 
     Args:
         root: an absolute path.
         round: 1 or 2; their classes differ.
-        include_other: take the class other of round 1, which the paper excludes.
+        include_other: keep the class other of round 1, which the paper excludes.
         corrections: fix the labels that are known to be wrong.
 
     Raises:
@@ -70,17 +70,17 @@ def scan_archives(root: Path, *, round: int = 1, include_other: bool = False, co
         else:
             excluded.append(outcome)
     if not images:
-        raise UserError(_nothing(root, round, excluded))
-    images.sort(key=lambda image: issued(image.archive), reverse=True)
-    images, repeated = duplicates.by_name(images)
+        raise UserError(_explain_no_images(root, round, excluded))
+    images.sort(key=lambda image: archive_date(image.archive), reverse=True)
+    images, repeated = duplicates.exclude_same_name(images)
     if corrections and round == 1:
         images = correct_labels(images)
-    images, copies = duplicates.by_content(catalog.with_hashes(root, images))
+    images, copies = duplicates.exclude_same_content(catalog.with_hashes(root, images))
     excluded += repeated + copies
     if not include_other:
         excluded += [p.exclude(Reason.CLASS_OTHER) for p in images if p.label == OTHER.name]
         images = [p for p in images if p.label != OTHER.name]
-    return catalog.build_catalog(root, images, excluded, [c.name for c in ROUNDS[round]])
+    return catalog.build_catalog(images, excluded, [c.name for c in ROUNDS[round]])
 
 
 def _read_all(root: Path, found: list[str], round: int) -> Iterator[ImageRecord | Excluded]:
@@ -88,49 +88,49 @@ def _read_all(root: Path, found: list[str], round: int) -> Iterator[ImageRecord 
     used: set[str] = set()
     for path in found:
         if is_image(path):
-            note = annotations.beside(path, notes)
+            note = annotations.find_annotation(path, notes)
             used.add(note)
-            yield _read(root, path, note, round)
+            yield _read_image(root, path, note, round)
         elif path not in notes:
-            yield Excluded(path, Reason.NOT_A_IMAGE)
+            yield Excluded(path, Reason.NOT_AN_IMAGE)
     yield from (Excluded(path, Reason.NO_IMAGE) for path in notes - used)
 
 
-def _read(root: Path, path: str, note: str, round: int) -> ImageRecord | Excluded:
-    """What is known of an image by its folders and its annotation, whose path is `note` or ""."""
-    place = find_place((root.name, *PurePosixPath(path).parent.parts), note)
-    if place is None:
+def _read_image(root: Path, path: str, note: str, round: int) -> ImageRecord | Excluded:
+    """What the folders and the annotation, whose path is `note` or "", say about an image."""
+    location = find_location((root.name, *PurePosixPath(path).parent.parts), note)
+    if location is None:
         return Excluded(path, Reason.NO_CLASS_FOLDER)
-    image = ImageRecord(path, place.labels, place.archive)
-    if place.round != round:
-        return image.exclude(_OF_ROUND[place.round])
-    if place.unknown:
-        return image.exclude(Reason.UNKNOWN_CLASS, place.unknown)
-    return image if place.unlabelled else _annotated(root, image, note, round)
+    image = ImageRecord(path, location.labels, location.archive)
+    if location.round != round:
+        return image.exclude(_REASON_OF_ROUND[location.round])
+    if location.unknown:
+        return image.exclude(Reason.UNKNOWN_CLASS, location.unknown)
+    return image if location.unlabelled else _annotated(root, image, note, round)
 
 
 def _annotated(root: Path, image: ImageRecord, note: str, round: int) -> ImageRecord | Excluded:
-    """The image with its boxes and, where no folder names the class, their classes."""
+    """The image with its boxes and, where no folder names a class, with their classes."""
     if not note:
         return image if image.labels else image.exclude(Reason.NO_ANNOTATION, "missing")
     names = {word: c.name for c in ROUNDS[round] for word in (c.name, c.folder, c.submission, c.apspc) if word}
     try:
-        boxes = annotations.read(root / note, names)
+        boxes = annotations.read_boxes(root / note, names)
     except annotations.AnnotationError as error:
         if not image.labels:
             return image.exclude(Reason.NO_ANNOTATION, f"{note} {error}")
-        log.warning("%s %s; its image is taken without boxes", note, error)
+        log.warning("%s %s; its image is kept without boxes", note, error)
         return image
     marked = {box.label for box in boxes}
     if missing := set(image.labels) - marked:
-        log.warning("%s does not mark %s, the class of its folder, which is taken", note, ", ".join(missing))
+        log.warning("%s has no box of %s, the class of its folder, which is kept", note, ", ".join(missing))
     labels = image.labels or tuple(c.name for c in ROUNDS[round] if c.name in marked)
-    return replace(image, labels=labels, boxes=annotations.as_json(boxes))
+    return replace(image, labels=labels, boxes=annotations.to_json(boxes))
 
 
-def _nothing(root: Path, round: int, excluded: list[Excluded]) -> str:
-    """Why nothing was found."""
-    for other, reason in _OF_ROUND.items():
+def _explain_no_images(root: Path, round: int, excluded: list[Excluded]) -> str:
+    """The error message where a root has no images of a round."""
+    for other, reason in _REASON_OF_ROUND.items():
         if count := sum(one.reason == reason for one in excluded):
             held = f"no images of round {round}, but {count} of round {other}"
             return f"data.root={root} holds {held}; set data.round={other}"
@@ -143,7 +143,7 @@ def _nothing(root: Path, round: int, excluded: list[Excluded]) -> str:
     )
 
 
-DEFECT_FOLDERS = {1: DEFECTS_FOLDER, 2: ROUND2_SINGLE_FOLDER}  # of each round; hold a folder a class
+DEFECT_FOLDERS = {1: DEFECTS_FOLDER, 2: ROUND2_SINGLE_FOLDER}  # of each round, with a folder for each class
 
 _TEST_SET = re.compile(r"guangdong_round([12])_test_")
 _ALI2018 = {c.ali2018.casefold(): c.name for c in CLASSES}
@@ -153,64 +153,64 @@ Folders = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an image lies."""
+class Location:
+    """What the folders above an image say about it."""
 
     round: int
     archive: str
     labels: tuple[str, ...] = ()
-    unlabelled: bool = False  # of a test set; else, without labels, the annotation has to name them
-    unknown: str = ""  # a folder that should be a class
+    unlabelled: bool = False  # in a test set; elsewhere the annotation of an image without labels has to name them
+    unknown: str = ""  # a folder that should be a class and is none
 
 
-def find_place(folders: Folders, annotation: str) -> Place | None:
-    """Where an image belongs; None: nowhere.
+def find_location(folders: Folders, annotation: str) -> Location | None:
+    """Round, archive and labels of an image; None: it is not part of the competition's data.
 
     Args:
         folders: names of those above the image, the root's own first.
-        annotation: the file of that kind that belongs to the image, or "".
+        annotation: the annotation file of the image, or "".
     """
     for depth, folder in enumerate(folders):
         for rule in (_train, _test, _ali2018):
             if found := rule(folders[:depth], folder, folders[depth + 1 :]):
                 return found
-    return _place_of_annotated(folders, annotation) if annotation else None
+    return _location_of_annotated(folders, annotation) if annotation else None
 
 
-def issued(archive: str) -> str:
-    """When the organisers issued a train archive, YYYYMMDD; "", older than any, for what others packed."""
+def archive_date(archive: str) -> str:
+    """The date of a training archive of the organisers, YYYYMMDD; "", which sorts first, for archives of others."""
     found = _TRAIN_DATE.match(archive)
     return found[1] if found else ""
 
 
-def _train(above: Folders, folder: str, below: Folders) -> Place | None:
+def _train(above: Folders, folder: str, below: Folders) -> Location | None:
     archive = above[-1] if above else ""
     for number, (normal, *defects) in ROUNDS.items():
         if folder == normal.folder:
-            return Place(number, archive, (normal.name,))
+            return Location(number, archive, (normal.name,))
         if folder == DEFECT_FOLDERS[number] and below:
             labels = tuple(c.name for c in defects if c.folder == below[0])
-            return Place(number, archive, labels, unknown="" if labels else below[0])
-    return Place(2, archive) if folder == ROUND2_SEVERAL_FOLDER else None
+            return Location(number, archive, labels, unknown="" if labels else below[0])
+    return Location(2, archive) if folder == ROUND2_SEVERAL_FOLDER else None
 
 
-def _test(above: Folders, folder: str, below: Folders) -> Place | None:
+def _test(above: Folders, folder: str, below: Folders) -> Location | None:
     found = _TEST_SET.match(folder)
-    return Place(int(found[1]), folder, unlabelled=True) if found else None
+    return Location(int(found[1]), folder, unlabelled=True) if found else None
 
 
-def _ali2018(above: Folders, folder: str, below: Folders) -> Place | None:
+def _ali2018(above: Folders, folder: str, below: Folders) -> Location | None:
     name = _ALI2018.get(folder.casefold())
-    return Place(1, _top(above), (name,)) if name else None
+    return Location(1, _top(above), (name,)) if name else None
 
 
-def _place_of_annotated(folders: Folders, annotation: str) -> Place:
+def _location_of_annotated(folders: Folders, annotation: str) -> Location:
     above = folders[:-1] if folders[-1] == "JPEGImages" else folders
-    return Place(1 if annotation.endswith(".xml") else 2, _top(above))
+    return Location(1 if annotation.endswith(".xml") else 2, _top(above))
 
 
 def _top(folders: Folders) -> str:
-    """The topmost folder below the root; the root's name where there is none."""
+    """The topmost folder below the root; the root's name if there is none."""
     return folders[:2][-1] if folders else ""
 
 
@@ -218,7 +218,7 @@ CORRECTIONS_FILE = Path(__file__).with_name("corrections.csv")
 
 
 def correct_labels(images: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """The images with the right labels; which are changed and which are doubtful is logged."""
+    """The images with corrected labels; logs which labels are changed and which are doubtful."""
     with CORRECTIONS_FILE.open(encoding="utf-8", newline="") as file:
         known: dict[tuple[str, tuple[str, ...]], str] = {
             (row["name"], (row["was"],)): row["label"] for row in csv.DictReader(file)
@@ -227,7 +227,7 @@ def correct_labels(images: Sequence[ImageRecord]) -> list[ImageRecord]:
     right = {path: (label,) for path, label in concerned.items() if label}
     if right:
         changes = ", ".join(f"{path} is {label}" for path, (label,) in right.items())
-        log.info("%d labels corrected, data.corrections=false leaves them: %s", len(right), changes)
+        log.info("%d labels corrected, data.corrections=false keeps them: %s", len(right), changes)
     if doubtful := [path for path, label in concerned.items() if not label]:
         log.info("%d labels are doubtful and kept: %s", len(doubtful), ", ".join(doubtful))
     return [replace(p, labels=right.get(p.path, p.labels)) for p in images]

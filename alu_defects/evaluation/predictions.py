@@ -110,7 +110,7 @@ def collect(classifier: Classifier, data: DefectData, split: str, logged: Mappin
     assert classifier.confusion is not None
     confusion = pd.DataFrame(classifier.confusion.numpy(), index=pd.Index(names, name="label"), columns=names)
     notes = [splits.SELECTED_ON_TEST] if splits.selected_on_test(data.catalog) else []
-    if len(index) < (total := len(data.rows(split))):  # trainer.limit_test_batches, say
+    if len(index) < (total := len(data.find_rows(split))):  # trainer.limit_test_batches, say
         notes.append(f"{PARTIAL_NOTE}: {len(index)} of {total} {split} images")
     metrics = _nested(logged, split, names)
     return Evaluation(split, metrics, predictions.join(columns), confusion, index.tolist(), tuple(notes))

@@ -25,10 +25,9 @@ METRICS = {"accuracy": "accuracy", "precision": "macro precision", "recall": "ma
 METHOD = f"""
 * Each number is the mean over the seeds of a row, ± their standard deviation. In brackets the 95 % interval for
   other test images of the same kind: of accuracy Wilson's, which assumes that images are independent; of the macro
-  averages Wilson's of as many independent images as vary like a bootstrap of {statistics.RESAMPLES} resamples that
-  draws whole sessions, since the images of one session go right or wrong together; Student's t widens it. Where few
-  sessions hold mistakes, or hits, it leans to the worst case, that each goes right or wrong as one. The same for
-  accuracy stands beside it.
+  averages Wilson's of the effective sample size of Korn and Graubard (1998), with the variance of a bootstrap of
+  {statistics.RESAMPLES} resamples that draws whole sessions, since the images of one session go right or wrong
+  together. The same for accuracy stands beside it.
 * Differences: Welch's t interval over the seeds, with the variance between resamples of the test sessions added.
   The p-value is the larger of its and of the exact McNemar test's on the same images, taken from the seed where
   that is weakest, and 1 where the seeds disagree about who is better. Holm's correction makes it hold for all pairs

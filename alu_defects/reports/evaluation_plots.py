@@ -185,7 +185,7 @@ MAX_MISTAKES = 24  # four rows of six, few enough to look at
 def draw_mistakes(result: Evaluation, data: DefectData) -> NDArray[np.uint8]:
     """The most confident mistakes as one image (H, W, 3); matplotlib would need seconds in each epoch."""
     wrong = result.mistakes.head(MAX_MISTAKES)
-    images = data.images(wrong["row"].to_numpy(dtype=np.int64))
+    images = data.read_images(wrong["row"].to_numpy(dtype=np.int64))
     side, gap, line, columns = 150, 10, 15, 6  # pixels
     width, height = side + gap, side + 4 * line
     rows = max(-(-len(wrong) // columns), 1)

@@ -208,5 +208,5 @@ def _confusions(result: Evaluation, data: DefectData) -> Any:
         label, prediction = map(str, names)
         total = result.confusion.loc[label].sum()
         title = f"{readable(label)} → {readable(prediction)}: {len(own)} of {total}"
-        pairs.append((title, data.images(own["row"].head(THUMBNAILS).to_numpy(dtype=np.int64))))
+        pairs.append((title, data.read_images(own["row"].head(THUMBNAILS).to_numpy(dtype=np.int64))))
     return evaluation_plots.plot_confusions(pairs, THUMBNAILS)

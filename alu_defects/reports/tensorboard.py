@@ -174,11 +174,11 @@ def _add_curve(writer: SummaryWriter, tag: str, truth: NDArray[np.bool_], scores
 @torch.inference_mode()
 def add_embeddings(writer: SummaryWriter, classifier: Classifier, data: DefectData, *, step: int) -> None:
     """Add the pre-logits of validation images to the projector, with thumbnails, classes and predictions."""
-    rows = data.rows("val")
+    rows = data.find_rows("val")
     rows = rows[:: -(-len(rows) // MAX_EMBEDDINGS)]  # every n-th: the catalog is sorted by class
     backbone, features, thumbnails, predictions = classifier.backbone, [], [], []
     for start in range(0, len(rows), data.batch_size):
-        pixels = torch.from_numpy(data.images(rows[start : start + data.batch_size]))
+        pixels = torch.from_numpy(data.read_images(rows[start : start + data.batch_size]))
         images = as_float(pixels.permute(0, 3, 1, 2).to(classifier.device))
         maps = backbone.forward_features((images - classifier.mean) / classifier.std)
         features.append(backbone.forward_head(maps, pre_logits=True).cpu())

@@ -32,15 +32,10 @@ def print_data(data: DefectData) -> None:
     if selected_on_test(table):
         classes.caption = f"val and test are the same images: {SELECTED_ON_TEST}"
     console.print(classes)
-    if data.found is None:
-        return
-    archives = count_by_archive(data.found)
+    archives = count_by_archive(table if data.found is None else data.found.table)
     if len(archives.columns) > 2:
         console.print(make_table(archives.reset_index(), "archives"))
-    if len(data.unused):
-        several = int((data.unused["labels"] != "").sum())
-        print(f"not used: {several} images of several classes, {len(data.unused) - several} without a class")
-    for reason, count in count_reasons(data.found).items():
+    for reason, count in count_reasons(data.excluded).items():
         console.print(escape(f"excluded: {count} × {reason}"), highlight=False)
 
 
@@ -48,7 +43,7 @@ def print_leakage(leakage: Leakage | None, near_duplicates: int | None) -> None:
     """Print what a split gives away: by the capture times where there are any, and by repeated images."""
     counted = "not counted, alu-audit does" if near_duplicates is None else near_duplicates
     text = leakage.sentence() if leakage else f"Pairs of near-duplicates across the split: {counted}."
-    Console().print(escape(text), style="yellow" if leakage and leakage.telling else None, highlight=False)
+    Console().print(escape(text), style="yellow" if leakage and leakage.is_strong else None, highlight=False)
 
 
 def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) -> None:

@@ -42,8 +42,6 @@ class Run:
         self.status_file = folder / "run.json"
         self.catalog_file = folder / "catalog.csv"
         self.excluded_file = folder / "excluded.csv"
-        self.unused_file = folder / "unused.csv"
-        self.broken_file = folder / "broken.csv"
         self.metrics_file = folder / "metrics.json"
         self.operating_file = folder / "operating.json"
         self.log_file = folder / "train.log"

@@ -171,7 +171,7 @@ def find_finished(config: DictConfig, data: "DefectData") -> Run | None:
     if not alike:
         return None
     if data.on_broken == "exclude":
-        data.setup("fit")  # which images there are shows when they are decoded
+        data.prepare_data()  # which images there are shows when they are decoded
     digest = data_hash(data.catalog)
     return next((run for run, status in reversed(alike) if status["data_hash"] == digest), None)
 

@@ -70,7 +70,7 @@ def ensure_written(root: Path, options: SyntheticOptions, *, workers: int | None
         progress: show a progress bar.
 
     Returns:
-        The folder of the images, which `tianchi.scan_archives` reads.
+        The folder of the images, which `tianchi.find_images` reads.
 
     Raises:
         UserError: a root that holds something else, such as images of the user.

@@ -107,7 +107,7 @@ def accumulate_to_fit(trainer: pl.Trainer, classifier: Classifier, data: DefectD
     data.batch_size = math.ceil(whole / parts)
     if data.batch_size < whole:
         if trainer.limit_train_batches == 1.0:  # as many steps as whole batches make: the schedule is laid out for them
-            images = len(data.rows("train")) // trainer.world_size
+            images = len(data.find_rows("train")) // trainer.world_size
             trainer.limit_train_batches = max(1, images // whole) * parts
         log.warning(
             "data.batch_size=%d does not fit into the memory of the GPU: %d parts of %d images",
@@ -116,6 +116,6 @@ def accumulate_to_fit(trainer: pl.Trainer, classifier: Classifier, data: DefectD
 
 
 def _find_steps(classifier: Classifier, data: DefectData, device: torch.device, amp: str, copies: int) -> int:
-    data.place(device)  # what pixels take, the network cannot have
+    data.move_pixels(device)  # what pixels take, the network cannot have
     autocast = {"bf16": torch.bfloat16, "16": torch.float16}.get(amp.removesuffix("-mixed"))
     return find_accumulation_steps(trial_step(classifier, data.image_size, device, autocast, copies), data.batch_size)

@@ -57,7 +57,7 @@ def test_a_truncated_file_is_truncated(tmp_path: Path, name: str, kept: float) -
         (b"\0" * 5000, Kind.NO_IMAGE),
     ],
 )
-def test_a_file_without_an_image_is_named_for_what_it_is(tmp_path: Path, content: bytes, kind: Kind) -> None:
+def test_files_without_an_image_get_their_kind(tmp_path: Path, content: bytes, kind: Kind) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     assert kinds(tmp_path / "a.jpg") == [kind]
 

@@ -23,7 +23,7 @@ def make_images(count: int, size: int = 24) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def test_an_image_is_changed_alike_in_whatever_batch_it_is() -> None:
+def test_augmentation_of_an_image_does_not_depend_on_its_batch() -> None:
     images, index = make_images(12), torch.arange(100, 112)
     whole = Augment()(images, drawn(index, seed=1, epoch=2))
     order = torch.tensor([7, 3, 11, 0])
@@ -78,7 +78,7 @@ def test_flips_alone_are_exact_and_all_four_occur() -> None:
     assert ((only == images) | (only == images.flip(2))).all(dim=(1, 2, 3)).all()
 
 
-def test_resampling_by_nothing_changes_nothing_and_flips_as_without_it() -> None:
+def test_resampling_without_change_keeps_the_image_and_flips_exactly() -> None:
     images, index = make_images(32), torch.arange(32)
     barely = replace(OFF, degrees=1e-9, translate=1e-9, scale=1e-9)
     torch.testing.assert_close(barely(images, drawn(index, seed=0, epoch=0)), images, rtol=0, atol=1e-5)
@@ -102,7 +102,7 @@ def centres(images: Tensor) -> tuple[Tensor, Tensor]:
     return (images.sum(dim=(1, 2)) * axis).sum(dim=1) / mass, (images.sum(dim=(1, 3)) * axis).sum(dim=1) / mass
 
 
-def test_each_affine_change_moves_a_dot_as_far_as_its_limit_says() -> None:
+def test_each_affine_change_moves_a_dot_up_to_its_limit() -> None:
     index = torch.arange(64)
     x, y = centres(replace(OFF, degrees=30)(blob(65, 20, 0), drawn(index, seed=0, epoch=0)))
     angles = torch.rad2deg(torch.atan2(y, x))

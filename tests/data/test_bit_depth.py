@@ -108,7 +108,7 @@ def test_a_ramp_of_few_bits_keeps_its_grey_levels(kind: str, bits: int) -> None:
 @pytest.mark.parametrize("bits", [10, 12, 14])
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("kind", COLOUR)
-def test_so_does_one_in_colour(kind: str, channels: int, bits: int) -> None:
+def test_a_colour_ramp_of_few_bits_keeps_its_levels(kind: str, channels: int, bits: int) -> None:
     values = ramp(bits, channels)
     if channels == 4:
         values[:, :, 3] = 65535  # opaque, whatever the camera has
@@ -135,7 +135,7 @@ def test_images_of_16_bits_are_decoded_as_before() -> None:
         (tiff(ramp(16, 3), planes=2), 16, "in planes; save it as interleaved RGB, as grey or with 8 bits$"),
     ],
 )
-def test_layouts_of_which_pillow_reads_half_are_refused(content: bytes, bits: int, message: str) -> None:
+def test_layouts_of_which_pillow_reads_only_one_byte_are_refused(content: bytes, bits: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode.decode(io.BytesIO(content), 64, "squash", bits)
 
@@ -193,9 +193,7 @@ def test_the_largest_value_of_all_images_decides(images: Any, tmp_path: Path) ->
     assert not (tmp_path / "none").exists()
 
 
-def test_an_image_is_looked_at_once_whatever_happens_to_the_file(
-    images: Any, tmp_path: Path, looked_at: list[int]
-) -> None:
+def test_the_largest_value_of_an_image_is_read_once(images: Any, tmp_path: Path, looked_at: list[int]) -> None:
     paths, sha256s = images
     expected = {sha256: 100 * number for number, sha256 in enumerate(sha256s, 1)}
     assert bit_depth.largest_values(paths[:5], sha256s[:5], 0, tmp_path / "cache", progress=False)
@@ -209,14 +207,16 @@ def test_an_image_is_looked_at_once_whatever_happens_to_the_file(
     assert len(looked_at) == 8
 
 
-def test_several_that_look_at_the_same_time_share_the_work(images: Any, tmp_path: Path, looked_at: list[int]) -> None:
+def test_processes_that_look_for_largest_values_share_the_work(
+    images: Any, tmp_path: Path, looked_at: list[int]
+) -> None:
     with ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(bit_depth.largest_values, *images, 0, tmp_path / "cache", progress=False) for _ in range(4)]
         assert all(len(job.result()) == 8 for job in jobs)
     assert len(looked_at) == 8
 
 
-def test_broken_images_do_not_count_and_changed_ones_neither(images: Any, tmp_path: Path) -> None:
+def test_broken_and_changed_images_do_not_count_for_bits(images: Any, tmp_path: Path) -> None:
     paths, sha256s = images
     paths[7].write_bytes(png(np.full((4, 4), 60000)))  # not what was cataloged
     found = bit_depth.largest_values(paths, sha256s, time.time(), tmp_path / "cache", progress=False)
@@ -239,8 +239,8 @@ def test_where_no_16_bit_image_can_be_decoded_the_reasons_of_the_files_are_raise
     data = make(tmp_path / "data", cache=cache, cache_dir=str(tmp_path / "cache"))
 
     def decode() -> None:
-        data.setup("fit")  # without a cache, reading the pixels decodes
-        data.images(np.arange(8))
+        data.prepare_data()  # without a cache, reading the pixels decodes
+        data.read_images(np.arange(8))
 
     with caplog.at_level(logging.INFO), pytest.raises(UserError, match=reason):
         decode()
@@ -280,7 +280,7 @@ def make(root: Path, **options: Any) -> DefectData:
 def test_one_number_holds_for_all_images_of_a_data_set(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = make(root)
     with caplog.at_level(logging.INFO):
-        data.setup("fit")
+        data.prepare_data()
     assert data.bits == 12
     lines = [record.message for record in caplog.records if "data.bits" in record.message]
     assert len(lines) == 1
@@ -290,26 +290,28 @@ def test_one_number_holds_for_all_images_of_a_data_set(root: Path, caplog: pytes
     assert expected[paths.str.startswith("light/").to_numpy()].mean() > 40  # no longer black
     for cache in ("disk", "none"):
         data = make(root, cache=cache)
-        data.setup("fit")
-        assert np.array_equal(data.images(np.arange(len(paths))), expected)
+        data.prepare_data()
+        assert np.array_equal(data.read_images(np.arange(len(paths))), expected)
 
 
-def test_pixels_of_one_number_are_not_taken_for_those_of_another(root: Path, tmp_path: Path) -> None:
+def test_each_number_of_bits_has_its_own_cache(root: Path, tmp_path: Path) -> None:
     found = []
     for bits in (12, 14, 16, 12):
         data = make(root, bits=bits, cache_dir=tmp_path)
-        data.setup("fit")
-        found.append(data.images(data.rows("train")))
+        data.prepare_data()
+        found.append(data.read_images(data.find_rows("train")))
     assert np.array_equal(found[0], found[3])
-    deep = ~data.catalog.iloc[data.rows("train")]["path"].str.startswith("ordinary").to_numpy()
+    deep = ~data.catalog.iloc[data.find_rows("train")]["path"].str.startswith("ordinary").to_numpy()
     assert found[0][deep].mean() > 3 * found[1][deep].mean() > 9 * found[2][deep].mean()
     assert np.array_equal(found[0][~deep], found[2][~deep])
 
 
-def test_data_sets_of_8_bits_pay_nothing(photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_8_bit_data_sets_do_not_look_for_bits(
+    photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
         for bits in ("auto", 12):
-            make(photographs, bits=bits, cache_dir=tmp_path).setup("fit")
+            make(photographs, bits=bits, cache_dir=tmp_path).prepare_data()
     assert [path.name for path in tmp_path.iterdir()] == ["v1_32_squash"]  # where they were before
     assert "data.bits" not in caplog.text
 
@@ -317,7 +319,7 @@ def test_data_sets_of_8_bits_pay_nothing(photographs: Path, tmp_path: Path, capl
 @pytest.mark.parametrize("on_broken", ["error", "exclude"])
 def test_too_few_bits_are_an_error_that_names_the_file(root: Path, on_broken: str) -> None:
     with pytest.raises(UserError, match=r"dark/0\.tif .*largest value is 3\d\d\d, more than data\.bits=10"):
-        make(root, bits=10, on_broken=on_broken).setup("fit")
+        make(root, bits=10, on_broken=on_broken).prepare_data()
 
 
 @pytest.mark.parametrize("bits", [11, 0, "12", None])
@@ -359,7 +361,7 @@ def test_a_resumed_run_decodes_as_it_did_before(words: list[str], tmp_path: Path
     assert json.loads((run / "run.json").read_text())["bits"] == 14
 
 
-def test_an_audit_says_what_16_bit_images_use(root: Path, tmp_path: Path) -> None:
+def test_audit_reports_the_bits_of_16_bit_images(root: Path, tmp_path: Path) -> None:
     words = ["data=folder", f"data.root={root}", "split=random", "data.progress=false", f"output={tmp_path / 'audit'}"]
     result = audit(compose("audit", words))
     (found,) = result.findings[result.findings["kind"] == Kind.SIXTEEN_BITS].to_dict("records")

@@ -65,7 +65,7 @@ def contents(cache: PixelCache) -> tuple[bytes, bytes]:
 
 def read_pixels(cache: PixelCache, sha256s: list[str]) -> np.ndarray:
     stored = np.fromfile(cache.pixels_file, np.uint8).reshape(-1, SIZE, SIZE, 3)
-    return stored[cache.rows(sha256s)]
+    return stored[cache.find_rows(sha256s)]
 
 
 def test_images_are_decoded_once_and_found_by_what_they_hold(images: Known, tmp_path: Path, decoded: list[str]) -> None:
@@ -75,7 +75,7 @@ def test_images_are_decoded_once_and_found_by_what_they_hold(images: Known, tmp_
     assert len(decoded) == len(cache) == 200
     expected = np.stack([decode.decode(path, SIZE) for path in paths])
     assert np.array_equal(read_pixels(cache, sha256s), expected)
-    assert np.array_equal(cache.hashes(cache.rows(sha256s)), similarity.hash_images(expected))
+    assert np.array_equal(cache.hashes(cache.find_rows(sha256s)), similarity.hash_images(expected))
 
     decoded.clear()
     moved = [path.rename(path.with_name(f"moved {path.name}")) for path in paths]
@@ -99,14 +99,14 @@ def test_one_changed_file_means_one_image_decoded(images: Known, tmp_path: Path,
     assert np.array_equal(read_pixels(cache, sha256s), before)  # whoever maps the file still sees the old ones
 
 
-def test_sizes_and_ways_of_resizing_are_kept_apart(images: Known, tmp_path: Path) -> None:
+def test_each_size_and_resize_has_its_own_cache(images: Known, tmp_path: Path) -> None:
     paths, sha256s = (part[:2] for part in images)
     for size, resize in ((SIZE, "squash"), (SIZE, "letterbox"), (16, "squash")):
         cache = PixelCache(tmp_path / "cache", size, resize)
         assert len(cache) == 0
         cache.fill(paths, sha256s, 0, progress=False)
         stored = np.fromfile(cache.pixels_file, np.uint8).reshape(2, size, size, 3)
-        assert np.array_equal(stored[cache.rows(sha256s)[1]], decode.decode(paths[1], size, resize))
+        assert np.array_equal(stored[cache.find_rows(sha256s)[1]], decode.decode(paths[1], size, resize))
 
 
 @pytest.mark.parametrize("halves", [(0, 0), (100, 0), (3 * SIZE**2 * 3 + 1, 0), (3 * SIZE**2 * 2, 250)])
@@ -148,13 +148,13 @@ def test_an_index_without_its_pixels_is_no_cache(images: Known, tmp_path: Path, 
 FILL = """
 import sys
 from pathlib import Path
-from alu_defects.data import pixels
+from alu_defects.data import decode
 from alu_defects.data.cache import PixelCache
 sys.path.insert(0, {tests!r})
-from test_pixel_cache import hashed
+from test_cache import hashed
 import time
-decode = pixels.decode
-pixels.decode = lambda *args: (time.sleep({pause}), decode(*args))[1]
+original = decode.decode
+decode.decode = lambda *args: (time.sleep({pause}), original(*args))[1]
 import joblib
 joblib.cpu_count = lambda: 1
 PixelCache(Path({cache!r}), {size}, "squash").fill(*hashed(Path({images!r})), 0, progress=False)
@@ -184,7 +184,7 @@ def grown(path: Path) -> None:
     raise AssertionError(f"nothing in {path}")
 
 
-def test_a_killed_process_has_its_work_taken_up_and_the_bytes_are_those_of_an_undisturbed_one(
+def test_the_cache_of_a_killed_process_is_continued_to_the_same_bytes(
     images: Known, tmp_path: Path, start: Start, decoded: list[str]
 ) -> None:
     cache = PixelCache(tmp_path / "killed", SIZE, "squash")
@@ -201,7 +201,7 @@ def test_a_killed_process_has_its_work_taken_up_and_the_bytes_are_those_of_an_un
     assert contents(cache) == contents(whole)
 
 
-def test_of_two_processes_one_decodes_and_the_other_waits_and_says_so(
+def test_of_two_processes_one_decodes_and_the_other_waits_with_a_message(
     images: Known, tmp_path: Path, start: Start, decoded: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = PixelCache(tmp_path / "cache", SIZE, "squash")
@@ -227,7 +227,7 @@ def test_broken_images_are_all_named_and_the_good_ones_kept(images: Known, tmp_p
     assert len(cache.fill(*known, 0, progress=False)) == 3  # they are tried again, and not forgotten
 
 
-def test_too_little_room_is_said_before_anything_is_decoded(
+def test_too_little_disk_space_is_refused_before_anything_is_decoded(
     images: Known, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=200 * 3 * SIZE**2))
@@ -237,7 +237,7 @@ def test_too_little_room_is_said_before_anything_is_decoded(
     assert not decoded
 
 
-def test_a_disk_that_is_full_after_all_harms_nothing(images: Known, tmp_path: Path, decoded: list[str]) -> None:
+def test_a_disk_that_fills_up_keeps_the_cache_intact(images: Known, tmp_path: Path, decoded: list[str]) -> None:
     cache = PixelCache(tmp_path / "cache", SIZE, "squash")
     cache.fill(images[0][:50], images[1][:50], 0, progress=False)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -265,13 +265,13 @@ def test_decoded_images_that_wait_to_be_written_are_bounded_by_bytes(
     hashes = similarity.hash_images
     monkeypatch.setattr(similarity, "hash_images", lambda images: written.append(len(images)) or hashes(images))
     monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
-    monkeypatch.setattr(cache, "BUFFER_BYTES", rows * 3 * SIZE**2, raising=False)
+    monkeypatch.setattr(cache, "BUFFER_BYTES", rows * 3 * SIZE**2)
     pixels = PixelCache(tmp_path / "cache", SIZE, "squash")
     pixels.fill(*images, 0, progress=False)
     assert max(written) == at_once
     assert sum(written) == 200
     expected = np.stack([decode.decode(path, SIZE) for path in images[0]])
-    assert np.array_equal(read_pixels(cache, images[1]), expected)
+    assert np.array_equal(read_pixels(pixels, images[1]), expected)
 
 
 def test_a_place_that_cannot_be_written_is_an_error_with_a_fix(images: Known, tmp_path: Path) -> None:

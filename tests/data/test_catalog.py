@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from alu_defects.data import catalog
+from alu_defects.data import catalog, folder
 from alu_defects.data.catalog import Excluded, ImageRecord, Reason
 from alu_defects.errors import UserError
 
@@ -34,7 +34,7 @@ def touch(path: Path) -> Path:
 def scan(root: Path, *paths: str) -> pd.DataFrame:
     """Catalog files of `root/<class>/…` without looking for copies."""
     images = [ImageRecord(path, (path.partition("/")[0],)) for path in paths]
-    return catalog.build_catalog(root, catalog.with_hashes(root, images), [], sorted({p.label for p in images})).table
+    return catalog.build_catalog(catalog.with_hashes(root, images), [], sorted({p.label for p in images})).table
 
 
 def test_catalog_holds_one_row_an_image_in_text(tmp_path: Path) -> None:
@@ -88,28 +88,28 @@ def test_rows_are_in_the_order_of_classes_and_the_summary_counts_them(tmp_path: 
         ImageRecord("1", ("dent",), "old"),
     ]
     excluded = [Excluded("z", Reason.HIDDEN), Excluded("y", Reason.SAME_NAME, "1", "old", "dent")]
-    result = catalog.build_catalog(tmp_path, images, excluded, ["pit", "bruise", "dent"])
+    result = catalog.build_catalog(images, excluded, ["pit", "bruise", "dent"])
     assert result.table["path"].tolist() == ["2", "1", "3", "4", "5"]
     assert result.table["labels"].tolist() == ["pit", "dent", "dent", "pit|dent", ""]
     assert result.table["label"].tolist() == ["pit", "dent", "dent", "", ""]
-    summary = catalog.count_by_archive(result)
+    summary = catalog.count_by_archive(result.table)
     assert summary.index.tolist() == ["pit", "dent", "several", "unlabelled", "total"]
     assert summary.columns.tolist() == ["new", "old", "total"]
     assert summary.to_numpy().tolist() == [[0, 1, 1], [1, 1, 2], [1, 0, 1], [0, 0, 1], [2, 2, 5]]
     assert tuple(result.excluded.columns) == catalog.EXCLUDED_COLUMNS
-    assert result.excluded.iloc[0].tolist() == ["y", "old", "dent", "same file name", "1"]
-    assert catalog.count_reasons(result).to_dict() == {"same file name": 1, "hidden": 1}
+    assert result.excluded.iloc[0].tolist() == ["y", "old", "dent", "", "same file name", "1"]
+    assert catalog.count_reasons(result.excluded).to_dict() == {"same file name": 1, "hidden": 1}
 
 
 def test_nothing_excluded_is_an_empty_table_that_can_be_saved(tmp_path: Path) -> None:
-    result = catalog.build_catalog(tmp_path, [ImageRecord("1", ("a",)), ImageRecord("2", ("b",))], [], ["a", "b"])
-    assert catalog.count_reasons(result).empty
-    assert catalog.count_by_archive(result).columns.tolist() == ["total"]
+    result = catalog.build_catalog([ImageRecord("1", ("a",)), ImageRecord("2", ("b",))], [], ["a", "b"])
+    assert catalog.count_reasons(result.excluded).empty
+    assert catalog.count_by_archive(result.table).columns.tolist() == ["total"]
     catalog.save_catalog(result.excluded, tmp_path / "excluded.csv")
     assert tuple(catalog.load_catalog(tmp_path / "excluded.csv").columns) == catalog.EXCLUDED_COLUMNS
 
 
-def test_an_old_catalog_with_fewer_columns_is_read(tmp_path: Path) -> None:
+def test_a_catalog_with_fewer_columns_is_read(tmp_path: Path) -> None:
     (tmp_path / "catalog.csv").write_text("path,label,sha256,split\na/x.png,NA,0,train\n", encoding="utf-8")
     table = catalog.load_catalog(tmp_path / "catalog.csv")
     assert table.iloc[0].to_dict() == {"path": "a/x.png", "label": "NA", "sha256": "0", "split": "train"}
@@ -129,11 +129,11 @@ def test_an_unchanged_image_is_verified_and_others_are_named(tmp_path: Path) -> 
         catalog.verify_files(tmp_path, table)
 
 
-@pytest.mark.parametrize("folder", ["class, one", "null", "007", "不导电", "\r"])
-def test_strange_names_survive_saving_and_loading(tmp_path: Path, folder: str) -> None:
+@pytest.mark.parametrize("label", ["class, one", "null", "007", "不导电", "\r"])
+def test_strange_names_survive_saving_and_loading(tmp_path: Path, label: str) -> None:
     root = tmp_path / "root"
     for name in STRANGE_NAMES:
-        touch(root / folder / name)
+        touch(root / label / name)
     touch(root / "other" / "x.png")
     table = scan(root, *folder.list_files(root)[0])
     catalog.save_catalog(table, tmp_path / "catalog.csv")

@@ -34,7 +34,7 @@ def test_every_file_format_is_read_also_with_suffixes_in_capitals(tmp_path: Path
     (tmp_path / "b").mkdir()
     for number, suffix in enumerate(("jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp", "JPG", "PNG", "TIFF")):
         Image.new("RGB", (40 + number, 30), COLOUR).save(tmp_path / "ab"[number % 2] / f"{suffix}.{suffix}")
-    table = folder.scan_folder(tmp_path).table
+    table = folder.find_images(tmp_path).table
     assert len(table) == 10
     images = np.stack(list(decode.decode_all([tmp_path / path for path in table["path"]], table["sha256"], 0, 24)))
     assert images.shape == (10, 24, 24, 3)
@@ -199,7 +199,7 @@ def test_only_a_few_images_are_decoded_before_they_are_asked_for(
     assert len(begun) == taken == 100
 
 
-def test_a_file_that_changed_since_it_was_catalogued_is_not_taken_for_what_it_was(tmp_path: Path) -> None:
+def test_a_file_that_changed_since_it_was_cataloged_is_refused(tmp_path: Path) -> None:
     for name in "ab":
         Image.effect_noise((20, 20), 50).save(tmp_path / f"{name}.png")
     paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "gone.png"]

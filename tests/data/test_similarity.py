@@ -50,7 +50,7 @@ AGAIN: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 @pytest.mark.parametrize("change", AGAIN.values(), ids=AGAIN)
-def test_the_same_shot_again_is_near(change: Callable[[Image.Image], Image.Image]) -> None:
+def test_the_same_image_saved_again_is_a_near_duplicate(change: Callable[[Image.Image], Image.Image]) -> None:
     assert max(distance(change(shot(bar)), shot(bar)) for bar in range(20)) <= MAX_HASH_DISTANCE
 
 
@@ -84,7 +84,7 @@ def test_an_image_without_structure_in_both_directions_has_no_hash_and_no_double
 def test_pairs_are_those_of_comparing_everything(
     block: int, max_distance: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(similarity, "_BLOCK", block)
+    monkeypatch.setattr(similarity, "_PAIRS_PER_BLOCK", block)
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2, (40, HASH_BITS), dtype=np.uint8)
     bits[7], bits[30] = bits[3], bits[3]

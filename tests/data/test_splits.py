@@ -99,7 +99,7 @@ def test_the_catalog_gains_two_columns(options: dict[str, Any]) -> None:
         assert set(result.loc[splits.in_split(result, split), "label"]) == {"many", "some", "few"}
 
 
-def test_a_name_that_is_wrong_is_met_with_the_right_one() -> None:
+def test_a_wrong_split_name_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(UserError, match=r"split\.name=sesion does not exist; did you mean session\?"):
         divide(SHOTS, "sesion")
 
@@ -118,7 +118,7 @@ def test_the_settings_of_conf_are_the_options_of_the_function(name: str) -> None
 # rows
 
 
-def test_images_that_select_and_judge_are_rows_of_both() -> None:
+def test_val_plus_test_images_are_in_both_splits() -> None:
     divided = pd.DataFrame({"split": ["train", "val", "test", "val+test"]})
     assert splits.in_split(divided, "train").tolist() == [True, False, False, False]
     assert splits.in_split(divided, "val").tolist() == [False, True, False, True]
@@ -136,7 +136,7 @@ def test_only_held_out_splits_are_evaluated_on() -> None:
 # random and paper
 
 
-def test_every_class_is_divided_in_the_same_proportion() -> None:
+def test_every_class_is_split_in_the_same_proportion() -> None:
     result = counts(table(many=200, some=50, few=10), "random", val_fraction=0.1, test_fraction=0.3)
     assert result.loc["many"].to_dict() == {"train": 120, "val": 20, "test": 60}
     assert result.loc["some"].to_dict() == {"train": 30, "val": 5, "test": 15}
@@ -155,7 +155,7 @@ def test_the_split_of_the_paper_tests_on_400_of_its_images(seed: int) -> None:
     assert result["val+test"].to_dict() == {label: round(0.2 * count) for label, count in TIANCHI.items()}
 
 
-def test_a_validation_part_is_taken_from_the_training_images_of_the_paper() -> None:
+def test_paper_split_takes_validation_images_from_training() -> None:
     images = table(**TIANCHI)
     plain, carved = divide(images, "paper"), divide(images, "paper", val_fraction=0.1)
     assert carved.value_counts().to_dict() == {"train": 1396, "val": 200, "test": 400}
@@ -178,7 +178,7 @@ def test_fractions_that_leave_a_split_empty_are_refused(name: str, val: float, t
         divide(table(a=30, b=30), name, val_fraction=val, test_fraction=test)
 
 
-def test_without_a_validation_part_only_the_split_of_the_paper_goes() -> None:
+def test_only_the_paper_split_works_without_validation_images() -> None:
     with pytest.raises(UserError, match=r"split\.val_fraction=0\.0 and"):
         divide(table(a=30, b=30), "session", val_fraction=0.0)
     with pytest.raises(UserError, match=r"^split\.test_fraction=1\.0: must be above 0"):
@@ -197,7 +197,7 @@ def test_sessions_stay_together_and_fill_the_fractions(seed: int) -> None:
     assert shares["val"] == pytest.approx(0.2, abs=0.02)
 
 
-def test_the_test_part_does_not_hang_on_the_validation_part() -> None:
+def test_test_images_do_not_depend_on_the_val_fraction() -> None:
     wide, narrow = divide(SHOTS, "session", val_fraction=0.3), divide(SHOTS, "session", val_fraction=0.1)
     assert (wide == "test").equals(narrow == "test")
 
@@ -221,7 +221,7 @@ def test_a_class_with_two_sessions_is_refused_with_the_fix() -> None:
     assert len(divide(images, "session", gap=5)) == 49
 
 
-def test_images_without_times_are_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_images_without_times_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     divide(SHOTS, "session")
     divide(table(a=9, b=9), "random")
     assert not caplog.records
@@ -232,7 +232,7 @@ def test_images_without_times_are_spoken_of(caplog: pytest.LogCaptureFixture) ->
     ]
 
 
-def test_class_names_that_are_not_utf8_are_divided() -> None:
+def test_class_names_that_are_not_utf8_are_split() -> None:
     assert len(divide(shots("\udcff\udcfe", [1, 2, 3, 4]), "session")) == 10
 
 
@@ -268,7 +268,7 @@ def test_folds_keep_sessions_together_or_not() -> None:
         ({"k": 5, "by": "image"}, r"class few has 4 images, fewer than split\.k=5 folds"),
     ],
 )
-def test_folds_that_cannot_be_dealt_are_refused(options: dict[str, Any], message: str) -> None:
+def test_impossible_folds_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         divide(SHOTS, "kfold", **options)
 
@@ -286,7 +286,7 @@ def test_the_catalog_of_a_run_is_a_split(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(divide_by(tmp_path / "catalog.csv"), done)
 
 
-def test_a_spreadsheet_with_strangers_is_a_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_split_file_may_have_unknown_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     done = splits.split_catalog(SHOTS, name="session", seed=0)
     rows = pd.concat([done[["split", "path"]].iloc[::-1], pd.DataFrame({"path": ["x.png"], "split": ["val"]})])
     rows.to_csv(tmp_path / "split.csv", index=False, encoding="utf-8-sig")
@@ -319,7 +319,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
             divide_by(path)
 
 
-def test_a_file_that_leaves_a_class_out_of_a_split_is_refused(tmp_path: Path) -> None:
+def test_a_split_file_without_a_class_in_a_split_is_refused(tmp_path: Path) -> None:
     done = splits.split_catalog(SHOTS, name="session", seed=0)
     done.assign(split=done["split"].replace("val", "train")).to_csv(tmp_path / "split.csv")
     with pytest.raises(UserError, match=r"class few has no images in val: .* let split\.file put some there"):

@@ -293,7 +293,7 @@ def test_intervals_by_session_are_those_of_all_repeats(tmp_path):
         drawn = group.resampled.summary[metric].mean(axis=0)
         right = group.right
         labels = group.images["label"].tolist()
-        expected = statistics.summary_interval(metric, row[metric], drawn, labels=labels, groups=sessions, right=right)
+        expected = statistics.summary_interval(metric, row[metric], drawn, labels=labels, groups=sessions)
         assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(expected)
 
 

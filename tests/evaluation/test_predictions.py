@@ -86,14 +86,14 @@ def test_metrics_are_those_of_scikit_learn_when_a_class_is_never_predicted(data,
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_partial_evaluation_is_noted_and_stays_in_the_order_of_the_catalog(data, classifier, split):
     result = predictions.evaluate(classifier, data, split, {**TRAINER, f"limit_{split}_batches": 1})
-    total = len(data.rows(split))
+    total = len(data.find_rows(split))
     assert result.note == f"partial evaluation: 5 of {total} {split} images"
     assert result.rows == sorted(result.rows)
     assert len(set(result.predictions["label"])) > 1
     assert result.predictions["path"].tolist() == data.catalog["path"].iloc[result.rows].tolist()
     whole = predictions.evaluate(classifier, data, split, TRAINER)
     assert whole.note == ""
-    assert whole.rows == list(data.rows(split))
+    assert whole.rows == list(data.find_rows(split))
     columns = [name for name in whole.predictions if name.startswith(predictions.PROBABILITY_PREFIX)]
     alike = whole.predictions.set_index("path").loc[result.predictions["path"], columns].to_numpy()
     assert result.predictions[columns].to_numpy() == pytest.approx(alike, abs=1e-6)

@@ -21,7 +21,7 @@ from alu_defects.training import checkpoint
 def data(photographs):
     split = {"name": "random", "val_fraction": 0.25, "test_fraction": 0.5, "seed": 0}
     data = DefectData(source="folder", root=str(photographs), image_size=32, batch_size=5, split=split, progress=False)
-    data.setup("fit")
+    data.prepare_data()
     return data
 
 
@@ -84,7 +84,7 @@ def test_the_sheet_shows_the_most_certain_mistakes_first(data):
     sheet = evaluation_plots.draw_mistakes(found, data)
     first, second = sheet[30:180, 10:160], sheet[30:180, 170:320]
     for shown, row in ((first, 2), (second, 1)):
-        expected = Image.fromarray(data.images(np.array([row]))[0]).resize((150, 150))
+        expected = Image.fromarray(data.read_images(np.array([row]))[0]).resize((150, 150))
         np.testing.assert_array_equal(shown, np.asarray(expected))
     assert (sheet[30:180, 330:] == 255).all()  # the image that was right is not there
     none = evaluation_plots.draw_mistakes(result(data, [("across", "across", right)]), data)
@@ -120,8 +120,8 @@ def test_embeddings_are_the_features_that_the_best_epoch_classifies_by(small, tm
 
 def test_of_many_images_some_of_every_class_are_embedded(data, tmp_path, monkeypatch):
     monkeypatch.setattr(tensorboard, "MAX_EMBEDDINGS", 4)
-    found = len(data.rows("val"))
-    rows = data.rows("val")[:: -(-found // 4)]
+    found = len(data.find_rows("val"))
+    rows = data.find_rows("val")[:: -(-found // 4)]
 
     class Backbone(torch.nn.Module):
         def forward_features(self, x):
@@ -141,7 +141,7 @@ def test_of_many_images_some_of_every_class_are_embedded(data, tmp_path, monkeyp
     assert len(table) <= 4 < found
     assert set(table["class"]) == set(data.classes)
     written = np.loadtxt(tmp_path / "00000" / "val" / "tensors.tsv")
-    expected = data.images(rows).mean(axis=(1, 2)) / 255
+    expected = data.read_images(rows).mean(axis=(1, 2)) / 255
     np.testing.assert_allclose(written, expected, atol=6e-4)
 
 

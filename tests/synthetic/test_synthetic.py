@@ -175,7 +175,7 @@ def test_every_defect_class_has_a_draw_function() -> None:
 def test_linear_model_on_thumbnails_does_not_find_the_class(tmp_path: Path) -> None:
     """A linear model on 16×16 pixels stays under 45 % macro recall; guessing has 9 %."""
     root = ensure_written(tmp_path, SyntheticOptions(images=1100, size=(160, 120)), progress=False)
-    table = splits.split_catalog(tianchi.scan_archives(root).table, name="session", seed=0)
+    table = splits.split_catalog(tianchi.find_images(root).table, name="session", seed=0)
     pixels = np.array([np.asarray(Image.open(root / path).resize((16, 16))).ravel() / 255 for path in table["path"]])
     train, test = splits.in_split(table, "train") | splits.in_split(table, "val"), splits.in_split(table, "test")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
@@ -187,7 +187,7 @@ def test_linear_model_on_thumbnails_does_not_find_the_class(tmp_path: Path) -> N
 
 
 def test_tianchi_loader_reads_the_generated_set(small: Path) -> None:
-    scan = tianchi.scan_archives(small)
+    scan = tianchi.find_images(small)
     assert scan.table["label"].value_counts().to_dict() == dict.fromkeys(CLASS_NAMES, 6)
     assert scan.excluded.empty
     assert (scan.table["time"] != "").all()
@@ -238,12 +238,12 @@ def test_boxes_of_multi_defect_images_are_readable(tmp_path: Path) -> None:
     assert len(files) == 4
     names = {kind.folder: kind.name for kind in CLASSES}
     for file in files:
-        boxes = annotations.read(file, names)
+        boxes = annotations.read_boxes(file, names)
         assert 2 <= len({box.label for box in boxes}) <= 3
         assert all(0 <= box.left < box.right <= 160 and 0 <= box.top < box.bottom <= 120 for box in boxes)
         assert json.loads(file.read_text())["imagePath"] == file.with_suffix(".jpg").name
         assert file.with_suffix(".jpg").exists()
-    assert Counter(tianchi.scan_archives(root).excluded["reason"]) == {"round 2; data.round=2 reads it": 4}
+    assert Counter(tianchi.find_images(root).excluded["reason"]) == {"round 2; data.round=2 reads it": 4}
 
 
 @pytest.mark.parametrize(
