@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from alu_defects.cli import verb
-from alu_defects.config import model_options
+from alu_defects.config import check_settings, model_options
 from alu_defects.errors import UserError, check_choice
 
 if TYPE_CHECKING:  # torch and pandas take seconds to import: --help and --cfg must not wait for them
@@ -69,6 +69,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: an unknown measurement, or a setting that it cannot work with.
     """
+    check_settings(config)
     check_choice("what", config.what, MEASUREMENTS)
     tables = MEASUREMENTS[config.what](config)
 

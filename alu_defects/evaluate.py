@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from alu_defects.cli import verb
-from alu_defects.config import absolute_paths, plain
+from alu_defects.config import absolute_paths, check_settings, plain
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
@@ -37,11 +37,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from alu_defects.training import checkpoint, threads, trainer
 
     config = absolute_paths(config)
+    check_settings(config)
     splits.check_held_out(config.split.name)
     threads.check_threads(config.trainer.threads)
     load = threads.OtherLoad()
     operating = plain(config.operating)
-    assessment.check_operating(operating)
     run = Run.existing(config.run)
     options = plain(run.config())
     here = {key: config.data[key] for key in ("cache", "cache_dir")}  # the run's may be of another machine

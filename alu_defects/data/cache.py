@@ -184,7 +184,6 @@ class PixelCache:
                 write(images[: len(done)], done)
 
 
-CACHES = ("auto", "device", "memory", "disk", "none")
 DEVICE_FRACTION = 0.25  # of the free memory of a GPU that pixels take at most by themselves; the network needs the rest
 
 

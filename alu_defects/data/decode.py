@@ -20,7 +20,6 @@ T = TypeVar("T")
 UInt8 = npt.NDArray[np.uint8]
 UInt16 = npt.NDArray[np.uint16]
 BITS = (8, 10, 12, 14, 16)  # of cameras: what they put into 16-bit files is not stretched to 16 bits
-RESIZES = ("squash", "letterbox")
 DECODED_AHEAD = (
     2  # images a thread that are decoded before they are asked for: one that takes long does not stop the others
 )

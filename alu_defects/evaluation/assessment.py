@@ -169,19 +169,6 @@ class Assessment:
         return numbers
 
 
-def check_operating(options: Mapping[str, Any]) -> None:
-    """Refuse an operating point that cannot be.
-
-    Raises:
-        UserError: a rate or a confidence that is not between 0 and 1.
-    """
-    for name in ("max_escape", "confidence_level", "target_accuracy"):
-        if not 0 < options[name] < 1:
-            raise UserError(f"operating.{name}={options[name]} must be above 0 and below 1")
-    if not 0 <= options["reject"] < 1:
-        raise UserError(f"operating.reject={options['reject']} must be 0 or more and below 1")
-
-
 def normal_class(name: str, classes: list[str]) -> str | None:
     """The class of good pieces, None if there is none of the usual name.
 

@@ -157,7 +157,7 @@ def test_whether_a_process_is_alive_is_asked_without_a_signal(monkeypatch: pytes
 
 
 def test_a_run_that_a_process_trains_is_left_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(run_module, "LOCK_SECONDS", 0.1)
     again = Run.existing(run.folder)
     assert not again.is_alive()
     with run.recorded():

@@ -14,8 +14,8 @@ from alu_defects.data.catalog import data_hash
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 from alu_defects.models import registry
+from alu_defects.runs import identity, sweep
 from alu_defects.runs import run as run_module
-from alu_defects.runs import sweep
 from alu_defects.runs.run import Run
 from alu_defects.training import trainer
 
@@ -31,7 +31,7 @@ def data_of(config: DictConfig) -> DefectData:
 
 
 def finish(config: DictConfig, folder: Path, **status: object) -> Run:
-    run = Run.create(folder, config, [], **sweep.run_identity(config))
+    run = Run.create(folder, config, [], **identity.run_identity(config))
     digest = data_hash(data_of(config).catalog)
     run.update(**{"status": "finished", "started": "2026", "data_hash": digest} | status)
     run.checkpoints.mkdir()
@@ -61,7 +61,7 @@ def finish(config: DictConfig, folder: Path, **status: object) -> Run:
 )
 def test_what_decides_the_outcome_is_in_the_identity(words, override, same):
     assert (
-        sweep.run_identity(compose("train", words)) == sweep.run_identity(compose("train", [*words, override]))
+        identity.run_identity(compose("train", words)) == identity.run_identity(compose("train", [*words, override]))
     ) is same
 
 
@@ -73,7 +73,7 @@ def test_the_content_of_the_weights_is_in_the_identity(words, tmp_path):
     run.checkpoints.mkdir()
 
     def of(path: Path) -> str:
-        return sweep.run_identity(compose("train", [*words, f"model.weights={path}"]))["settings"]
+        return identity.run_identity(compose("train", [*words, f"model.weights={path}"]))["settings"]
 
     for path, file in ((run.folder, run.best), (job.folder, run.best), (run.last, run.last), (run.folder, run.weights)):
         file.write_bytes(b"1")
@@ -88,14 +88,14 @@ def test_the_content_of_the_weights_is_in_the_identity(words, tmp_path):
 def of_a_new_process(words, monkeypatch, tmp_path):
     """The digest of the code of a small package in place of ours, with the path of each of its modules."""
     sources = {
-        "train": "from alu_defects.reports import page",  # alone: what it imports does not count
-        "reporting.evaluation": "",
-        "reporting.page": "",
-        "learning.trainer": "def later():\n    from alu_defects.data import datamodule",
-        "learning.callbacks": "import alu_defects.signals",
+        "train": "from alu_defects.reports import html",  # alone: what it imports does not count
+        "evaluation.predictions": "",
+        "reports.html": "",
+        "training.trainer": "def later():\n    from alu_defects.data import datamodule",
+        "training.callbacks": "import alu_defects.signals",
         "signals": "",
         "data.datamodule": "",
-        "data.auditing": "import alu_defects.training.trainer",
+        "auditing.checks": "import alu_defects.training.trainer",
         "models.inception": "",
         "models.shufflenet": "",
     }
@@ -103,19 +103,19 @@ def of_a_new_process(words, monkeypatch, tmp_path):
     for name, file in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(sources[name])
-    monkeypatch.setattr(sweep, "__file__", str(tmp_path / "alu_defects" / "learning" / "sweeps.py"))
+    monkeypatch.setattr(identity, "__file__", str(tmp_path / "alu_defects" / "runs" / "identity.py"))
 
     def digest(model: str = "shufflenet") -> str:
-        sweep._code.cache_clear()
-        return sweep.run_identity(compose("train", [*words, f"model={model}"]))["code"]
+        identity._code.cache_clear()
+        return identity.run_identity(compose("train", [*words, f"model={model}"]))["code"]
 
     yield digest, files
-    sweep._code.cache_clear()
+    identity._code.cache_clear()
 
 
 @pytest.mark.parametrize(
     "module",
-    ["train", "reporting.evaluation", "learning.trainer", "data.datamodule", "signals", "models.shufflenet"],
+    ["train", "evaluation.predictions", "training.trainer", "data.datamodule", "signals", "models.shufflenet"],
 )
 def test_code_that_a_training_uses_is_in_the_identity(of_a_new_process, module):
     digest, files = of_a_new_process
@@ -125,7 +125,7 @@ def test_code_that_a_training_uses_is_in_the_identity(of_a_new_process, module):
     assert digest() != before
 
 
-@pytest.mark.parametrize("module", ["reporting.page", "data.auditing", "models.inception"])
+@pytest.mark.parametrize("module", ["reports.html", "auditing.checks", "models.inception"])
 def test_code_that_a_training_does_not_use_is_not_in_the_identity(of_a_new_process, module):
     digest, files = of_a_new_process
     before = digest()
@@ -138,17 +138,21 @@ def test_code_that_changes_while_a_process_runs_is_not_in_its_identity(of_a_new_
     digest, files = of_a_new_process
     before = digest()
     files["data.datamodule"].write_text("x = 1")
-    assert sweep.run_identity(compose("train", [*words, "model=shufflenet"]))["code"] == before
+    assert identity.run_identity(compose("train", [*words, "model=shufflenet"]))["code"] == before
 
 
 def test_a_sentence_of_the_audit_is_not_in_the_identity_and_the_data_path_is(monkeypatch):
     read: list[str] = []
     read_bytes = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: (read.append(self.name), read_bytes(self))[1])
-    sweep._code.cache_clear()
-    sweep.run_identity(compose("train"))
-    assert {"train.py", "evaluation.py", "module.py", "datamodule.py", "scene.py", "shufflenet.py"} <= set(read)
-    assert not {"auditing.py", "findings.py", "audit_page.py", "compare.py", "inception.py"} & set(read)
+    identity._code.cache_clear()
+    identity.run_identity(compose("train"))
+    assert {"train.py", "predictions.py", "module.py", "datamodule.py", "scene.py", "shufflenet.py"} <= set(read)
+    assert not {"checks.py", "findings.py", "audit_report.py", "compare.py", "inception.py"} & set(read)
+
+
+def test_the_modules_whose_code_is_in_the_identity_exist():
+    assert all(identity._file(name) for name in (*identity.CODE_WITH_IMPORTS, *identity.CODE_ALONE))
 
 
 @pytest.fixture
@@ -166,34 +170,34 @@ def plugin(tmp_path, monkeypatch):
     yield package / "parts.py"
     for name in ("some_networks", "some_networks.network"):
         del sys.modules[name]
-    sweep._code.cache_clear()
+    identity._code.cache_clear()
 
 
 def test_a_backbone_of_another_package_is_in_the_identity(words, plugin):
     config = compose("train", [*words, "model.name=tiny"])
-    before = sweep.run_identity(config)["code"]
+    before = identity.run_identity(config)["code"]
     plugin.write_text("x = 1")
-    sweep._code.cache_clear()
-    assert sweep.run_identity(config)["code"] != before
+    identity._code.cache_clear()
+    assert identity.run_identity(config)["code"] != before
 
 
 def test_the_version_of_lightning_and_the_device_are_in_the_identity(words, monkeypatch):
     config = compose("train", words)
-    sweep._code.cache_clear()
-    before = sweep.run_identity(config)
-    monkeypatch.setattr(sweep, "version", lambda name: "9.9" if name == "lightning" else version(name))
-    sweep._code.cache_clear()
-    after = sweep.run_identity(config)
+    identity._code.cache_clear()
+    before = identity.run_identity(config)
+    monkeypatch.setattr(identity, "version", lambda name: "9.9" if name == "lightning" else version(name))
+    identity._code.cache_clear()
+    after = identity.run_identity(config)
     assert before["code"] != after["code"]
-    sweep._code.cache_clear()
+    identity._code.cache_clear()
     monkeypatch.setattr(trainer, "native_bf16", lambda kind: before["computes_on"] == "cpu")
-    assert sweep.run_identity(config)["computes_on"] != before["computes_on"]
+    assert identity.run_identity(config)["computes_on"] != before["computes_on"]
 
 
 def test_settings_are_compared_with_their_interpolations_resolved(words):
     config = compose("train", words)
     same = compose("train", [*words, f"optimizer.lr={config.model.learning_rate}", "run_dir=elsewhere"])
-    assert sweep.run_identity(same) == sweep.run_identity(config)
+    assert identity.run_identity(same) == identity.run_identity(config)
 
 
 def test_a_job_finished_in_another_sweep_is_found_and_stands_in(words, tmp_path):
@@ -230,7 +234,7 @@ def test_the_newest_of_several_stands_in(words, tmp_path):
 
 
 def test_the_newest_run_that_was_left_unfinished_continues(words, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(run_module, "LOCK_SECONDS", 0.1)
     config = compose("train", words)
     assert sweep.find_unfinished(config) is None
     finish(config, tmp_path / "finished", started="2026-11-23T15")
@@ -238,7 +242,7 @@ def test_the_newest_run_that_was_left_unfinished_continues(words, tmp_path, monk
         finish(config, tmp_path / status, status=status, started=f"2026-11-23T{hour}")
     finish(compose("train", [*words, "seed=1"]), tmp_path / "other", status="running", started="2026-11-23T13")
     moved = OmegaConf.merge(config, {"data": {"root": str(tmp_path)}})  # the same settings for other images
-    Run.create(tmp_path / "elsewhere", moved, [], **sweep.run_identity(moved))
+    Run.create(tmp_path / "elsewhere", moved, [], **identity.run_identity(moved))
     assert found(config) == "interrupted"
     with Run(tmp_path / "interrupted").recorded():
         assert found(config) == "failed"  # the newest is being trained
@@ -256,31 +260,31 @@ def test_weights_may_be_a_run_folder(words, tmp_path):
     with pytest.raises(
         UserError, match=r"model.weights=.* has not finished its first epoch; there is no .*best\.ckpt$"
     ):
-        sweep.weights_file(run.folder)
+        identity.weights_file(run.folder)
     run.checkpoints.mkdir()
     run.best.touch()
-    assert sweep.weights_file(str(run.folder)) == run.best  # it has not ended
+    assert identity.weights_file(str(run.folder)) == run.best  # it has not ended
     run.weights.touch()
-    assert sweep.weights_file(run.folder) == run.weights
+    assert identity.weights_file(run.folder) == run.weights
     job = Run(tmp_path / "job")
     job.folder.mkdir()
     job.update(status="reused", run="../new/run")
-    assert sweep.weights_file(job.folder).resolve() == run.weights
-    assert sweep.weights_file(run.last) == run.last
+    assert identity.weights_file(job.folder).resolve() == run.weights
+    assert identity.weights_file(run.last) == run.last
 
 
 def test_weights_in_a_folder_that_is_no_run_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f"^model.weights={tmp_path}: .* is not a run folder"):
-        sweep.weights_file(tmp_path)
+        identity.weights_file(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert sweep.weights_file("~/no/such.pth") == tmp_path / "no" / "such.pth"  # reading it says so
+    assert identity.weights_file("~/no/such.pth") == tmp_path / "no" / "such.pth"  # reading it says so
 
 
 def test_a_run_of_another_network_than_the_default_keeps_its_identity_when_it_resumes(words, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(run_module, "LOCK_SECONDS", 0.1)
     monkeypatch.setattr(train_module, "_train", lambda config, run, started: {})
     config = compose("train", [*words, "model=xception", f"run_dir={tmp_path / 'run'}"])
-    before = sweep.run_identity(config)
+    before = identity.run_identity(config)
     Run.create(tmp_path / "run", config, [], **before).update(status="interrupted")
     train_module.train(compose("train", [f"resume={tmp_path / 'run'}"]))
     assert before.items() <= Run(tmp_path / "run").status().items()
@@ -301,8 +305,8 @@ def test_code_of_ours_that_a_backbone_of_another_package_imports_is_in_the_ident
     read: list[str] = []
     read_bytes = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: (read.append(self.name), read_bytes(self))[1])
-    sweep._code.cache_clear()
-    sweep.run_identity(compose("train", [*words, "model.name=tiny"]))
+    identity._code.cache_clear()
+    identity.run_identity(compose("train", [*words, "model.name=tiny"]))
     assert {"parts.py", "xception.py"} <= set(read)
 
 
@@ -312,6 +316,6 @@ def test_a_backbone_that_was_typed_into_python_is_never_taken_for_another(words,
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     found = set()
     for _ in range(2):
-        sweep._code.cache_clear()
-        found.add(sweep.run_identity(config)["code"])
+        identity._code.cache_clear()
+        found.add(identity.run_identity(config)["code"])
     assert len(found) == 2
