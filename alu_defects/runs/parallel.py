@@ -71,7 +71,7 @@ def run_in_processes(
 
 
 def count_jobs_that_fit(configs: Sequence[DictConfig]) -> int:
-    """How many jobs to run at once: 1 on a GPU or if each has several processes, else as cores and free memory allow."""
+    """How many jobs to run at once: 1 on a GPU or if each starts several processes, else as cores and memory allow."""
     trainers = [config.trainer for config in configs]
     if any(trainer.strategy != "auto" for trainer in trainers):
         return 1

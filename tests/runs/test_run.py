@@ -51,6 +51,20 @@ def test_a_folder_with_a_run_is_not_overwritten(run: Run) -> None:
     assert run.config().seed == 3
 
 
+@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
+def test_of_several_started_processes_only_the_first_writes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(UserError, match=rf"{variable}=1: several processes were started"):
+        Run.create(tmp_path / "second", CONFIG, [], claim=True)
+    with pytest.raises(UserError, match=rf"{variable}=1: several processes were started"):
+        Run.resume(run.folder, [])
+    assert not (tmp_path / "second").exists()
+    monkeypatch.setenv(variable, "0")
+    Run.create(tmp_path / "second", CONFIG, [])
+
+
 def test_how_a_run_ends_is_recorded(run: Run) -> None:
     with run.recorded():
         assert run.status()["status"] == "running"

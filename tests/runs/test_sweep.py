@@ -1,11 +1,18 @@
 """Which jobs of a sweep need not be run again."""
 
 import importlib
+import math
+import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alu_defects import train as train_module
@@ -14,9 +21,10 @@ from alu_defects.data.catalog import data_hash
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 from alu_defects.models import registry
-from alu_defects.runs import identity, sweep
+from alu_defects.runs import identity, parallel, sweep
 from alu_defects.runs import run as run_module
 from alu_defects.runs.run import Run
+from alu_defects.runs.sweep import SweepCallback
 from alu_defects.training import trainer
 
 
@@ -319,3 +327,147 @@ def test_a_backbone_that_was_typed_into_python_is_never_taken_for_another(words,
         identity._code.cache_clear()
         found.add(identity.run_identity(config)["code"])
     assert len(found) == 2
+
+
+@pytest.fixture
+def callback(tmp_path: Path) -> tuple[SweepCallback, list[tuple[list[Path], Path]]]:
+    """That of a sweep in `tmp_path`, and with what the comparison was called."""
+    compared: list[tuple[list[Path], Path]] = []
+    callback = SweepCallback(lambda folders, output: compared.append((folders, output)))
+    callback.folder = tmp_path
+    return callback, compared
+
+
+def end_job(callback: SweepCallback, folder: Path, error: Exception | None) -> JobReturn:
+    """End a job of a sweep as Hydra does."""
+    hydra = {"mode": RunMode.MULTIRUN, "runtime": {"output_dir": str(folder)}, "overrides": {"task": ["seed=0"]}}
+    config = OmegaConf.create({"seed": 0, "model": {"name": "xception"}, "hydra": hydra})
+    job = JobReturn(status=JobStatus.FAILED if error else JobStatus.COMPLETED, _return_value=error or 0.5)
+    folder.mkdir(exist_ok=True)
+    callback.on_job_end(config, job)
+    return job
+
+
+def test_a_sweep_without_failed_jobs_is_compared(callback, tmp_path, capsys):
+    Run(tmp_path / "0").folder.mkdir()
+    Run(tmp_path / "0").update(status="finished", overrides=["seed=0"])
+    assert end_job(callback[0], tmp_path / "0", None).return_value == 0.5
+    callback[0].on_multirun_end(OmegaConf.create())
+    assert callback[1] == [([tmp_path], tmp_path / "comparison")]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_failed_job_is_recorded_and_listed_and_the_exit_code_is_1(callback, tmp_path, capsys):
+    job = end_job(callback[0], tmp_path / "0", UserError("no images"))
+    assert math.isnan(job.return_value)  # and not raised: the other jobs continue
+    status = Run(tmp_path / "0").status()
+    assert (status["status"], status["error"], status["model"]) == ("failed", "UserError: no images", "xception")
+    with pytest.raises(SystemExit) as caught:
+        callback[0].on_multirun_end(OmegaConf.create())
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "failed jobs:\n  seed=0: UserError: no images\n"
+    assert len(callback[1]) == 1
+
+
+def test_a_job_that_could_not_start_over_a_finished_run_counts_as_failed(callback, words, tmp_path):
+    config = compose("train", [*words, f"run_dir={tmp_path / '0'}"])
+    run = finish(config, tmp_path / "0")
+    end_job(callback[0], run.folder, UserError("holds a run already"))
+    assert run.status()["status"] == "finished"
+    assert not callback[0].report()
+    sweep.point_to_run(run.folder, run, [])  # the next sweep takes it as it is
+    assert callback[0].report()
+
+
+def test_a_job_whose_process_was_killed_counts_as_failed(callback, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "LOCK_SECONDS", 0.1)
+    config = compose("train", words)
+    run = Run.create(tmp_path / "0", config, [])
+    Run.failed(run.folder, config, [], UserError("its process ended with exit code -9"))
+    assert run.status()["status"] == "failed"
+    assert not callback[0].report()
+
+
+def test_an_error_of_the_comparison_ends_a_sweep_with_its_message(callback, tmp_path, capsys):
+    end_job(callback[0], tmp_path / "0", ValueError("x"))
+    callback[0].compare = lambda folders, output: fail(UserError("no such class"))
+    with pytest.raises(SystemExit) as caught:
+        callback[0].on_multirun_end(OmegaConf.create())
+    assert caught.value.code == 2
+    assert "error: no such class" in capsys.readouterr().err
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("overrides", "memory", "count"),
+    [
+        ([], 2**40, 4),
+        ([], 5 * 2**30, 2),
+        ([], 2**20, 1),
+        (["data.image_size=400"], 20 * 2**30, 1),
+        (["trainer=ddp", "trainer.accelerator=cpu"], 2**40, 1),
+    ],
+)
+def test_as_many_jobs_run_at_once_as_cores_and_memory_allow(monkeypatch, overrides, memory, count):
+    monkeypatch.setattr(trainer, "device_type", lambda accelerator: "cpu")
+    monkeypatch.setattr(parallel.joblib, "cpu_count", lambda: 4)
+    monkeypatch.setattr(parallel.psutil, "virtual_memory", lambda: SimpleNamespace(available=memory))
+    config = compose("train", ["data.image_size=112", *overrides])
+    assert parallel.count_jobs_that_fit([config] * 6) == count
+
+
+def test_on_a_gpu_jobs_run_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(trainer, "device_type", lambda accelerator: "cuda")
+    assert parallel.count_jobs_that_fit([compose("train")] * 6) == 1
+
+
+@pytest.mark.slow
+def test_jobs_that_run_at_once_end_as_those_that_run_one_after_the_other(command, small, tmp_path):
+    words = ["-m", *small, "trainer.max_epochs=1", "model.width=0.5,wide"]
+    done = {
+        jobs: command("train", *words, f"sweep.jobs={jobs}", f"paths.runs={tmp_path / str(jobs)}") for jobs in (1, 2)
+    }
+    for result in done.values():
+        assert result.returncode == 1
+        assert "failed jobs:" in result.stderr
+        assert "UserError: model.width=wide is not a number" in result.stderr
+    assert "2 at once" in done[2].stdout
+    assert "0_shufflenet_seed0" in done[2].stdout
+    (one,), (two,) = (list((tmp_path / str(jobs)).iterdir()) for jobs in (1, 2))
+    same = "0_shufflenet_seed0/predictions.csv"
+    assert (one / same).read_bytes() == (two / same).read_bytes()
+    assert "images:" in (two / "0_shufflenet_seed0" / "train.log").read_text()  # what it printed
+    assert Run(two / "0_shufflenet_seed0").status()["settings"] == Run(one / "0_shufflenet_seed0").status()["settings"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_ends_the_jobs_that_run_at_once_in_order(small, tmp_path):
+    words = [*small, "trainer.max_epochs=1000", "seed=0,1", "sweep.jobs=2", f"paths.runs={tmp_path}"]
+    command = [sys.executable, "-m", "alu_defects.train", "-m", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while len(list(tmp_path.glob("*/*/metrics.csv"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.5)
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 143
+    assert "interrupted by SIGTERM" in errors
+    (folder,) = tmp_path.iterdir()
+    assert [Run(file.parent).status()["status"] for file in folder.glob("*/run.json")] == ["interrupted"] * 2
+    assert (folder / "comparison" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_jobs_that_submitit_runs_give_the_same_table_and_exit_code(command, small, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    words = [*small, "trainer.max_epochs=1", "model.width=0.5,wide", f"paths.runs={tmp_path / 'runs'}"]
+    done = command("train", "-m", "hydra/launcher=submitit_local", *words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "UserError: model.width=wide is not a number" in done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    table = pd.read_csv(folder / "comparison" / "runs.csv").set_index("job")
+    assert table["status"].to_dict() == {"0_shufflenet_seed0": "finished", "1_shufflenet_seed0": "failed"}
