@@ -106,7 +106,7 @@ def show(error: Exception, verbose: bool, config_name: str = "train") -> None:
 
 def explain(error: BaseException, config_name: str) -> str:
     """What is wrong and how to fix it, for errors of the command line, in one or two lines."""
-    text = str(error).strip()
+    text = str(error).strip() or str(error.__cause__ or "")  # an error of composing a job says nothing itself
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is not given; add {match[1]}=… to the command"
     if match := re.search(r"Could not load '([^/']+)/([^']+)'", text):

@@ -85,6 +85,7 @@ class DefectData(LightningDataModule):
             )
         if num_workers == "auto":
             num_workers = joblib.cpu_count() if cache == "none" else 0
+        assert isinstance(num_workers, int)
         self.source, self.source_options = source, {"root": root, **options}
         if source == "synthetic":
             self.source_options["progress"] = progress  # generating takes as long as decoding

@@ -15,8 +15,9 @@ from alu_defects.errors import UserError, did_you_mean
 from alu_defects.evaluation import calibration, operating, statistics
 from alu_defects.evaluation.calibration import Calibration
 from alu_defects.evaluation.operating import Outcome, Threshold
-from alu_defects.evaluation.predictions import PROBABILITY_PREFIX, Evaluation
+from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.reports.terminal import percent, span
+from alu_defects.runs.jobs import PROBABILITY_PREFIX
 from alu_defects.training.metrics import SUMMARY_METRICS
 
 REJECTED_SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)  # of images sent to a person, in the table

@@ -15,10 +15,9 @@ import pandas as pd
 from alu_defects.evaluation import groups, operating, statistics
 from alu_defects.evaluation.calibration import Calibration
 from alu_defects.evaluation.groups import ModelGroup
-from alu_defects.evaluation.predictions import PROBABILITY_PREFIX
 from alu_defects.evaluation.statistics import SmallSampleCorrection
 from alu_defects.runs import jobs
-from alu_defects.runs.jobs import Job
+from alu_defects.runs.jobs import PROBABILITY_PREFIX, Job
 from alu_defects.training.metrics import SUMMARY_METRICS
 
 # Zhang, Sun, Yang 2022, Table 2: accuracy, precision, recall in per cent

@@ -407,7 +407,7 @@ def fail(error: Exception) -> None:
         ([], 2**40, 4),
         ([], 5 * 2**30, 2),
         ([], 2**20, 1),
-        (["data.image_size=400"], 20 * 2**30, 1),
+        (["data.image_size=400"], 20 * 2**30, 2),
         (["trainer=ddp", "trainer.accelerator=cpu"], 2**40, 1),
     ],
 )
