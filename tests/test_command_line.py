@@ -20,7 +20,6 @@ from alu_defects.errors import UserError
 from alu_defects.evaluate import evaluate
 from alu_defects.reports.tensorboard import Dashboard
 from alu_defects.runs import sweep
-from alu_defects.runs.run import Run
 from alu_defects.train import monitored_value, train
 from alu_defects.training import checkpoint, trainer
 from alu_defects.training.module import Classifier
