@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from alu_defects.cli import verb
-from alu_defects.config import plain
+from alu_defects.config import check_settings, plain
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and --cfg must not wait for it
     from alu_defects.auditing.checks import Audit
@@ -29,15 +29,13 @@ def audit(config: DictConfig) -> "Audit":
         UserError: a wrong setting, no such root, or an output that lies in it.
     """
     from alu_defects.auditing import checks
-    from alu_defects.data import similarity
     from alu_defects.data.datamodule import DefectData
     from alu_defects.errors import UserError
     from alu_defects.reports import audit_report, terminal
 
+    check_settings(config)
     options = plain(config)
     max_distance = options["near_duplicates"]["max_distance"]
-    if not 0 <= max_distance <= similarity.HASH_BITS:
-        raise UserError(f"near_duplicates.max_distance={max_distance} must be from 0 to {similarity.HASH_BITS}")
     data = DefectData(**options["data"], split=options["split"])
     output = Path(str(options["output"])).expanduser()
     root = Path(str(data.source_options["root"])).expanduser()

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from alu_defects.cli import verb
-from alu_defects.config import model_options
+from alu_defects.config import check_settings, model_options
 from alu_defects.errors import UserError, check_choice
 
 
@@ -28,6 +28,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: an unknown measurement or network, or a setting that they cannot work with.
     """
+    check_settings(config)
     check_choice("what", config.what, ("train", "infer"))
     if config.repeats < 1 or not config.seconds > 0:
         raise UserError(f"repeats={config.repeats} must be 1 or more, and seconds={config.seconds} above 0")

@@ -1,13 +1,11 @@
 """A function of a configuration → a program on the command line, with errors that say how to fix them."""
 
-import contextlib
 import functools
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -18,26 +16,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from alu_defects.config import compose, conf_dir, flat, prepare_overrides, setting_of
+from alu_defects.config import check_settings, compose, conf_dir, flat, prepare_overrides, setting_of
 from alu_defects.errors import UserError, did_you_mean
 from alu_defects.signals import Interrupted, interrupting
 
 
-def verb(
-    config_name: str,
-    after_sweep: Callable[[Path], None] | None = None,
-    failed: Callable[[Path, DictConfig, Exception], None] | None = None,
-) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+def verb(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a command-line program of a function that takes the configuration `conf/<config_name>.yaml`.
 
-    What the user can fix is printed in a line or two and ends the program with exit code 2. In a multirun a job that
-    fails does not stop the others; the exit code is then 1. SIGTERM and Ctrl-C end a multirun as a whole, after
-    `after_sweep`, with exit code 143 or 130. HYDRA_FULL_ERROR=1 shows tracebacks.
-
-    Args:
-        config_name: the primary configuration.
-        after_sweep: called with the sweep's folder when a multirun has ended.
-        failed: called with the folder, the configuration and the error of a job of a multirun that failed.
+    What the user can fix is printed in a line or two and ends the program with exit code 2; HYDRA_FULL_ERROR=1 shows
+    tracebacks. SIGTERM and Ctrl-C end it with exit code 143 or 130. In a sweep a job that fails does not stop the
+    others; `runs.sweep.SweepCallback` records it, and ends the sweep with a report and with exit code 1.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -46,61 +35,41 @@ def verb(
         def main() -> None:
             verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the fix can be added
-            sweep_dirs: set[Path] = set()
-            failures: list[str] = []
-            made: list[Path] = []  # what Hydra made for a run that a wrong word may have prevented
-            raised: list[Exception] = []  # by a single job; Hydra would print all overrides before it raises it again
-            interrupted: Interrupted | None = None
 
             @functools.wraps(task)
             def job(config: DictConfig) -> Any:
-                made.append(Path(HydraConfig.get().runtime.output_dir))
-                multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-                if multirun:
-                    sweep_dirs.add(Path(HydraConfig.get().sweep.dir))
+                sweep = HydraConfig.get().mode == RunMode.MULTIRUN
                 try:
                     check(config, config_name)
                     return task(config)
                 except Exception as error:
-                    if not multirun:
-                        raised.append(error)
-                        return None
-                    # recorded, shown, and in the exit code: the other jobs continue
-                    failures.append(" ".join(HydraConfig.get().overrides.task))
-                    if failed:
-                        failed(made[-1], config, error)
-                    show(error, verbose or not isinstance(error, UserError))
-                    return None
+                    fixable = isinstance(error, FIXABLE)
+                    if fixable or sweep:
+                        show(error, verbose or not fixable, config_name)
+                    if fixable and not sweep:
+                        sys.exit(2)  # an exception would make Hydra print all overrides first
+                    raise
 
             try:
-                try:
-                    _run(job, config_name)
-                except Interrupted as signal:
-                    interrupted = signal
-                if raised:
-                    raise raised.pop()
-                if failures:
-                    print("failed jobs:", *failures, sep="\n  ", file=sys.stderr)
-                for folder in sweep_dirs if after_sweep else ():
-                    after_sweep(folder)  # type: ignore[misc]
-            except (UserError, HydraException, OmegaConfBaseException) as error:
+                _run(job, config_name)
+            except Interrupted as signal:
+                print(f"interrupted by {signal.name}", file=sys.stderr)
+                raise
+            except FIXABLE as error:
                 show(error, verbose, config_name)
-                sys.exit(interrupted.code if interrupted else 2)
+                interrupted = error.__context__  # a sweep, whose report then failed
+                sys.exit(interrupted.code if isinstance(interrupted, Interrupted) else 2)
             finally:
                 HydraConfig.instance().cfg = None  # what Python calls next is not of this command line
                 os.environ["HYDRA_FULL_ERROR"] = "1" if verbose else "0"
-                for folder in set(made) - {Path.cwd()}:  # verbs without a folder of their own run where the user is
-                    with contextlib.suppress(OSError):  # it holds something: a run
-                        folder.rmdir()
-            if interrupted:
-                print(f"interrupted by {interrupted.name}", file=sys.stderr)
-                raise interrupted
-            if failures:
-                sys.exit(1)
 
         return main
 
     return decorate
+
+
+# errors of the command line: what the user can fix
+FIXABLE = (UserError, HydraException, OmegaConfBaseException)
 
 
 def _run(job: Callable[[DictConfig], Any], config_name: str) -> None:
@@ -118,7 +87,14 @@ def _run(job: Callable[[DictConfig], Any], config_name: str) -> None:
     sweep = words.multirun or "hydra.mode=MULTIRUN" in words.overrides
     words.overrides = prepare_overrides(config_name, words.overrides, sweep)
     hydra.version.setbase("1.3")
-    _run_hydra(words, parser, job, str(conf_dir()), config_name)
+    try:
+        _run_hydra(words, parser, job, str(conf_dir()), config_name)
+    except BaseException:  # a signal, or an error of a launcher
+        if sweep:
+            from alu_defects.runs.sweep import report_running
+
+            report_running()
+        raise
 
 
 def show(error: Exception, verbose: bool, config_name: str = "train") -> None:
@@ -130,7 +106,7 @@ def show(error: Exception, verbose: bool, config_name: str = "train") -> None:
 
 def explain(error: BaseException, config_name: str) -> str:
     """What is wrong and how to fix it, for errors of the command line, in one or two lines."""
-    text = str(error).strip()
+    text = str(error).strip() or str(error.__cause__ or "")  # an error of composing a job says nothing itself
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is not given; add {match[1]}=… to the command"
     if match := re.search(r"Could not load '([^/']+)/([^']+)'", text):
@@ -151,21 +127,24 @@ def _unknown_choice(group: str, choice: str, options: Sequence[str]) -> str:
 
 
 def check(config: DictConfig, config_name: str) -> None:
-    """Compare what the command line gives with the defaults it replaces.
+    """Refuse what the command line gives and cannot work, before anything is imported or read.
 
     Raises:
-        UserError: a mandatory setting is not given, or one is of another type: a word where a number is asked for, say.
+        UserError: a mandatory setting is not given, one is of another type than its default, such as a word where a
+            number is needed, or one is out of its range.
     """
     resumed = (OmegaConf.select(config, "resume") or "auto") != "auto"  # the run has a configuration of its own
     for key, value in flat(config).items():
         if value == "???" and not resumed:
             raise UserError(f"{key} is not given; add {key}=… to the command")
     overrides = list(HydraConfig.get().overrides.task)
-    values = [setting_of(o) for o in overrides if "=" in o and not o.startswith(("+", "~"))]
     groups = {p.name for p in conf_dir().iterdir() if p.is_dir()} | set(HydraConfig.get().runtime.choices)
     defaults = hydra.compose(config_name, [o for o in overrides if setting_of(o) in groups])
-    for key in values:
-        if key in groups or key == "trainer.devices":  # a number, a list or auto, which Lightning checks
+    for override in overrides:
+        key = setting_of(override)
+        if "=" not in override or override.startswith(("+", "~")) or key in groups:
+            continue
+        if key == "trainer.devices":  # a number, a list or auto, which Lightning checks
             continue
         try:
             default, value = OmegaConf.select(defaults, key), OmegaConf.select(config, key)
@@ -174,9 +153,10 @@ def check(config: DictConfig, config_name: str) -> None:
         if default is not None and not _same_kind(default, value):
             wanted = next(kind for types, kind in _KINDS if isinstance(default, types))
             raise UserError(f"{key}={value} is not {wanted}; the default is {key}={default}")
+    check_settings(config)
 
 
-# bool before int: True is an int in Python
+# a type of a default, and what it is called; bool comes before int, since True is an int in Python
 _KINDS: tuple[tuple[Any, str], ...] = (
     (bool, "true or false"),
     (int, "a whole number"),
@@ -188,15 +168,14 @@ _KINDS: tuple[tuple[Any, str], ...] = (
 
 
 def _same_kind(default: Any, value: Any) -> bool:
-    if isinstance(default, (bool, str)) and isinstance(value, (bool, str)) and "auto" in (default, value):
-        return True  # where true and false can be chosen automatically
+    """Whether a value may replace a default: a whole number any number, all but true and false a word such as auto."""
     if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, (bool, str)) and isinstance(value, (bool, str)) and type(value) is type(default)
+        return type(default) is type(value) or "auto" in (default, value)
+    if isinstance(default, str):
+        return isinstance(value, (str, int, float, ListConfig))
     if isinstance(default, float):
         return isinstance(value, (int, float))
-    if isinstance(default, str):  # such as auto, which a number or a list may replace
-        return isinstance(value, (str, int, float, ListConfig))
-    return isinstance(value, (int,) if isinstance(default, int) else type(default))
+    return isinstance(value, int if isinstance(default, int) else type(default))
 
 
 def _settings(config_name: str) -> list[str]:

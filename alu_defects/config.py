@@ -1,8 +1,14 @@
-"""Where conf/ lies, what a configuration is made of, and what it may instantiate."""
+"""The configuration: where conf/ lies, what it is made of, what it may hold and what it may instantiate.
+
+What is typed on a command line is prepared for Hydra in one place, `prepare_overrides`: paths and texts are quoted, and
+shorthands such as `split=test` of evaluate are written out. What a setting may be is in one table, `ALLOWED`.
+"""
 
 import copy
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +18,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
-from alu_defects.errors import UserError
+from alu_defects.errors import UserError, check_choice
 
 T = TypeVar("T")
 
@@ -77,6 +84,96 @@ def plain(config: Any) -> Any:
 def backbone_options(model: Mapping[str, Any]) -> dict[str, Any]:
     """The group `model` for `models.registry.create`: the optimizer takes the learning rate, the trainer the epochs."""
     return {key: value for key, value in model.items() if key not in ("learning_rate", "epochs")}
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a setting may be: one of some words, or a number, or a list of `length` numbers, in a range.
+
+    Attributes:
+        kind: of a number: int or float; None: words alone.
+        lowest: that the number may be.
+        highest: that it may be.
+        above: what it must be above.
+        below: what it must be below.
+        words: allowed instead of a number, or alone.
+        length: of a list; 0: a single number.
+    """
+
+    kind: type[int] | type[float] | None = None
+    lowest: float = -math.inf
+    highest: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    words: tuple[str, ...] = ()
+    length: int = 0
+
+    def check(self, key: str, value: Any) -> None:
+        """Refuse a value.
+
+        Raises:
+            UserError: with what is allowed.
+        """
+        if value in self.words:
+            return
+        if self.kind is None:
+            check_choice(key, value, self.words)
+        numbers = value if isinstance(value, list) and len(value) == self.length else [] if self.length else [value]
+        kinds = (int,) if self.kind is int else (int, float)
+        instead = "".join(f" or {word}" for word in self.words)
+        if not numbers or not all(type(number) in kinds for number in numbers):
+            wanted = "a whole number" if self.kind is int else "a number"
+            wanted = f"a list of {self.length} whole numbers" if self.length else wanted
+            raise UserError(f"{key}={value} is not {wanted}{instead}")
+        if not all(self.lowest <= n <= self.highest and self.above < n < self.below for n in numbers):
+            raise UserError(f"{key}={value} must be {self._range()}{instead}")
+
+    def _range(self) -> str:
+        if self.highest < math.inf:
+            return f"from {self.lowest} to {self.highest}"
+        limits = (f"{self.lowest} or more", f"above {self.above}", f"below {self.below}")
+        return " and ".join(limit for limit in limits if "inf" not in limit)
+
+
+# What depends on the images, or on another setting, is checked where it is used; so are names of networks, sources,
+# splits, losses and the like, which their modules know.
+ALLOWED = {
+    "seed": Allowed(int, lowest=0),
+    "data.batch_size": Allowed(int, lowest=1),
+    "data.cache": Allowed(words=("auto", "device", "memory", "disk", "none")),
+    "data.image_size": Allowed(int, lowest=1),
+    "data.num_workers": Allowed(int, lowest=0, words=("auto",)),
+    "data.on_broken": Allowed(words=("error", "exclude")),
+    "data.resize": Allowed(words=("squash", "letterbox")),
+    "data.synthetic.multi_defect": Allowed(int, lowest=0),
+    "data.synthetic.seed": Allowed(int, lowest=0),
+    "data.synthetic.severity": Allowed(float, lowest=0.1, highest=2),
+    "data.synthetic.size": Allowed(int, lowest=64, highest=4096, length=2),
+    "near_duplicates.max_distance": Allowed(int, lowest=0, highest=1024),  # bits of a hash
+    "operating.confidence_level": Allowed(float, above=0, below=1),
+    "operating.max_escape": Allowed(float, above=0, below=1),
+    "operating.reject": Allowed(float, lowest=0, below=1),
+    "operating.target_accuracy": Allowed(float, above=0, below=1),
+    "split.by": Allowed(words=("session", "image")),
+    "split.k": Allowed(int, lowest=3),  # one fold tests, one validates, the others train
+    "sweep.jobs": Allowed(int, lowest=1, words=("auto",)),
+    "trainer.max_epochs": Allowed(int, lowest=1),
+}
+
+
+def check_settings(config: DictConfig) -> None:
+    """Check the settings of `ALLOWED` that a configuration has.
+
+    Raises:
+        UserError: one is not what it may be.
+    """
+    for key, allowed in ALLOWED.items():
+        try:
+            value = plain(OmegaConf.select(config, key))
+        except InterpolationResolutionError:  # of a mandatory setting that is not given, which is said elsewhere
+            continue
+        if value is not None:
+            allowed.check(key, value)
 
 
 def whole_numbers(config: DictConfig, key: str, least: int = 1) -> list[int]:

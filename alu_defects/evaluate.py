@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from alu_defects.cli import verb
-from alu_defects.config import absolute_paths, plain
+from alu_defects.config import absolute_paths, check_settings, plain
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
@@ -38,6 +38,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from alu_defects.training import checkpoint, threads, trainer
 
     config = absolute_paths(config)
+    check_settings(config)
     splits.check_held_out(config.split.name)
     threads.check_threads(config.trainer.threads)
     load = threads.OtherLoad()

@@ -1,7 +1,7 @@
 """Train a classifier: `python -m alu_defects.train model=inceptionv4_scse`."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.cli import verb
-from alu_defects.config import absolute_paths, backbone_options, plain
+from alu_defects.config import absolute_paths, backbone_options, check_settings, plain
 from alu_defects.errors import UserError
 
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
@@ -39,28 +39,28 @@ def train(config: DictConfig) -> dict[str, Any]:
     import time
 
     started = time.perf_counter()
-    from alu_defects.io import claim_folder
-    from alu_defects.runs import sweep
+    from alu_defects.runs import identity, sweep
     from alu_defects.runs.run import Run
     from alu_defects.training.threads import restore_threads
 
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    named_by_time = OmegaConf.is_interpolation(config, "run_dir")
+    named_by_time = OmegaConf.is_interpolation(config, "run_dir")  # other runs may have started in the same second
     config = absolute_paths(config)  # a run is resumed from anywhere
     if config.resume == "auto":
         unfinished = sweep.find_unfinished(config)
         config.resume, overrides = (str(unfinished.folder), []) if unfinished else (None, overrides)
     if config.resume:
         run, config = Run.resume(config.resume, overrides)
-        before, changed = run.status(), sweep.identity_settings(config) != sweep.identity_settings(run.config())
+        before = run.status()
+        changed = identity.identity_settings(config) != identity.identity_settings(run.config())
         # with other code, another device or other options of the trainer, no sweep may take it for one of its own
-        same = {key: value if before.get(key) == value else None for key, value in sweep.run_identity(config).items()}
+        digests = identity.run_identity(config)
+        same = {key: value if before.get(key) == value else None for key, value in digests.items()}
         run.update(**same | {"settings": None if changed else before.get("settings")})
     else:
-        identity = sweep.run_identity(config)
-        if named_by_time:  # other runs may have started in the same second
-            config.run_dir = str(claim_folder(Path(config.run_dir)))
-        run = Run.create(Path(config.run_dir), config, overrides, **identity)
+        check_settings(config)
+        digests = identity.run_identity(config)
+        run = Run.create(Path(config.run_dir), config, overrides, claim=named_by_time, **digests)
     with run.recorded(), restore_threads():
         return _train(config, run, started)
 
@@ -71,7 +71,7 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
 
     from alu_defects.evaluation.operating import check_options
     from alu_defects.models.backbone import multiply_adds
-    from alu_defects.runs import sweep
+    from alu_defects.runs import identity
     from alu_defects.training import accumulation, checkpoint, trainer
     from alu_defects.training.callbacks import Reseed, Startup
     from alu_defects.training.history import History
@@ -99,7 +99,7 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
         data.first_epoch = int(last["epoch"]) + 1
         model |= checkpoint.WEIGHTS_INSIDE
     elif model.get("weights"):
-        model["weights"] = str(sweep.weights_file(model["weights"]))
+        model["weights"] = str(identity.weights_file(model["weights"]))
     classifier = Classifier(
         model=model,
         classes=data.classes,
@@ -220,46 +220,46 @@ def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
     startup.lap("leakage")
 
 
-def _begun_before(config: DictConfig) -> bool:
-    """Whether a job of a sweep has finished in this or another sweep; its folder then says where.
+def _find_finished(config: DictConfig) -> "Run | None":
+    """The run of this or another sweep that a job need not repeat; the job's folder then points to it.
 
-    It also does so for a run that continues there because of resume=auto.
+    It also points to a run that continues elsewhere because of resume=auto.
     """
     from alu_defects.runs import sweep
 
-    if run := sweep.find_finished(config, _data(plain(config))):
-        print(f"finished before, not run again (sweep.force=true would): {run.folder}")
-    elsewhere = run or (sweep.find_unfinished(config) if config.resume == "auto" else None)
+    finished = sweep.find_finished(config, _data(plain(config)))
+    if finished:
+        print(f"finished before, not run again (sweep.force=true would): {finished.folder}")
+    elsewhere = finished or (sweep.find_unfinished(config) if config.resume == "auto" else None)
     if elsewhere:
         sweep.point_to_run(Path(config.run_dir), elsewhere, list(HydraConfig.get().overrides.task))
-    return run is not None
+    return finished
 
 
-def _failed(folder: Path, config: DictConfig, error: Exception) -> None:
-    from alu_defects.runs.run import Run
-
-    Run.failed(folder, config, list(HydraConfig.get().overrides.task), error)
-
-
-def _after_sweep(folder: Path) -> None:
-    from alu_defects.compare import compare
-
-    compare([folder], folder / "comparison")
+def monitored_value(monitor: str, results: Mapping[str, Any]) -> float:
+    """The value on val of what selects the best epoch, such as val/f1 or val/recall/pit, in the results of a run."""
+    _, name, *label = monitor.split("/", 2)
+    val = results["val"]
+    return float(val["per_class"][label[0]][name] if label else val[name])
 
 
-@verb("train", after_sweep=_after_sweep, failed=_failed)
-def main(config: DictConfig) -> None:
-    """Train, in a sweep in the folder that Hydra made for the job."""
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        train(config)
-        return
-    config.run_dir = HydraConfig.get().runtime.output_dir
-    config = absolute_paths(config)
-    if config.sweep.force:
-        config.resume = None  # auto, which would find what is to be run again
-        train(config)
-    elif not _begun_before(config):
-        train(config)
+@verb("train")
+def main(config: DictConfig) -> float:
+    """Train, in a sweep in the folder that Hydra made for the job.
+
+    Returns:
+        The monitored value of the best epoch: the objective of a Hydra sweeper.
+    """
+    finished = None
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        config.run_dir = HydraConfig.get().runtime.output_dir
+        config = absolute_paths(config)
+        if config.sweep.force:
+            config.resume = None  # auto, which would find what is to be run again
+        else:
+            finished = _find_finished(config)
+    results = finished.metrics() if finished else train(config)
+    return monitored_value(str(config.callbacks.best.monitor), results)
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ def test_an_output_among_the_images_is_refused(root: Path) -> None:
         (["split.val_fraction=1.5"], "split.val_fraction=1.5 and split.test_fraction=0.2: must be above 0"),
         (["split=kfold", "split.k=2"], "split.k=2 must be 3 or more"),
         (["split=kfold", "split.fold=5"], "split.fold=5 must be from 0 to 4"),
-        (["split=kfold", "split.by=bar"], "split.by=bar must be session or image"),
+        (["split=kfold", "split.by=bar"], "split.by=bar does not exist. There are: session, image"),
         (["split=paper", "split.test_fraction=0.0"], "split.test_fraction=0.0: must be above 0"),
         (["split.gap=-1"], "split.gap=-1 must be 0 seconds or more"),
         (["split.name=sesion"], "split.name=sesion does not exist; did you mean session?"),

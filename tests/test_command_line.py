@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -13,14 +14,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from alu_defects.cli import _same_kind
-from alu_defects.config import compose, conf_dir, plain
+from alu_defects.config import ALLOWED, check_settings, compose, conf_dir, plain
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 from alu_defects.evaluate import evaluate
 from alu_defects.evaluation.operating import OperatingPoint
 from alu_defects.reports.tensorboard import Dashboard
 from alu_defects.runs import sweep
-from alu_defects.train import train
+from alu_defects.train import monitored_value, train
 from alu_defects.training import checkpoint, trainer
 from alu_defects.training.module import Classifier
 
@@ -119,7 +120,6 @@ def test_an_error_of_the_program_leaves_a_single_job_as_it_is(typed, tmp_path, m
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
         (["trainer.devices=2"], "trainer.devices=2", "trainer=ddp"),
-        (["trainer.max_epochs=0"], "trainer.max_epochs=0", "1 or more"),
         (["callbacks.best.monitor=val/acc"], "val/acc", "val/accuracy"),
         (["model.weights=/no/such.pth"], "/no/such.pth", "no such file"),
     ],
@@ -133,6 +133,54 @@ def test_a_setting_that_cannot_work_is_named_with_its_fix(small, tmp_path, overr
     assert wrong in str(caught.value)
     assert fix in str(caught.value)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("config_name", "override", "message"),
+    [
+        ("train", "trainer.max_epochs=0", "trainer.max_epochs=0 must be 1 or more"),
+        ("train", "seed=-1", "seed=-1 must be 0 or more"),
+        ("train", "data.num_workers=many", "data.num_workers=many is not a whole number or auto"),
+        (
+            "train",
+            "data.cache=dsk",
+            "data.cache=dsk does not exist; did you mean disk? There are: auto, device, memory",
+        ),
+        ("train", "data.synthetic.severity=3", "data.synthetic.severity=3 must be from 0.1 to 2"),
+        ("train", "data.synthetic.size=[640]", "data.synthetic.size=[640] is not a list of 2 whole numbers"),
+        ("train", "data.synthetic.size=[640,32]", "data.synthetic.size=[640, 32] must be from 64 to 4096"),
+        ("train", "sweep.jobs=0", "sweep.jobs=0 must be 1 or more or auto"),
+        ("evaluate", "operating.max_escape=1", "operating.max_escape=1 must be above 0 and below 1"),
+        ("evaluate", "operating.reject=-0.1", "operating.reject=-0.1 must be 0 or more and below 1"),
+        ("audit", "near_duplicates.max_distance=1025", "near_duplicates.max_distance=1025 must be from 0 to 1024"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_with_what_is_allowed(config_name, override, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        check_settings(compose(config_name, [override, *(["run=x"] if config_name == "evaluate" else [])]))
+
+
+def test_functions_for_python_check_ranges_before_anything_is_written(small, tmp_path):
+    with pytest.raises(UserError, match=r"trainer\.max_epochs=0 must be 1 or more"):
+        train(compose("train", [*small, "trainer.max_epochs=0", f"run_dir={tmp_path / 'run'}"]))
+    with pytest.raises(UserError, match=r"operating\.reject=1 must be"):
+        evaluate(compose("evaluate", [f"run={tmp_path}", "operating.reject=1"]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_setting_of_the_table_exists_and_its_default_is_allowed():
+    found = set()
+    for words in (["train"], ["train", "split=kfold"], ["evaluate", "run=x"], ["audit"], ["benchmark"], ["compare"]):
+        config = compose(words[0], words[1:])
+        check_settings(config)
+        found |= {key for key in ALLOWED if OmegaConf.select(config, key) is not None}
+    assert found == set(ALLOWED)
+
+
+@pytest.mark.parametrize(("monitor", "value"), [("val/f1", 0.8), ("val/loss", 0.4), ("val/recall/a/b", 0.6)])
+def test_the_objective_is_the_monitored_value(monitor, value):
+    val = {"f1": 0.8, "loss": 0.4, "per_class": {"a/b": {"recall": 0.6}}}
+    assert monitored_value(monitor, {"val": val}) == value
 
 
 def test_a_broken_image_is_named_or_excluded(typed, small, photographs, tmp_path):
@@ -223,7 +271,7 @@ def test_a_sweep_that_is_started_again_runs_what_is_missing(typed, small, sweep,
     finished = sweep / "0_shufflenet_seed0"
     runs = tmp_path / "runs"
     shutil.copytree(finished, runs / "before" / finished.name)
-    done = typed("train", "-m", *small, "model.width=0.5,wide,1.0", f"paths.runs={runs}")
+    done = typed("train", "-m", *small, "model.width=0.5,wide,1.0", "sweep.jobs=1", f"paths.runs={runs}")
     assert done.returncode == 1
     assert "failed jobs" in done.stderr
     assert "model.width=wide is not a number" in done.stderr
@@ -354,7 +402,7 @@ def interrupt_in_the_second_epoch(self, trainer, module):
 
 def test_a_signal_ends_a_sweep_with_its_table_and_it_can_continue(typed, small, tmp_path, monkeypatch):
     runs = tmp_path / "runs"
-    words = ["-m", *small, "seed=0,1", f"paths.runs={runs}"]
+    words = ["-m", *small, "seed=0,1", "sweep.jobs=1", f"paths.runs={runs}"]
     step = Classifier.training_step
 
     def killed(self, batch, batch_idx):
@@ -520,24 +568,6 @@ def test_a_command_line_leaves_nothing_behind_for_what_python_calls_next(typed, 
     assert typed("train", "model=timm", f"paths.runs={tmp_path}").returncode == 2
     assert not HydraConfig.initialized()
     assert os.environ["HYDRA_FULL_ERROR"] == "0"
-
-
-def test_a_run_of_before_the_pixel_cache_continues_and_can_be_evaluated(small, tmp_path):
-    run = tmp_path / "run"
-    train(compose("train", [*small, "scheduler=none", f"run_dir={run}"]))
-    config = OmegaConf.load(run / "config.yaml")
-    del config.compile, config.data.cache, config.data.cache_dir, config.trainer.benchmark
-    config.data.num_workers, config.trainer.accumulate_grad_batches = 0, 1
-    config.trainer.max_epochs = 3
-    OmegaConf.save(config, run / "config.yaml")
-    status = json.loads((run / "run.json").read_text())
-    for key in ("startup", "device", "precision", "accumulate_grad_batches"):
-        del status[key]
-    (run / "run.json").write_text(json.dumps({**status, "status": "interrupted"}))
-    results = train(compose("train", [f"resume={run}"]))
-    assert len(pd.read_csv(run / "metrics.csv")) == 3
-    again = evaluate(compose("evaluate", [f"run={run}", "split.name=val"]))
-    assert again["val"] == results["val"]
 
 
 def test_gradients_are_clipped_also_in_bf16(small, tmp_path):

@@ -36,7 +36,9 @@ def test_a_sweep_of_fifty_runs(typed, small, tmp_path, monkeypatch):
     use: Use = []
     shown = terminal.print_run
     monkeypatch.setattr(terminal, "print_run", lambda *given: (shown(*given), note(use)))
-    done = typed("train", "-m", *small, "trainer.max_epochs=1", "seed=range(0,50)", f"paths.runs={tmp_path}")
+    done = typed(
+        "train", "-m", *small, "trainer.max_epochs=1", "seed=range(0,50)", "sweep.jobs=1", f"paths.runs={tmp_path}"
+    )
     assert done.returncode == 0, done.stderr
     assert len(use) == 50
     assert_constant(use, since=10)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.cli import verb
 from alu_defects.config import PATH_SETTINGS, absolute_paths, compose, plain, prepare_overrides
+from alu_defects.runs import parallel
 
 PLACES = [
     "~/photos",
@@ -63,6 +64,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[
             found.append((content, list(HydraConfig.get().overrides.task), list(sys.argv)))
 
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(parallel, "count_jobs_that_fit", lambda configs: 1)
         monkeypatch.setattr(sys, "argv", [f"alu-{config_name}", *words])
         main()
         assert sys.argv == [f"alu-{config_name}", *words]

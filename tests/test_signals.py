@@ -56,7 +56,7 @@ LEFT_BEHIND = """
 import multiprocessing, sys, time
 from alu_defects import signals
 def work(started):
-    signals.ignore()
+    signals.leave_to_main_process()
     started.set()
     time.sleep(600)
 if __name__ == "__main__":

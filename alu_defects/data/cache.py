@@ -183,7 +183,6 @@ class PixelCache:
                 write(images[: len(done)], done)
 
 
-CACHES = ("auto", "device", "memory", "disk", "none")
 DEVICE_FRACTION = 0.25  # of the free memory of a GPU that cache=auto gives to pixels; the network needs the rest
 
 

@@ -16,14 +16,13 @@ from torch.utils.data import DataLoader, Sampler
 from alu_defects import signals
 from alu_defects.data import bit_depth, decode, similarity, sources, splits
 from alu_defects.data.augment import Augment, as_float, uniforms
-from alu_defects.data.cache import CACHES, DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
+from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
 from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason
 from alu_defects.data.loading import Batch, EvaluationSampler, ImageDataset, TrainingSampler, return_batch
 from alu_defects.errors import UserError, check_choice
 
 log = logging.getLogger(__name__)
 
-ON_BROKEN = ("error", "exclude")
 PREDICT_SPLITS = ("val", "test", "all")
 
 
@@ -66,7 +65,7 @@ class DefectData(LightningDataModule):
         predict_split: what `predict_dataloader` serves, of `PREDICT_SPLITS`; all: every image of the catalog.
 
     Raises:
-        UserError: an option that does not exist, or a number that is out of range.
+        UserError: an option that does not exist, or two that exclude each other. Ranges: `config.ALLOWED`.
     """
 
     def __init__(
@@ -89,10 +88,7 @@ class DefectData(LightningDataModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        check_choice("data.resize", resize, decode.RESIZES)
         bit_depth.check_bits(bits)
-        check_choice("data.cache", cache, CACHES)
-        check_choice("data.on_broken", on_broken, ON_BROKEN)
         if on_broken == "exclude" and cache == "none":
             raise UserError(
                 "data.on_broken=exclude needs images that are decoded before the training starts; "
@@ -100,16 +96,7 @@ class DefectData(LightningDataModule):
             )
         if num_workers == "auto":
             num_workers = joblib.cpu_count() if cache == "none" else 0
-        if not isinstance(num_workers, int):
-            raise UserError(f"data.num_workers={num_workers} is not a whole number or auto")
-        for name, value, least in (
-            ("data.batch_size", batch_size, 1),
-            ("data.image_size", image_size, 1),
-            ("data.num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise UserError(f"{name}={value} must be {least} or more")
+        assert isinstance(num_workers, int)
         self.source, self.source_options = source, {"root": root, **options}
         if source == "synthetic":
             self.source_options["progress"] = progress  # generating takes as long as decoding

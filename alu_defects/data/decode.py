@@ -20,7 +20,6 @@ T = TypeVar("T")
 UInt8 = npt.NDArray[np.uint8]
 UInt16 = npt.NDArray[np.uint16]
 BITS = (8, 10, 12, 14, 16)  # of cameras: what they put into 16-bit files is not stretched to 16 bits
-RESIZES = ("squash", "letterbox")
 DECODED_AHEAD_PER_THREAD = 2  # images that are decoded before they are asked for: a slow one does not stop the others
 CLOCK_SKEW_SECONDS = 60  # by which the clock of a file server may be late
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284  # tags of TIFF

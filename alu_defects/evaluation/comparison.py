@@ -15,9 +15,8 @@ import pandas as pd
 from alu_defects.evaluation import statistics
 from alu_defects.evaluation.groups import ModelGroup, group_jobs, model_groups
 from alu_defects.evaluation.operating import OperatingPoint
-from alu_defects.evaluation.predictions import PROBABILITY_PREFIX
 from alu_defects.evaluation.statistics import SmallSampleCorrection
-from alu_defects.runs.jobs import Job, find_jobs
+from alu_defects.runs.jobs import PROBABILITY_PREFIX, Job, find_jobs
 from alu_defects.training.metrics import SUMMARY_METRICS
 
 # Zhang, Sun, Yang 2022, Table 2: accuracy, precision, recall in per cent

@@ -17,9 +17,9 @@ from scipy.special import log_softmax, softmax
 
 from alu_defects.errors import UserError, did_you_mean
 from alu_defects.evaluation import statistics
-from alu_defects.evaluation.predictions import PROBABILITY_PREFIX
 from alu_defects.evaluation.statistics import Interval
 from alu_defects.io import write_json
+from alu_defects.runs.jobs import PROBABILITY_PREFIX
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

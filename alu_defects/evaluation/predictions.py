@@ -14,11 +14,10 @@ from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError, reraise_user_errors
 from alu_defects.io import write_json
 from alu_defects.reports import plots
+from alu_defects.runs.jobs import PREDICTIONS_FILE, PROBABILITY_PREFIX
 from alu_defects.training import trainer
 from alu_defects.training.module import Classifier
 
-PROBABILITY_PREFIX = "probability_"  # prefix of the columns with the probability of one class
-PREDICTIONS_FILE = "predictions.csv"
 PARTIAL_NOTE = "partial evaluation"  # what the note on a part of the images begins with
 # as in the catalog: names may hold line ends, or be no UTF-8
 _CSV: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "errors": "surrogateescape"}
@@ -126,15 +125,6 @@ def _nested(logged: Mapping[str, Any], split: str, names: list[str]) -> dict[str
     flat = {key.removeprefix(f"{split}/"): float(value) for key, value in logged.items() if key.startswith(f"{split}/")}
     per_class = {name: {m: flat.pop(f"{m}/{name}") for m in ("precision", "recall")} for name in names}
     return {**flat, "per_class": per_class}
-
-
-def read_predictions(folder: Path) -> pd.DataFrame:
-    """The predictions in the folder of a run or of an evaluation."""
-    text = dict.fromkeys(("path", "label", "prediction"), str)
-    table = pd.read_csv(folder / PREDICTIONS_FILE, dtype=text, keep_default_na=False, encoding_errors="surrogateescape")
-    numbers = [str(name) for name in table if str(name).startswith(PROBABILITY_PREFIX)]
-    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")  # a network that diverged has none
-    return table
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path, metrics: Mapping[str, Any]) -> None:

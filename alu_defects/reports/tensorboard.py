@@ -18,8 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 from alu_defects.data.augment import as_float
 from alu_defects.data.datamodule import DefectData
 from alu_defects.evaluation import predictions
-from alu_defects.evaluation.predictions import PROBABILITY_PREFIX, Evaluation
+from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.reports import evaluation_plots, plots
+from alu_defects.runs.jobs import PROBABILITY_PREFIX
 from alu_defects.training import checkpoint
 from alu_defects.training.metrics import LOGGED_PER_CLASS, SUMMARY_METRICS
 from alu_defects.training.module import Classifier

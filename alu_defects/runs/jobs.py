@@ -1,20 +1,24 @@
 """Run folders and sweeps → jobs: what was to be trained, and what became of it."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
 import pandas as pd
 from omegaconf import OmegaConf
+
 from alu_defects.config import flat
 from alu_defects.errors import UserError
-from alu_defects.runs import sweep
+from alu_defects.runs.identity import identity_settings
 from alu_defects.runs.run import Run
-from alu_defects.evaluation.predictions import read_predictions
 
+# overrides that tell runs of one model apart, or that are said elsewhere
+_NOT_IN_NAME = ("model=", "model.name=", "seed=", "split.fold=", "sweep=", "sweep.force=", "sweep.jobs=", "resume=")
 
-# in overrides: what tells trainings of one model apart, or is said elsewhere
-_NOT_IN_NAME = ("model=", "model.name=", "seed=", "split.fold=", "sweep=", "sweep.force=", "resume=")
+PREDICTIONS_FILE = "predictions.csv"
+PROBABILITY_PREFIX = "probability_"  # of the columns with the probability of one class
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Job:
         if not self.run.config_file.exists():
             return None
         config = self.run.config()
-        found = flat(OmegaConf.create(sweep.identity_settings(config)))
+        found = flat(OmegaConf.create(identity_settings(config)))
         found = {key: value for key, value in found.items() if value is not None and not isinstance(value, dict)}
         if config.split.name != "kfold":  # there the fold is in it
             found["images"] = str(self.run.status().get("data_hash", ""))[:8]
@@ -72,7 +76,7 @@ class Job:
 
     @property
     def words(self) -> list[str]:
-        """What the command line gave, without what tells trainings of one model apart."""
+        """What the command line gave, without what tells runs of one model apart."""
         return [word for word in self.overrides if not word.startswith(_NOT_IN_NAME)]
 
     def predictions(self, split: str = "test") -> pd.DataFrame | None:
@@ -81,10 +85,19 @@ class Job:
         None where the run did not write them.
         """
         folder = self.run.folder if split == "test" else self.run.evaluation(split)
-        if not (folder / "predictions.csv").is_file():
+        if not (folder / PREDICTIONS_FILE).is_file():
             return None
         images = self.run.catalog().set_index("path")[["sha256", "session"]]
         return read_predictions(folder).join(images, on="path").set_index("sha256").sort_index()
+
+
+def read_predictions(folder: Path) -> pd.DataFrame:
+    """The predictions in the folder of a run or of an evaluation."""
+    text = dict.fromkeys(("path", "label", "prediction"), str)
+    table = pd.read_csv(folder / PREDICTIONS_FILE, dtype=text, keep_default_na=False, encoding_errors="surrogateescape")
+    numbers = [str(name) for name in table if str(name).startswith(PROBABILITY_PREFIX)]
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")  # a network that diverged has none
+    return table
 
 
 def find_jobs(folders: Sequence[Path]) -> list[Job]:

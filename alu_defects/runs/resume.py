@@ -1,14 +1,13 @@
 """Which words of the command that resumes a run would make it another run."""
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from alu_defects.config import absolute_paths
-from alu_defects.config import compose
-from alu_defects.config import conf_dir
-from alu_defects.config import flat
-from alu_defects.config import PATH_SETTINGS
-from alu_defects.config import setting_of
+
+from alu_defects.config import PATH_SETTINGS, absolute_paths, compose, conf_dir, flat, setting_of
+
 if TYPE_CHECKING:  # it imports this module
     from alu_defects.runs.run import Run
 

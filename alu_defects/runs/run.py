@@ -1,4 +1,5 @@
 """A run is one folder: its files, what made it, and how it went."""
+
 import errno
 import importlib.metadata
 import json
@@ -12,22 +13,21 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
 import pandas as pd
 import psutil
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+
 from alu_defects import io
-from alu_defects.config import conf_dir
-from alu_defects.data.catalog import data_hash
-from alu_defects.data.catalog import load_catalog
-from alu_defects.data.catalog import save_catalog
+from alu_defects.config import check_settings, conf_dir, setting_of
+from alu_defects.data.catalog import data_hash, load_catalog, save_catalog
 from alu_defects.errors import UserError
 from alu_defects.runs import resume
-from alu_defects.config import setting_of
-
 
 PACKAGES = ("alu-defects", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow")
-LOCK_SECONDS = 8.0  # seconds; worker processes outlive one that was killed by 5
+LOCK_SECONDS = 8.0  # worker processes outlive one that was killed by 5
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # in which torchrun and SLURM number the processes of a job
 DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger(__name__)
@@ -72,12 +72,26 @@ class Run:
         return run
 
     @classmethod
-    def create(cls, folder: Path, config: DictConfig, overrides: list[str], **entries: Any) -> "Run":
-        """Start a run in a folder of its own, with more entries for run.json.
+    def create(
+        cls, folder: Path, config: DictConfig, overrides: list[str], *, claim: bool = False, **entries: Any
+    ) -> "Run":
+        """Start a run in a folder of its own.
+
+        Args:
+            folder: of the run.
+            config: of the run; its `run_dir` becomes the folder.
+            overrides: what the command line gave.
+            claim: take `<folder>_2`, … where the folder exists, instead of refusing one that holds a run.
+            entries: more for run.json.
 
         Raises:
-            UserError: the folder holds another run already, which would be overwritten.
+            UserError: the folder holds another run, which would be overwritten, or this process is not the first one of
+                several that torchrun or SLURM started.
         """
+        _check_rank()
+        if claim:
+            folder = io.claim_folder(folder)
+            config.run_dir = str(folder)
         run = cls(folder)
         if run.status_file.exists():
             raise UserError(f"{folder} holds a run already; continue it with resume={folder}, or give another run_dir")
@@ -114,6 +128,7 @@ class Run:
         Raises:
             UserError: the folder holds no run or a finished one, or an override would make it another run.
         """
+        _check_rank()
         run = cls.existing(folder)
         if run.status()["status"] == "finished":
             raise UserError(f"{folder} has finished; there is nothing to resume")
@@ -129,6 +144,7 @@ class Run:
             raise UserError(f"{folder} was {made} when it was started; move it back there to resume it")
         config = OmegaConf.merge(run.config(), OmegaConf.from_dotlist(free))
         assert isinstance(config, DictConfig)
+        check_settings(config)
         run.update(status="running", resumed=[*run.status().get("resumed", []), _now()], error=None)
         return run, config
 
@@ -234,12 +250,19 @@ class Run:
 
     @classmethod
     def failed(cls, folder: Path, config: DictConfig, overrides: list[str], error: BaseException) -> None:
-        """Note why a job failed that may not even have become a run, whose configuration would say what it was."""
+        """Note why a job failed: also one that did not become a run, or whose process was killed.
+
+        A run that another process trains in that folder is left as it is.
+        """
         run = cls(folder)
         if not run.status_file.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            what = {"model": OmegaConf.select(config, "model.name"), "seed": OmegaConf.select(config, "seed")}
-            run.update(status="failed", overrides=overrides, error=f"{type(error).__name__}: {error}", **what)
+            known = {"model": OmegaConf.select(config, "model.name"), "seed": OmegaConf.select(config, "seed")}
+            run.update(status="failed", overrides=overrides, error=f"{type(error).__name__}: {error}", **known)
+        elif not (run := cls(folder / run.status().get("run", "."))).is_alive():
+            status = run.status()["status"]
+            status = "failed" if status == "running" else status
+            run.update(status=status, error=f"{type(error).__name__}: {error}")
 
     def status(self) -> dict[str, Any]:
         """What run.json says."""
@@ -256,6 +279,20 @@ class Run:
     def update(self, **entries: Any) -> None:
         """Add entries to run.json."""
         io.write_json(self.status_file, (self.status() if self.status_file.exists() else {}) | entries)
+
+
+def _check_rank() -> None:
+    """Refuse to write a run in each of several processes.
+
+    Raises:
+        UserError: torchrun or SLURM started this process beside a first one.
+    """
+    for name in RANK_VARIABLES:
+        if os.environ.get(name, "0") != "0":
+            raise UserError(
+                f"{name}={os.environ[name]}: several processes were started, and each would write the same run. Start "
+                "one, without torchrun or with srun --ntasks=1; with trainer=ddp it starts the others itself"
+            )
 
 
 def _exists(pid: int) -> bool:

@@ -1,154 +1,97 @@
-"""What a job of a sweep would come to, told from its settings: a job that finished before is not run again."""
-import ast
-import hashlib
-import json
+"""A sweep: its folder, its end, and jobs that need not run because the same run has finished already."""
+
+import math
 import os
 import sys
+import traceback
+from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from alu_defects.io import claim_folder
-from alu_defects.config import plain
+
+from alu_defects.config import quote
 from alu_defects.data.catalog import data_hash
 from alu_defects.errors import UserError
+from alu_defects.io import claim_folder
+from alu_defects.runs.identity import run_identity
+from alu_defects.runs.jobs import find_jobs
 from alu_defects.runs.run import Run
-from alu_defects.config import quote
+
 if TYPE_CHECKING:  # torch takes seconds to import: a run that is resumed is looked for before
     from alu_defects.data.datamodule import DefectData
 
 
-# where files lie, what the screen shows, and what is chosen after the training: nothing that a training comes to
-NOT_IN_IDENTITY = ("hydra", "run_dir", "resume", "paths", "sweep", "operating")
-DATA_NOT_IN_IDENTITY = ("root", "cache", "cache_dir", "num_workers", "progress")  # the images are compared by content
-# what decides the outcome of a training: modules with all of ours that they import, modules alone, and packages
-CODE_WITH_IMPORTS = ("alu_defects.training.trainer", "alu_defects.training.callbacks")
-CODE_ALONE = ("alu_defects.train", "alu_defects.evaluation.predictions")
-IDENTITY_PACKAGES = ("lightning", "numpy", "pillow", "timm", "torch", "torchmetrics", "torchvision")
+class SweepCallback(Callback):
+    """What belongs to a sweep as a whole: its folder, jobs that fail, and the report at its end.
 
+    It needs nothing but run.json of each job, so that the jobs may run in any process that writes into the folder.
 
-class OwnFolder(Callback):
-    """Gives a sweep a folder that no other sweep has, also if both start in the same second."""
+    Args:
+        compare: `alu_defects.compare.compare`, or None for jobs that are not to be compared.
+    """
+
+    running: ClassVar["SweepCallback | None"] = None  # of this process
+
+    def __init__(self, compare: Callable[[list[Path], Path], Any] | None = None) -> None:
+        self.compare = compare
+        self.folder = Path()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Claim the folder before Hydra uses it, unless the user named it."""
+        """Claim a folder that no other sweep has, also if both start in the same second, unless the user named it."""
         if OmegaConf.is_interpolation(config.hydra.sweep, "dir"):
             folder = str(claim_folder(Path(config.hydra.sweep.dir).expanduser()))
             config.hydra.sweep.dir = folder
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote(folder)}")  # for the jobs
+        self.folder = Path(config.hydra.sweep.dir)
+        SweepCallback.running = self
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Record that a job failed, in the process that ran it, and let the other jobs continue."""
+        folder = Path(config.hydra.runtime.output_dir)
+        if config.hydra.mode == RunMode.MULTIRUN and job_return.status is JobStatus.FAILED:
+            error = job_return._return_value  # its property raises it
+            Run.failed(folder, config, list(config.hydra.overrides.task), error)
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, math.nan  # of a sweeper's objective
+        if folder != Path.cwd():  # Hydra made it; a job of a verb without a run folder leaves it empty
+            with suppress(OSError):
+                folder.rmdir()
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Report, and end with exit code 1 if a job has not finished; Hydra would turn an exception into a warning."""
+        try:
+            finished = self.report()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+        if not finished:
+            sys.exit(1)
+
+    def report(self) -> bool:
+        """Print which jobs failed and compare the others; whether all have finished."""
+        SweepCallback.running = None
+        if not any(self.folder.glob("*/run.json")):
+            return True
+        failed = [job for job in find_jobs([self.folder]) if job.status != "finished" or job.error]
+        if failed:
+            lines = (f"  {' '.join(job.overrides)}: {job.error or job.status}" for job in failed)
+            print("failed jobs:", *lines, sep="\n", file=sys.stderr)
+        if self.compare:
+            self.compare([self.folder], self.folder / "comparison")
+        return not failed
 
 
-def identity_settings(config: DictConfig) -> dict[str, Any]:
-    """The settings that decide what a training comes to."""
-    found: dict[str, Any] = {str(key): plain(config[key]) for key in config if key not in NOT_IN_IDENTITY}
-    found["data"] = {key: value for key, value in found.get("data", {}).items() if key not in DATA_NOT_IN_IDENTITY}
-    found["trainer"] = {key: value for key, value in found.get("trainer", {}).items() if key != "enable_progress_bar"}
-    shown = ("dashboard", "epoch_lines", "progress_bar")
-    callbacks = {name: entry or {} for name, entry in found.get("callbacks", {}).items() if name not in shown}
-    found["callbacks"] = {
-        name: {key: value for key, value in entry.items() if key != "dirpath"} for name, entry in callbacks.items()
-    }
-    return found
-
-
-def run_identity(config: DictConfig) -> dict[str, str]:
-    """What tells in run.json what a training would come to: digests of its `identity_settings` and `code`, and `computes_on`.
-
-    Reports and documents may change between two jobs of a sweep; what trains and measures, the libraries and the kind
-    of device may not.
-
-    Raises:
-        UserError: there is no such backbone.
-    """
-    from alu_defects.training import trainer
-    from alu_defects.models import registry
-
-    digest = hashlib.sha256(json.dumps(identity_settings(config), sort_keys=True).encode())
-    if weights := OmegaConf.select(config, "model.weights"):
-        with suppress(UserError, FileNotFoundError):  # training says that it is missing
-            digest.update(weights_file(str(weights)).read_bytes())
-    return {
-        "settings": digest.hexdigest(),
-        "code": _code(registry.module_of(config.model.name)),
-        "computes_on": trainer.computes_on(config.trainer.accelerator, config.trainer.precision),
-    }
-
-
-def weights_file(path: str | Path) -> Path:
-    """The file that `model.weights` means: of a run folder that with the network of its best epoch.
-
-    Raises:
-        UserError: a folder that is no run, or whose run has not finished its first epoch.
-    """
-    path = Path(path).expanduser()
-    if not path.is_dir():
-        return path
-    try:
-        run = Run.existing(path)
-    except UserError as error:
-        raise UserError(f"model.weights={path}: {error}") from error
-    for file in (run.weights, run.best):  # the first is written when the training has ended
-        if file.is_file():
-            return file
-    raise UserError(f"model.weights={path}: the run has not finished its first epoch; there is no {run.best}")
-
-
-@cache
-def _code(backbone: str) -> str:
-    """A digest of the code; taken once, since a process continues with what it has imported.
-
-    Args:
-        backbone: the module of the network, ours or another package's, of which all modules count.
-    """
-    files = {name: file for name in CODE_ALONE if (file := _file(name))}
-    package = backbone.partition(".")[0]
-    todo = [*CODE_WITH_IMPORTS, backbone]
-    if package != "alu_defects":
-        files |= {str(file): file for file in _files_of_package(package)}
-        todo += [name for file in _files_of_package(package) for name in _imports(file)]
-    while todo:
-        name = todo.pop()
-        if name not in files and (source := _file(name)):
-            files[name] = source
-            todo += _imports(source)
-    digest = hashlib.sha256()
-    if package != "alu_defects" and not _files_of_package(package):  # typed into Python: no other run has the same
-        digest.update(os.urandom(32))
-    for name in sorted(files):
-        digest.update(files[name].read_bytes())
-    digest.update(" ".join(version(name) for name in IDENTITY_PACKAGES).encode())
-    return digest.hexdigest()
-
-
-def _file(module: str) -> Path | None:
-    """The source of a module of ours; None if it is none."""
-    package, *names = module.split(".")
-    path = Path(__file__).parents[1].joinpath(*names)
-    candidates = (path / "__init__.py", path.with_suffix(".py"))
-    return next((file for file in candidates if package == "alu_defects" and file.is_file()), None)
-
-
-def _imports(file: Path) -> list[str]:
-    """What a file imports, anywhere in it, as names of modules or of what is in them."""
-    found: list[str] = []
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    return found
-
-
-def _files_of_package(name: str) -> list[Path]:
-    """The sources of a package of somebody else."""
-    module = sys.modules[name]
-    if folders := getattr(module, "__path__", None):
-        return [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
-    file = getattr(module, "__file__", None)
-    return [Path(file)] if file else []
+def report_running() -> None:
+    """Report a sweep that ends before its time, such as by Ctrl-C."""
+    if sweep := SweepCallback.running:
+        sweep.report()
 
 
 def _runs(config: DictConfig) -> list[tuple[Run, dict[str, Any]]]:
@@ -187,6 +130,8 @@ def find_unfinished(config: DictConfig) -> Run | None:
 def point_to_run(folder: Path, run: Run, overrides: list[str]) -> None:
     """Let a job's folder stand for a run that lies elsewhere; its run.json says where."""
     if run.folder.resolve() == folder.resolve():  # a sweep whose folder was typed is typed again
+        if run.status().get("error"):  # of a job that was refused since
+            run.update(error=None)
         return
     folder.mkdir(parents=True, exist_ok=True)
     where = os.path.relpath(run.folder.resolve(), folder.resolve())  # a tree of runs may be moved as a whole

@@ -32,7 +32,7 @@ ROUND2_CLASSES = ("non_conductive", "scuffed", "orange_peel", "bottom_leakage", 
 
 @dataclass(frozen=True)
 class SyntheticOptions:
-    """What a generated set is made of; see conf/data/synthetic.yaml."""
+    """What a generated set is made of; see conf/data/synthetic.yaml, and `config.ALLOWED` for the ranges."""
 
     images: int
     balance: str = "equal"
@@ -40,16 +40,6 @@ class SyntheticOptions:
     size: tuple[int, int] = (640, 480)
     seed: int = 0
     multi_defect: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0.1 <= self.severity <= 2:
-            raise UserError(f"data.synthetic.severity={self.severity} is not between 0.1 and 2")
-        if len(self.size) != 2 or not all(64 <= side <= 4096 for side in self.size):
-            raise UserError(
-                f"data.synthetic.size={list(self.size)} is not [width, height] with both between 64 and 4096"
-            )
-        if self.seed < 0 or self.multi_defect < 0:
-            raise UserError(f"data.synthetic.seed={self.seed} and multi_defect={self.multi_defect} must be 0 or more")
 
     def folder_name(self) -> str:
         """A name that no other set has."""

@@ -37,12 +37,10 @@ def check_trainer(options: Mapping[str, Any], callbacks: Mapping[str, Any], on_n
     """Refuse what would fail or mislead only after the training.
 
     Raises:
-        UserError: no epochs, a precision that is not supported, several devices without trainer=ddp, steps that one of
+        UserError: a precision that is not supported, several devices without trainer=ddp, steps that one of
             several processes alone would skip, no best checkpoint by a metric that is logged, a network that is frozen
             in a way that does not work, or what `create_trainer` refuses.
     """
-    if options["max_epochs"] < 1:
-        raise UserError(f"trainer.max_epochs={options['max_epochs']} must be 1 or more")
     check_precision(options["precision"])
     threads.check_threads(options.get("threads", "auto"))
     if on_nonfinite == "skip" and options["strategy"] != "auto":

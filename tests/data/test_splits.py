@@ -260,10 +260,8 @@ def test_folds_keep_sessions_together_or_not() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 2}, r"split\.k=2 must be 3 or more"),
         ({"fold": 5}, r"split\.fold=5 must be from 0 to 4"),
         ({"fold": -1}, r"split\.fold=-1 must be"),
-        ({"by": "class"}, r"split\.by=class must be session or image"),
         ({"k": 4}, r"class few has 3 sessions, fewer than split\.k=4 folds; lower split\.k"),
         ({"k": 5, "by": "image"}, r"class few has 4 images, fewer than split\.k=5 folds"),
     ],

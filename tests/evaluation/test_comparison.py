@@ -291,7 +291,6 @@ def test_intervals_by_session_are_those_of_all_repeats(tmp_path):
     sessions = group.images["session"].tolist()
     for metric, name in {"accuracy": "accuracy_session", "recall": "recall", "f1": "f1"}.items():
         drawn = group.resampled.summary[metric].mean(axis=0)
-        right = group.right
         labels = group.images["label"].tolist()
         expected = statistics.summary_interval(metric, row[metric], drawn, labels=labels, groups=sessions)
         assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(expected)

@@ -51,6 +51,20 @@ def test_a_folder_with_a_run_is_not_overwritten(run: Run) -> None:
     assert run.config().seed == 3
 
 
+@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
+def test_of_several_started_processes_only_the_first_writes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(UserError, match=rf"{variable}=1: several processes were started"):
+        Run.create(tmp_path / "second", CONFIG, [], claim=True)
+    with pytest.raises(UserError, match=rf"{variable}=1: several processes were started"):
+        Run.resume(run.folder, [])
+    assert not (tmp_path / "second").exists()
+    monkeypatch.setenv(variable, "0")
+    Run.create(tmp_path / "second", CONFIG, [])
+
+
 def test_how_a_run_ends_is_recorded(run: Run) -> None:
     with run.recorded():
         assert run.status()["status"] == "running"
@@ -157,7 +171,7 @@ def test_whether_a_process_is_alive_is_asked_without_a_signal(monkeypatch: pytes
 
 
 def test_a_run_that_a_process_trains_is_left_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(run_module, "LOCK_SECONDS", 0.1)
     again = Run.existing(run.folder)
     assert not again.is_alive()
     with run.recorded():

@@ -13,14 +13,13 @@ from alu_defects.config import compose
 from alu_defects.errors import UserError
 from alu_defects.io import claim_folder
 from alu_defects.runs.run import Run
-from alu_defects.runs.sweep import OwnFolder
+from alu_defects.runs.sweep import SweepCallback
 
 # waits for the starting signal, so that all claim at once
 START = """
 import sys, time
 from pathlib import Path
 from alu_defects.config import compose
-from alu_defects.io import claim
 from alu_defects.runs.run import Run
 from omegaconf import OmegaConf
 seed, runs, go, way = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
@@ -29,9 +28,7 @@ config.run_dir = str(runs / "2026-11-27_10-00-00_shufflenet")
 print("ready", flush=True)
 while not go.exists():
     time.sleep(0.001)
-if way == "claim":
-    config.run_dir = str(claim(Path(config.run_dir)))
-print(Run.create(Path(config.run_dir), config, []).folder.name)
+print(Run.create(Path(config.run_dir), config, [], claim=way == "claim").folder.name)
 """
 
 
@@ -92,7 +89,7 @@ def test_sweeps_that_start_in_the_same_second_have_a_folder_each(tmp_path: Path)
         config = OmegaConf.create(
             {"paths": {"runs": str(tmp_path)}, "hydra": {"sweep": dict(sweep), "overrides": {"hydra": []}}}
         )
-        OwnFolder().on_multirun_start(config)
+        SweepCallback().on_multirun_start(config)
         assert config.hydra.sweep.dir == str(tmp_path / name)
         assert config.hydra.overrides.hydra == [f"hydra.sweep.dir={tmp_path / name}"]
 
