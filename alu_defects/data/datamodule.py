@@ -112,6 +112,7 @@ class DefectData(LightningDataModule):
         self.split, self.augment = dict(split), Augment(**augment) if augment else None
         self.seed, self.progress, self.on_broken = seed, progress, on_broken
         self.first_epoch = 0
+        self.predict_split = "test"
         self.root = Path()
         self._since = time.time()  # files are hashed later than this
         self.found: Scan | None = None
@@ -263,6 +264,10 @@ class DefectData(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         """Batches of the test images, in an order that is always the same."""
         return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches of `predict_split`, val or test, in an order that is always the same."""
+        return self._loader(self.predict_split)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Draw the random numbers of training batches, while the index is where the processor can read it."""
