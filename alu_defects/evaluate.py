@@ -57,7 +57,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     normal = assessment.normal_class(operating["normal"], data.classes)
     classifier, computing = (
         checkpoint.load_classifier(run.best),
-        trainer.with_run_precision(plain(config.trainer), run.status()),
+        trainer.repeat_precision(plain(config.trainer), run.status()),
     )
     with threads.restore_threads():
         torch.set_num_threads(threads.choose_threads(config.trainer.threads, load))
@@ -77,7 +77,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     result = results[config.split.name]
     metrics = {config.split.name: result.metrics, "note": predictions.join_notes(results.values()), **outcome.as_dict()}
     output = Path(config.output)
-    predictions.write_evaluation(result, output, metrics)
+    evaluation_report.write_evaluation(result, output, metrics)
     terminal.print_run(output, metrics, result)
     title = f"{options['model']['name']} on {config.split.name}: {run.folder.resolve().name}"
     for text in assessment.sentences(outcome):

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 from PIL import Image
 
 from alu_defects.cli import _same_kind
@@ -104,8 +103,9 @@ def test_an_error_of_the_program_leaves_a_single_job_as_it_is(typed, tmp_path, m
         (["data.root=/no/such/folder"], "/no/such/folder", "is not a folder"),
         (["data.source=foldr"], "data.source=foldr", "folder"),
         (["split.name=randm"], "split.name=randm", "random"),
-        (["loss.name=focall"], "loss.name=focall", "focal"),
-        (["scheduler.name=cosin"], "scheduler.name=cosin", "cosine"),
+        (["loss=focall"], "loss=focall", "focal"),
+        (["loss._target_=alu_defects.training.losses.Focall"], "losses.Focall", "cannot be made"),
+        (["scheduler=cosin"], "scheduler=cosin", "cosine"),
         (["model.attention=scs"], "scs", "scse"),
         (["model=timm", "model.name=timm/resnet81"], "resnet81", "resnet18"),
         (["model=inceptionv4", "data.image_size=74"], "data.image_size=74", "75"),
@@ -518,24 +518,6 @@ def test_a_command_line_leaves_nothing_behind_for_what_python_calls_next(typed, 
     assert typed("train", "model=timm", f"paths.runs={tmp_path}").returncode == 2
     assert not HydraConfig.initialized()
     assert os.environ["HYDRA_FULL_ERROR"] == "0"
-
-
-def test_a_run_of_before_the_pixel_cache_continues_and_can_be_evaluated(small, tmp_path):
-    run = tmp_path / "run"
-    train(compose("train", [*small, "scheduler=none", f"run_dir={run}"]))
-    config = OmegaConf.load(run / "config.yaml")
-    del config.compile, config.data.cache, config.data.cache_dir, config.trainer.benchmark
-    config.data.num_workers, config.trainer.accumulate_grad_batches = 0, 1
-    config.trainer.max_epochs = 3
-    OmegaConf.save(config, run / "config.yaml")
-    status = json.loads((run / "run.json").read_text())
-    for key in ("startup", "device", "precision", "accumulate_grad_batches"):
-        del status[key]
-    (run / "run.json").write_text(json.dumps({**status, "status": "interrupted"}))
-    results = train(compose("train", [f"resume={run}"]))
-    assert len(pd.read_csv(run / "metrics.csv")) == 3
-    again = evaluate(compose("evaluate", [f"run={run}", "split.name=val"]))
-    assert again["val"] == results["val"]
 
 
 def test_gradients_are_clipped_also_in_bf16(small, tmp_path):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: a run that is resumed is loo
 
 
 # where files lie and what the screen shows: nothing that a training comes to
-NOT_IN_IDENTITY = ("hydra", "run_dir", "resume", "paths", "sweep")
+NOT_IN_IDENTITY = ("hydra", "run_dir", "resume", "paths", "sweep", "logger")
 DATA_NOT_IN_IDENTITY = ("root", "cache", "cache_dir", "num_workers", "progress")  # the images are compared by content
 # what decides the outcome of a training: modules with all of ours that they import, modules alone, and packages
 CODE_WITH_IMPORTS = ("alu_defects.training.trainer", "alu_defects.training.callbacks")
