@@ -178,7 +178,9 @@ def _attention_kind(name: str, promised: str, asked: str) -> str:
         attention_blocks.build(asked, 1)  # raises, with the nearest kind
     if "none" in (promised, asked) or promised == asked:
         return promised if asked == "none" else asked
-    raise UserError(f"'{name}' has attention {promised}, not {asked}; remove model.attention or take the plain backbone.")
+    raise UserError(
+        f"'{name}' has attention {promised}, not {asked}; remove model.attention or take the plain backbone."
+    )
 
 
 def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
