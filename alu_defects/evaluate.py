@@ -58,7 +58,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     checkpoint.check_classes(run.best, data.classes)
     classifier, computing = (
         checkpoint.load_classifier(run.best),
-        trainer.with_run_precision(plain(config.trainer), run.status()),
+        trainer.repeat_precision(plain(config.trainer), run.status()),
     )
     with threads.restore_threads():
         torch.set_num_threads(threads.choose_threads(config.trainer.threads, load))
@@ -78,7 +78,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     result = results[split]
     metrics = {split: result.metrics, "note": predictions.join_notes(results.values()), **assessment.as_dict()}
     output = Path(config.output)
-    predictions.write_evaluation(result, output, metrics)
+    evaluation_report.write_evaluation(result, output, metrics)
     terminal.print_run(output, metrics, result)
     for text in evaluation_report.operating_sentences(assessment):
         print(text)

@@ -17,7 +17,7 @@ from alu_defects.errors import UserError
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
     from alu_defects.data.datamodule import DefectData
     from alu_defects.runs.run import Run
-    from alu_defects.training.callbacks import Startup
+    from alu_defects.training.callbacks import StartupTimer
 
 
 log = logging.getLogger(__name__)
@@ -67,27 +67,24 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     from lightning.pytorch import seed_everything
-    from lightning.pytorch.loggers import TensorBoardLogger
 
     from alu_defects.evaluation.operating import check_options
     from alu_defects.models.backbone import multiply_adds
     from alu_defects.runs import identity
     from alu_defects.training import accumulation, checkpoint, trainer
-    from alu_defects.training.callbacks import Reseed, Startup
+    from alu_defects.training.callbacks import EpochSeed, StartupTimer
     from alu_defects.training.history import History
     from alu_defects.training.module import Classifier
     from alu_defects.training.threads import Threads
 
-    startup = Startup(run, since=started)
-    startup.lap("imports")
-    threads = Threads(config.trainer.threads, run)
-    options, before = plain(config), run.status()  # of a run that continues: how it computes is part of it
-    options["trainer"] = trainer.with_run_precision(options["trainer"], before)
-    on_nonfinite = options.get("on_nonfinite", "error")  # older runs have no such words
-    trainer.check_trainer(options["trainer"], options.get("callbacks") or {}, on_nonfinite)
+    startup = StartupTimer(run.update, since=started)
+    startup.end_stage("imports")
+    options, recorded = plain(config), run.status()  # a resumed run repeats what is recorded
+    threads = Threads(config.trainer.threads, run.update, recorded.get("threads", ()))
+    options["trainer"] = trainer.repeat_precision(options["trainer"], recorded)
+    trainer.check_trainer(options["trainer"], options.get("callbacks") or {}, options["on_nonfinite"])
     seed_everything(config.seed, workers=True, verbose=False)
-    if "bits" in before:  # what auto found then
-        options["data"]["bits"] = before["bits"]
+    options["data"]["bits"] = recorded.get("bits", options["data"]["bits"])
     data = _data(options)
     _prepare(data, run, startup)
     check_options(options["operating"], data.classes)
@@ -108,28 +105,25 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
         loss=options["loss"],
         optimizer=options["optimizer"],
         scheduler=options["scheduler"],
-        compile=trainer.should_compile(options.get("compile", False), options["trainer"]),
-        on_nonfinite=on_nonfinite,
-        max_nonfinite=options.get("max_nonfinite", 10),
+        compile=trainer.should_compile(options["compile"], options["trainer"]),
+        on_nonfinite=options["on_nonfinite"],
+        max_nonfinite=options["max_nonfinite"],
     )
-    # what TensorBoard has of an epoch that was interrupted gives way
-    tensorboard = TensorBoardLogger(
-        run.tensorboard, name="", version="", default_hp_metric=False, purge_step=data.first_epoch
-    )
+    loggers = trainer.create_loggers(options.get("logger") or {}, run.folder, data.first_epoch)
     history = History(run.history_file)
-    history.complete(data.first_epoch - 1, last.get("logged", {}), [tensorboard])
+    history.complete(data.first_epoch - 1, last.get("logged", {}), loggers)
     fit = trainer.create_trainer(
-        options["trainer"], options["callbacks"], [tensorboard, history], classifier.backbone, run.folder
+        options["trainer"], options["callbacks"], [*loggers, history], classifier.backbone, run.folder
     )
     if options["trainer"]["accumulate_grad_batches"] == "auto":
-        accumulation.accumulate_to_fit(fit, classifier, data, before.get("accumulate_grad_batches"))
+        accumulation.accumulate_to_fit(fit, classifier, data, recorded.get("accumulate_grad_batches"))
     macs = multiply_adds(classifier.backbone, data.image_size)
-    startup.lap("network")
+    startup.end_stage("network")
     known = run.status()
     classifier.about = checkpoint.describe_model(
         classifier, data.resize, known["bits"], known["packages"], known["data_hash"]
     )
-    fit.callbacks += [startup, Reseed(config.seed), threads]  # type: ignore[attr-defined]
+    fit.callbacks += [startup, EpochSeed(config.seed), threads]  # type: ignore[attr-defined]
     device = str(fit.strategy.root_device)
     run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)
     log.info("%s on %s in %s, into %s", options["model"]["name"], device, fit.precision, run.folder)
@@ -156,19 +150,17 @@ def _memory_hint(run: "Run", config: DictConfig, batch_size: int) -> Iterator[No
 
 
 def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate the best epoch of a training that has ended, and write what it came to."""
+    """Evaluate the best epoch of a finished training, and write the results."""
     from alu_defects.evaluation import predictions
     from alu_defects.evaluation.operating import OperatingPoint
-    from alu_defects.reports import plots, tensorboard, terminal
+    from alu_defects.reports import evaluation_report, plots, tensorboard, terminal
     from alu_defects.training import checkpoint, trainer
     from alu_defects.training.history import History
 
     table = History(run.history_file).table()
-    best, options = (
-        checkpoint.load_classifier(run.best),
-        trainer.with_run_precision(plain(config.trainer), run.status()),
-    )
+    best = checkpoint.load_classifier(run.best)
     checkpoint.save_weights(best, run.weights)
+    options = trainer.repeat_precision(plain(config.trainer), run.status())
     evaluations = [predictions.evaluate(best, data, split, options) for split in ("val", "test")]
     best_epoch = int(checkpoint.read_checkpoint(run.best)["epoch"])
     results = {
@@ -179,15 +171,16 @@ def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[s
         "note": predictions.join_notes(evaluations),
         **{e.split: e.metrics for e in evaluations},
     }
-    val = evaluations[0]
-    predictions.write_evaluation(val, run.evaluation("val"), {"val": val.metrics, "note": val.note})
-    predictions.write_evaluation(evaluations[-1], run.folder, results)
+    val, test = evaluations
+    evaluation_report.write_evaluation(val, run.evaluation("val"), {"val": val.metrics, "note": val.note})
+    evaluation_report.write_evaluation(test, run.folder, results)
     sessions = data.catalog["session"].iloc[val.rows].tolist()
     if point := OperatingPoint.choose(val.predictions, sessions, plain(config.operating)):
         point.save(run.operating_file)
     plots.plot_curves(table, monitor=str(config.callbacks.best.monitor)).savefig(run.folder / "curves.png", dpi=150)
-    tensorboard.add_outcome(run.tensorboard, config, evaluations, data, step=best_epoch)
-    terminal.print_run(run.folder, results, evaluations[-1])
+    if run.tensorboard.is_dir():
+        tensorboard.add_outcome(run.tensorboard, config, evaluations, data, step=best_epoch)
+    terminal.print_run(run.folder, results, test)
     return results
 
 
@@ -197,7 +190,7 @@ def _data(options: dict[str, Any]) -> "DefectData":
     return DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=options["seed"])
 
 
-def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
+def _prepare(data: "DefectData", run: "Run", startup: "StartupTimer") -> None:
     """List, split and decode the images; print and record what there is, and what the split gives away."""
     from dataclasses import asdict
 
@@ -206,18 +199,18 @@ def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
     from alu_defects.reports import terminal
 
     terminal.print_data(data)
-    startup.lap("catalog")
+    startup.end_stage("catalog")
     data.prepare_data()
     run.take_catalog(data.catalog, data.root)
     run.update(bits=data.bits)
     if len(data.excluded):
         save_catalog(data.excluded, run.excluded_file)
-    startup.lap("pixels")
+    startup.end_stage("pixels")
     near_duplicates = data.count_near_duplicates()
     found = leakage.time_only_baseline(data.catalog, near_duplicates)
     run.update(leakage=asdict(found) if found else {"near_duplicates": near_duplicates})
     terminal.print_leakage(found, near_duplicates)
-    startup.lap("leakage")
+    startup.end_stage("leakage")
 
 
 def _find_finished(config: DictConfig) -> "Run | None":

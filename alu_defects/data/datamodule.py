@@ -109,8 +109,8 @@ class DefectData(LightningDataModule):
         self.split, self.augment = dict(split), Augment(**augment) if augment else None
         self.seed, self.progress, self.on_broken = seed, progress, on_broken
         self.first_epoch = 0
-        self.root = Path()
         self.predict_split = "test"
+        self.root = Path()
         self.excluded = pd.DataFrame(columns=list(EXCLUDED_COLUMNS), dtype=str)
         self.found: FoundImages | None = None
         self.classes: list[str] = []

@@ -1,31 +1,27 @@
-"""What a trained classifier does on a split: metrics, predictions, confusion; the files of it."""
+"""A classifier and a split → predictions, metrics and confusion."""
 
-import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from alu_defects.data import splits
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError, reraise_user_errors
-from alu_defects.io import write_json
-from alu_defects.reports import plots
-from alu_defects.runs.jobs import PREDICTIONS_FILE, PROBABILITY_PREFIX
+from alu_defects.runs.jobs import PROBABILITY_PREFIX
 from alu_defects.training import trainer
+from alu_defects.training.metrics import LOGGED_PER_CLASS, SUMMARY_METRICS, ClassificationMetrics
 from alu_defects.training.module import Classifier
 
-PARTIAL_NOTE = "partial evaluation"  # what the note on a part of the images begins with
-# as in the catalog: names may hold line ends, or be no UTF-8
-_CSV: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "errors": "surrogateescape"}
+PARTIAL_NOTE = "partial evaluation"  # begins the note on an evaluation of some images only
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome on one split.
+    """The results of a classifier on one split.
 
     Attributes:
         split: val or test.
@@ -33,7 +29,7 @@ class Evaluation:
         predictions: one row an image, in catalog order: path, label, prediction, and the probability of each class.
         confusion: images by label (row) and prediction (column).
         rows: the catalog rows of the predictions.
-        notes: what a reader of the numbers must know.
+        notes: warnings about the numbers.
     """
 
     split: str
@@ -56,10 +52,10 @@ class Evaluation:
         return table[table["label"] != table["prediction"]].sort_values("confidence", ascending=False)
 
     def check_numbers(self) -> None:
-        """Make sure that there is something to judge.
+        """Check that no probability is NaN.
 
         Raises:
-            UserError: images whose probabilities are no numbers.
+            UserError: some are: the network is broken.
         """
         lost = self.predictions.loc[self.predictions.filter(like=PROBABILITY_PREFIX).isna().any(axis=1), "path"]
         if len(lost):
@@ -81,58 +77,65 @@ def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapp
     Raises:
         UserError: images that cannot be decoded, where that is done only now; or trainer.limit_<split>_batches=0.
     """
-    single = trainer.single_device(options)
-    single_trainer = trainer.create_trainer(single, callbacks={}, loggers=[], network=classifier.backbone)
-    run = single_trainer.validate if split == "val" else single_trainer.test
+    limit = f"limit_{split}_batches"
+    options = trainer.single_device(options)
+    options["limit_predict_batches"] = options.get(limit, 1.0)
+    if split == "val" and options.get("overfit_batches"):  # as in the validation of the training
+        options["limit_predict_batches"] = options["overfit_batches"]
+    data.predict_split = split
+    single = trainer.create_trainer(options, callbacks={}, loggers=[], network=classifier.backbone)
     with reraise_user_errors():
-        logged = run(classifier, datamodule=data, verbose=False)
-    if not logged:  # Lightning has skipped it
-        limit = f"trainer.limit_{split}_batches"
-        raise UserError(f"{limit}=0 leaves no {split} images to evaluate; give {limit}=1 or more, or 1.0 for all")
-    return collect(classifier, data, split, logged[0])
+        outputs = single.predict(classifier, datamodule=data)
+    if not outputs:  # Lightning has skipped it
+        raise UserError(
+            f"trainer.{limit}=0 leaves no {split} images to evaluate; give trainer.{limit}=1 or more, or 1.0 for all"
+        )
+    index, logits = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+    return summarize(classifier, data, split, index, logits)
 
 
-def collect(classifier: Classifier, data: DefectData, split: str, logged: Mapping[str, Any]) -> Evaluation:
-    """Gather what the evaluation that has just ended left in the classifier."""
-    index, predicted, probabilities = (torch.cat(parts).cpu() for parts in zip(*classifier.predictions, strict=True))
+def summarize(classifier: Classifier, data: DefectData, split: str, index: Tensor, logits: Tensor) -> Evaluation:
+    """The evaluation of predictions in any order.
+
+    Args:
+        classifier: with its loss and class names.
+        data: with the catalog.
+        split: val or test.
+        index: catalog rows int64 (N,).
+        logits: float32 (N, C), on the device of the classifier.
+    """
     names, order = classifier.classes, index.argsort()  # batches are shuffled, and of several processes
-    index, predicted, probabilities = index[order], predicted[order], probabilities[order]
+    index, logits = index[order].cpu(), logits[order]
     rows = data.catalog.loc[index.tolist()]
-    predictions = pd.DataFrame(
+    ids = pd.Categorical(rows["label"], categories=names).codes.astype("int64")
+    labels = torch.from_numpy(ids).to(logits.device)
+    with torch.inference_mode():
+        counted = ClassificationMetrics(len(names)).to(logits.device)
+        loss = classifier.loss
+        counted.update(logits, labels, loss.total(logits, labels), loss.total_weight(labels))
+        # the predicted class is that of the logits, as in the metrics: sigmoids of large logits are all 1
+        predicted, probabilities = logits.argmax(dim=1).tolist(), loss.probabilities(logits).cpu()
+    table = pd.DataFrame(
         {
             "path": rows["path"].to_list(),
             "label": rows["label"].to_list(),
-            "prediction": [names[i] for i in predicted.tolist()],
+            "prediction": [names[i] for i in predicted],
         }
     )
     columns = pd.DataFrame(probabilities.double().numpy(), columns=[PROBABILITY_PREFIX + name for name in names])
-    assert classifier.confusion is not None
-    confusion = pd.DataFrame(classifier.confusion.numpy(), index=pd.Index(names, name="label"), columns=names)
+    values = counted.compute()
+    confusion = pd.DataFrame(values["confusion"].numpy(), index=pd.Index(names, name="label"), columns=names)
     notes = [splits.SELECTED_ON_TEST] if splits.selected_on_test(data.catalog) else []
     if len(index) < (total := len(data.find_rows(split))):  # trainer.limit_test_batches, say
         notes.append(f"{PARTIAL_NOTE}: {len(index)} of {total} {split} images")
-    metrics = _nested(logged, split, names)
-    return Evaluation(split, metrics, predictions.join(columns), confusion, index.tolist(), tuple(notes))
+    metrics: dict[str, Any] = {name: float(values[name]) for name in ("loss", *SUMMARY_METRICS)}
+    metrics["per_class"] = {
+        name: {metric: float(values[f"{metric}_per_class"][k]) for metric in LOGGED_PER_CLASS}
+        for k, name in enumerate(names)
+    }
+    return Evaluation(split, metrics, table.join(columns), confusion, index.tolist(), tuple(notes))
 
 
 def join_notes(evaluations: Iterable[Evaluation]) -> str:
     """All notes of evaluations in one line, each once."""
     return "; ".join(dict.fromkeys(note for evaluation in evaluations for note in evaluation.notes))
-
-
-def _nested(logged: Mapping[str, Any], split: str, names: list[str]) -> dict[str, Any]:
-    """`test/recall` → `recall`, `test/recall/pit` → `per_class.pit.recall`."""
-    flat = {key.removeprefix(f"{split}/"): float(value) for key, value in logged.items() if key.startswith(f"{split}/")}
-    per_class = {name: {m: flat.pop(f"{m}/{name}") for m in ("precision", "recall")} for name in names}
-    return {**flat, "per_class": per_class}
-
-
-def write_evaluation(evaluation: Evaluation, folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Write predictions.csv, confusion.csv, confusion.png and metrics.json into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    evaluation.predictions.to_csv(folder / PREDICTIONS_FILE, index=False, **_CSV)
-    evaluation.confusion.to_csv(folder / "confusion.csv", **_CSV)
-    names = list(evaluation.confusion.columns)
-    figure = plots.plot_confusion(evaluation.confusion.to_numpy(), names, evaluation.note)
-    figure.savefig(folder / "confusion.png", dpi=150)
-    write_json(folder / "metrics.json", metrics)

@@ -24,11 +24,11 @@ KINDS = ("none", "cse", "sse", "scse")
 FUSIONS = ("sum", "max")
 
 Points = Mapping[str, Mapping[str, int]]
-"""Where a backbone takes attention: stage name -> {path of the block: channels that it puts out}."""
+"""Where a backbone takes attention: stage name -> {path of the block: its output channels}."""
 
 
 class ChannelSE(nn.Module):
-    """Spatial squeeze, channel excitation: how much each channel counts (eqs. 1-3)."""
+    """Spatial squeeze, channel excitation: one gate for each channel (eqs. 1-3)."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class ChannelSE(nn.Module):
 
 
 class SpatialSE(nn.Module):
-    """Channel squeeze, spatial excitation: how much each place counts (eqs. 4, 5)."""
+    """Channel squeeze, spatial excitation: one gate for each position (eqs. 4, 5)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class SpatialSE(nn.Module):
         return squeezed.sigmoid().permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale every place by its gate (eq. 5)."""
+        """Scale every position by its gate (eq. 5)."""
         return x * self.gate(x)
 
 
@@ -83,7 +83,7 @@ class SCSE(nn.Module):
         channel, place = self.cse.gate(x), self.sse.gate(x)
         if self.fusion == "max":
             return torch.maximum(x * channel, x * place)
-        # in NHWC: else the sum comes out with another memory format than x, and the product is 2-7 times slower
+        # in NHWC: otherwise the sum has another memory format than x, and the product is 2-7 times slower
         return (_nhwc(x) * (_nhwc(channel) + _nhwc(place))).permute(0, 3, 1, 2)
 
 
@@ -114,7 +114,7 @@ def _apply(block: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
 
 
 def attach(block: nn.Module, attention: nn.Module) -> None:
-    """Let `attention` act on what `block` puts out.
+    """Apply `attention` to the output of `block`.
 
     A hook and not a wrapper: the keys of all other parameters stay what they are in the published files.
     """

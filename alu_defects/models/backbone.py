@@ -1,4 +1,4 @@
-"""The contract that every backbone keeps."""
+"""The interface of all backbones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +11,9 @@ from alu_defects.errors import UserError
 
 
 class Backbone(nn.Module):
-    """What `registry.create_backbone` returns, whatever its class: for readers and type checkers, not a base class.
+    """The interface of what `registry.create_backbone` returns; no base class, only for readers and type checkers.
 
-    timm's names throughout. A backbone of another package has these methods and attributes, too.
+    The names are timm's. A backbone of another package has these methods and attributes, too.
     """
 
     num_classes: int
@@ -21,7 +21,7 @@ class Backbone(nn.Module):
     feature_info: Sequence[dict[str, Any]]  # num_chs, reduction, module; the last entry is the last feature map
     input_mean: tuple[float, ...]  # per channel, of images in 0..1; those of the published weights,
     input_std: tuple[float, ...]  # the same with and without them
-    min_input_size: int  # pixels; smaller images fail, or leave nothing but padding to look at; or the only size
+    min_input_size: int  # pixels; smaller images fail or are mostly padding; or the only size
 
     # Optional: where attention may be inserted (see attention.Points).
     attention_points: dict[str, dict[str, int]]
@@ -61,7 +61,7 @@ def multiply_adds(backbone: nn.Module, image_size: int) -> int:
 
 
 def pretrained_unavailable(name: str, error: Exception) -> UserError:
-    """Say why published weights did not arrive, and what to do instead."""
+    """The error that says why published weights were not loaded, and what to do instead."""
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return UserError(
         f"The published weights of {name} cannot be loaded: {reason[0].rstrip('.')}. "

@@ -28,7 +28,7 @@ def inceptionv4(num_classes: int, *, pretrained: bool = False, in_chans: int = 3
 
 
 def _open_rectifiers(model: nn.Module) -> None:
-    """Start the biases of batch norm at 1 instead of 0, so that an untrained rectifier passes five inputs of six.
+    """Start the biases of batch norm at 1 instead of 0, so that an untrained ReLU passes five of six inputs.
 
     A network of this depth without skip connections is chaotic at the start: batch norm makes gradients grow from
     layer to layer (Yang et al. 2019, A Mean Field Theory of Batch Normalization). Measured on a batch of 16 at

@@ -1,8 +1,8 @@
 """The backbones by name.
 
 A backbone is a function `(num_classes, *, pretrained, in_chans, drop_rate, **its own options)` that returns a module
-which keeps the contract of `Backbone`. If it also takes `image_size`, it is told for which size it is made. Another
-package adds its own without touching this one:
+with the interface `Backbone`. If it also takes `image_size`, it is given the size of the images. Another package adds
+its own without changing this one:
 
     [project.entry-points."alu_defects.backbones"]
     my_backbone = "my_package.my_module"     # a module that uses @register, or the function itself
@@ -34,14 +34,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class _Entry(NamedTuple):
     factory: Callable[..., Any]
-    attention: str  # what the name promises; "none" leaves it to the caller
+    attention: str  # part of the name; "none" leaves it to the caller
 
 
 _registry: dict[str, _Entry] = {}
 
 
 def register(name: str, *, attention: str = "none") -> Callable[[F], F]:
-    """Make a function known as backbone `name`; `attention` is what this name has by default.
+    """Register a function as backbone `name`; `attention` is what this name has by default.
 
     Raises:
         ValueError: The name is taken.
@@ -67,12 +67,12 @@ def _load_members() -> None:
             if not isinstance(loaded, ModuleType) and (known is None or known.factory is not loaded):
                 register(point.name)(loaded)
         except Exception as error:
-            # One broken plug-in must not take the other backbones with it.
+            # One broken plug-in must not hide the other backbones.
             _log.warning("The backbone plug-in %s = %s cannot be loaded: %r", point.name, point.value, error)
 
 
 def backbone_names() -> list[str]:
-    """Return the names of all backbones, sorted; `timm/<name>` goes beside them."""
+    """Return the names of all backbones, sorted; `timm/<name>` exists besides."""
     _load_members()
     return sorted(_registry)
 
@@ -96,10 +96,10 @@ def create_backbone(
     """Create a backbone.
 
     Args:
-        name: One of `names()`, or `timm/<name>` for any network of timm.
+        name: One of `backbone_names()`, or `timm/<name>` for any network of timm.
         num_classes: Width of the classifier.
         image_size: Side in pixels of its images, for networks that are made for one size.
-        classes: Their names, by which the classifier of a file is told from that for other classes.
+        classes: Their names; the classifier of a file for other classes is not loaded.
         pretrained: Download the published weights; the classifier is new unless it has as many classes.
         weights: A local file instead (see `load_weights`).
         in_chans: Channels of the images.
@@ -114,7 +114,7 @@ def create_backbone(
         UserError: A name, option or file that is not there or does not fit.
     """
     if pretrained and weights is not None:
-        raise UserError(f"pretrained=true and weights={weights} exclude each other; leave one out.")
+        raise UserError(f"pretrained=true and weights={weights} exclude each other; remove one.")
     entry = _find(name)
     _check_options(name, entry.factory, options)
     kind = _attention_kind(name, entry.attention, attention)
@@ -141,7 +141,7 @@ def create_backbone(
 
 
 def module_of(name: str) -> str:
-    """The module that makes a backbone, such as `alu_defects.models.inception`.
+    """The module that creates a backbone, such as `alu_defects.models.inception`.
 
     Raises:
         UserError: there is no such backbone.
@@ -178,7 +178,9 @@ def _attention_kind(name: str, promised: str, asked: str) -> str:
         attention_blocks.build(asked, 1)  # raises, with the nearest kind
     if "none" in (promised, asked) or promised == asked:
         return promised if asked == "none" else asked
-    raise UserError(f"'{name}' has attention {promised}, not {asked}; leave attention out or take the plain backbone.")
+    raise UserError(
+        f"'{name}' has attention {promised}, not {asked}; remove model.attention or take the plain backbone."
+    )
 
 
 def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:

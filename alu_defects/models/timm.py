@@ -1,4 +1,4 @@
-"""timm's networks under the contract of `Backbone`."""
+"""timm's networks as backbones."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -40,7 +40,7 @@ def timm_backbone(
         known = timm.list_models()
         hint = did_you_mean(name.partition(".")[0], known)
         raise UserError(f"timm has no model '{name}'{hint} `timm.list_models()` lists all {len(known)}.")
-    if drop_rate:  # not every network knows dropout; none needs to hear of 0
+    if drop_rate:  # not every network has dropout
         options["drop_rate"] = drop_rate
     try:
         if image_size is not None:
@@ -73,34 +73,34 @@ def _fit(name: str, image_size: int, options: Mapping[str, Any]) -> dict[str, An
     Raises:
         UserError: There are none; with sizes that it takes.
     """
-    if (found := _way(name, image_size, options)) is not None:
+    if (found := _options_for(name, image_size, options)) is not None:
         return found
     below = image_size // _STRIDE
     smaller = [_STRIDE * n for n in range(below, max(0, below - 5), -1)]
     larger = [_STRIDE * n for n in range(below + 1, below + 6)]
     nearest = {
-        next((size for size in sizes if _way(name, size, options) is not None), 0)
+        next((size for size in sizes if _options_for(name, size, options) is not None), 0)
         for sizes in (smaller, larger, [_published_size(name)])
     }
     if sizes := sorted(nearest - {0}):
         raise UserError(
             f"data.image_size={image_size} does not fit timm/{name}; sizes that do: {', '.join(map(str, sizes))}"
         )
-    return {**options}  # it is not the size: making the network says what it is
+    return {**options}  # it is not the size: creating the network says what it is
 
 
-def _way(name: str, size: int, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The options as they are, or with `img_size`, if the network takes images of `size`² with one of them.
+def _options_for(name: str, size: int, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The options, or the options with `img_size`, if the network takes images of `size`² with them; else None.
 
-    It is made and tried without memory for its weights and without computing.
+    The network is created and run on the meta device, without memory for its weights and without computing.
     """
-    for way in ({**options}, {**options, "img_size": size}) if "img_size" not in options else ({**options},):
+    for found in ({**options}, {**options, "img_size": size}) if "img_size" not in options else ({**options},):
         try:
             with torch.device("meta"), torch.no_grad():
-                timm.create_model(name, **way).eval()(torch.empty(1, 3, size, size))
-        except Exception:  # timm asserts some shapes, and torch raises whatever the others lead to
+                timm.create_model(name, **found).eval()(torch.empty(1, 3, size, size))
+        except Exception:  # timm and torch raise almost anything for a wrong shape
             continue
-        return way
+        return found
     return None
 
 

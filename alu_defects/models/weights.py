@@ -18,7 +18,7 @@ from alu_defects.models.backbone import classifiers
 _log = logging.getLogger(__name__)
 
 _SHOWN = 8  # keys listed in an error, or names of classes
-_OURS = {"model", "classes"}  # what files of alu_defects.train say about themselves, among other things
+_OURS = {"model", "classes"}  # in the metadata of files of alu_defects.train
 
 
 class _Saved(NamedTuple):
@@ -27,7 +27,7 @@ class _Saved(NamedTuple):
 
 
 def load_weights(model: nn.Module, path: str | Path, classes: Sequence[str] | None = None) -> None:
-    """Load a state dict into a backbone; only its attention and its classifier may be new.
+    """Load a state dict into a backbone; only its attention and its classifier may stay untrained.
 
     The classifier stays new where that of the file is for other classes, or, if the file does not name its classes, for
     another number of them. Attention that the file does not have stays new. One log line says what was loaded. A file
@@ -88,7 +88,7 @@ def load_weights(model: nn.Module, path: str | Path, classes: Sequence[str] | No
 
 
 def _per_class(model: nn.Module) -> set[str]:
-    """Return the names of the tensors with a row for each class: those that another number of classes changes."""
+    """Return the names of the tensors with a row for each class, whose shape depends on the number of classes."""
     empty = {id(t): torch.empty_like(t, device="meta") for t in (*model.parameters(), *model.buffers())}
     other = copy.deepcopy(model, empty)  # without the memory of a second network
     with torch.device("meta"):
@@ -115,8 +115,8 @@ def _read(path: Path) -> _Saved:
         raise UserError(f"weights={path}: the name must end in {', '.join(readers)}.")
     try:
         saved = readers[path.suffix](path)
-    except Exception as error:  # broken files raise whatever the byte that broke them leads to
-        # the first line only: torch's message continues to recommend weights_only=False, which would run the file's code
+    except Exception as error:  # broken files raise almost anything
+        # the first line only: torch then recommends weights_only=False, which would run code in the file
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         raise UserError(f"weights={path} cannot be read as tensors alone ({reason}); use an intact file.") from error
     state = saved.state
@@ -140,6 +140,6 @@ def _read_pickle(path: Path) -> _Saved:
     about = content.get("hyper_parameters")
     if not (isinstance(about, dict) and about.keys() >= _OURS):
         return _Saved(state, None)
-    inside = "backbone."  # of the LightningModule; what else it holds belongs to the loss
+    inside = "backbone."  # of the LightningModule
     state = {name.removeprefix(inside): value for name, value in state.items() if name.startswith(inside)}
     return _Saved(state, list(about["classes"]))

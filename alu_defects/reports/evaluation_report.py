@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from alu_defects.data.splits import SELECTED_ON_TEST
 from alu_defects.evaluation.assessment import Assessment
 from alu_defects.evaluation.operating import Outcome, Threshold
 from alu_defects.evaluation.predictions import Evaluation
-from alu_defects.reports import evaluation_plots, html
+from alu_defects.io import write_json
+from alu_defects.reports import evaluation_plots, html, plots
 from alu_defects.reports.plots import readable
 from alu_defects.reports.terminal import percent, span
+from alu_defects.runs.jobs import PREDICTIONS_FILE
 
 MOST_CONFUSIONS, THUMBNAILS = 6, 6
 
@@ -210,3 +212,16 @@ def _confusions(result: Evaluation, data: DefectData) -> Any:
         title = f"{readable(label)} → {readable(prediction)}: {len(own)} of {total}"
         pairs.append((title, data.read_images(own["row"].head(THUMBNAILS).to_numpy(dtype=np.int64))))
     return evaluation_plots.plot_confusions(pairs, THUMBNAILS)
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Write predictions.csv, confusion.csv, confusion.png and metrics.json into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # as in the catalog: names may hold line ends, or be no UTF-8
+    options: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "errors": "surrogateescape"}
+    evaluation.predictions.to_csv(folder / PREDICTIONS_FILE, index=False, **options)
+    evaluation.confusion.to_csv(folder / "confusion.csv", **options)
+    names = list(evaluation.confusion.columns)
+    figure = plots.plot_confusion(evaluation.confusion.to_numpy(), names, evaluation.note)
+    figure.savefig(folder / "confusion.png", dpi=150)
+    write_json(folder / "metrics.json", metrics)

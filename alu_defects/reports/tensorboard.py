@@ -1,4 +1,4 @@
-"""What TensorBoard shows."""
+"""Charts, images, curves and texts in TensorBoard."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from torch.nn.functional import interpolate
 from torch.utils.tensorboard import SummaryWriter
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from alu_defects.data.augment import as_float
 from alu_defects.data.datamodule import DefectData
@@ -22,13 +23,13 @@ from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.reports import evaluation_plots, plots
 from alu_defects.runs.jobs import PROBABILITY_PREFIX
 from alu_defects.training import checkpoint
-from alu_defects.training.metrics import LOGGED_PER_CLASS, SUMMARY_METRICS
-from alu_defects.training.module import Classifier
+from alu_defects.training.metrics import LOGGED_PER_CLASS, SUMMARY_METRICS, precision_recall_f1
+from alu_defects.training.module import Classifier, Outputs
 
-HPARAMS_METRICS = ("f1", "accuracy", "recall", "precision", "loss")  # the first columns are seen without scrolling
+HPARAMS_METRICS = ("f1", "accuracy", "recall", "precision", "loss")  # the first are visible without scrolling
 MAX_EMBEDDINGS = 500  # images: a cloud that turns smoothly in the browser, and 5 MB in the run folder
 THUMBNAIL = 48  # pixels
-OUTCOME = ".outcome"  # end of a file's name
+OUTCOME_SUFFIX = ".outcome"  # of the name of an event file
 
 # What the HPARAMS tab shows: it sorts the names and opens with the first five, so they are those that sweeps vary most.
 HPARAMS_SETTINGS = {
@@ -43,9 +44,9 @@ HPARAMS_SETTINGS = {
     "split_seed": "split.seed",
     "train_batch_size": "data.batch_size",
     "train_epochs": "trainer.max_epochs",
-    "train_loss": "loss.name",
+    "train_loss": "loss._target_",
     "train_optimizer": "optimizer._target_",
-    "train_scheduler": "scheduler.name",
+    "train_scheduler": "scheduler._target_",
     "train_weight_decay": "optimizer.weight_decay",
     "with_attention": "model.attention",
     "with_pretrained": "model.pretrained",
@@ -63,6 +64,7 @@ class Dashboard(Callback):
 
     def __init__(self, every_n_epochs: int = 10, embeddings: bool = False) -> None:
         self.every_n_epochs, self.embeddings = every_n_epochs, embeddings
+        self.outputs: list[Outputs] = []  # of the validation that is drawn
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Arrange the charts."""
@@ -70,16 +72,41 @@ class Dashboard(Callback):
         for writer in _writers(trainer):
             writer.add_custom_scalars(_layout(pl_module.classes))
 
+    def _draws(self, trainer: Trainer) -> bool:
+        """Whether this epoch is drawn; the same in all processes, of which only the first has writers."""
+        logs = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+        return logs and self.every_n_epochs > 0 and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+    def on_validation_batch_end(  # noqa: PLR0917
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the predictions of an epoch that is drawn."""
+        if self._draws(trainer):
+            self.outputs.append(outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the predictions of all processes."""
+        if trainer.world_size > 1 and self.outputs:
+            parts = [gather_all_tensors(part) for part in _concatenate(self.outputs)]
+            self.outputs = list(zip(*parts, strict=True))
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the images of this epoch's validation."""
-        epoch, writers = trainer.current_epoch, _writers(trainer)
-        if not (writers and self.every_n_epochs and (epoch + 1) % self.every_n_epochs == 0):
+        outputs, self.outputs = self.outputs, []
+        writers = _writers(trainer)
+        if not (outputs and writers):
             return
         assert isinstance(pl_module, Classifier)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        result = predictions.collect(pl_module, data, "val", trainer.callback_metrics)
+        result = predictions.summarize(pl_module, data, "val", *_concatenate(outputs))
         for writer in writers:
-            add_images(writer, result, data, step=epoch, tag="val")
+            add_images(writer, result, data, step=trainer.current_epoch, tag="val")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the embeddings."""
@@ -88,10 +115,8 @@ class Dashboard(Callback):
             return
         assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)  # the first, which keeps the best epoch
         best = Path(trainer.checkpoint_callback.best_model_path)
-        classifier, epoch = (
-            checkpoint.load_classifier(best).to(pl_module.device),
-            int(checkpoint.read_checkpoint(best)["epoch"]),
-        )
+        classifier = checkpoint.load_classifier(best).to(pl_module.device)
+        epoch = int(checkpoint.read_checkpoint(best)["epoch"])
         for writer in writers:
             add_embeddings(writer, classifier, trainer.datamodule, step=epoch)  # type: ignore[attr-defined]
 
@@ -102,8 +127,13 @@ def _writers(trainer: Trainer) -> list[SummaryWriter]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
+def _concatenate(outputs: Sequence[Outputs]) -> Outputs:
+    index, logits = zip(*outputs, strict=True)
+    return torch.cat(index), torch.cat(logits)
+
+
 def _layout(classes: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Charts of the custom-scalars tab: what belongs together, and one chart a class, where the runs are compared."""
+    """Charts of the custom-scalars tab: an overview, and for each metric one chart of all classes and one of each."""
     layout: dict[str, dict[str, list[Any]]] = {
         "overview": {
             "loss (train and val)": ["Multiline", ["^train/loss$", "^val/loss$"]],
@@ -131,13 +161,13 @@ def add_images(writer: SummaryWriter, result: Evaluation, data: DefectData, *, s
 def add_outcome(
     folder: Path, config: DictConfig, evaluations: Sequence[Evaluation], data: DefectData, step: int
 ) -> None:
-    """Add what a finished run came to: the HPARAMS entry, a summary text, and images and curves of the best epoch.
+    """Add the results of a finished run: the HPARAMS entry, a summary text, and images and curves of the best epoch.
 
-    It is in a file of its own, which a run that was killed here writes again.
+    They are in a file of their own, which a run that was killed here writes again.
     """
-    for before in folder.glob(f"*{OUTCOME}"):
-        before.unlink()
-    logger = TensorBoardLogger(folder, name="", version="", filename_suffix=OUTCOME)
+    for previous in folder.glob(f"*{OUTCOME_SUFFIX}"):
+        previous.unlink()
+    logger = TensorBoardLogger(folder, name="", version="", filename_suffix=OUTCOME_SUFFIX)
     found = {name: OmegaConf.select(config, key) for name, key in HPARAMS_SETTINGS.items()}
     settings = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in found.items() if v is not None}
     metrics = {f"test/{name}": e.metrics[name] for e in evaluations if e.split == "test" for name in HPARAMS_METRICS}
@@ -152,11 +182,12 @@ def add_outcome(
 
 
 def add_classes(writer: SummaryWriter, result: Evaluation, *, step: int, tag: str) -> None:
-    """Add precision and recall of each class as an image, and the curve of the two of each that has images."""
+    """Add precision and recall of each class as an image, and the precision-recall curve of each that has images."""
     counts = result.confusion.to_numpy()
     hits, predicted, support = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
     names = list(result.confusion.columns)
-    figure = plots.plot_classes(hits / predicted.clip(1), hits / support.clip(1), support, names)
+    precision, recall, _ = (np.nan_to_num(values) for values in precision_recall_f1(hits, support, predicted))
+    figure = plots.plot_classes(precision, recall, support, names)
     writer.add_image(f"{tag}/classes", plots.to_image(figure), step, dataformats="HWC")
     for name in result.confusion.index[support > 0]:
         is_one = (result.predictions["label"] == name).to_numpy()
@@ -164,7 +195,7 @@ def add_classes(writer: SummaryWriter, result: Evaluation, *, step: int, tag: st
 
 
 def _add_curve(writer: SummaryWriter, tag: str, truth: NDArray[np.bool_], scores: NDArray[Any], step: int) -> None:
-    """Add a precision-recall curve; `add_pr_curve` itself says precision 0 where nothing is predicted, and dives."""
+    """Add a precision-recall curve; `add_pr_curve` would draw precision 0, not 1, where nothing is predicted."""
     found = scores >= np.linspace(0, 1, 127)[:, None]  # as many thresholds as TensorBoard takes
     tp, fp = (found & truth).sum(axis=1), (found & ~truth).sum(axis=1)
     fn, tn = truth.sum() - tp, (~truth).sum() - fp

@@ -1,4 +1,4 @@
-"""How a batch fits into the memory of a small GPU: in parts, whose gradients are added up before a step."""
+"""Gradient accumulation: a batch that does not fit into the memory of the GPU is cut into parts."""
 
 import copy
 import logging
@@ -18,11 +18,11 @@ from alu_defects.training.module import Classifier
 
 log = logging.getLogger(__name__)
 
-MEMORY_MARGIN = 0.05  # of the memory of a GPU: fragmentation, and what cuDNN tries in later steps
+MEMORY_MARGIN = 0.05  # of the memory of a GPU: for fragmentation, and for what cuDNN tries in later steps
 
 
 def find_accumulation_steps(step: Callable[[int], object], batch_size: int) -> int:
-    """Into how many parts a batch must be cut: 1, 2, 4 ... until `step(images)` no longer runs out of memory.
+    """The number of parts of a batch: 1, 2, 4, … until `step(images)` no longer runs out of memory.
 
     Raises:
         UserError: not even two images fit; batch normalisation needs two.
@@ -38,7 +38,7 @@ def find_accumulation_steps(step: Callable[[int], object], batch_size: int) -> i
         else:
             return count
         finally:
-            garbage_collection_cuda()  # give it back also when it fits: to pixels, or to another process
+            garbage_collection_cuda()  # also when it fits: pixels or another process need the memory
         if size <= 2:
             raise UserError(
                 f"a training step of {size} images does not fit into the memory of the GPU; "
@@ -50,15 +50,15 @@ def find_accumulation_steps(step: Callable[[int], object], batch_size: int) -> i
 def trial_step(
     classifier: Classifier, image_size: int, device: torch.device, autocast: torch.dtype | None, copies: int = 0
 ) -> Callable[[int], None]:
-    """Two training steps of a number of grey images with a copy of a classifier, for `find_accumulation_steps`.
+    """Two training steps with a number of grey images and a copy of a classifier, for `find_accumulation_steps`.
 
     Args:
         classifier: is copied.
         image_size: side in pixels.
         device: a GPU.
-        autocast: what the network computes in; None: as it is.
-        copies: of the weights that the training holds besides: one of a moving average, one of the gradients that
-            several processes exchange. They and `MEMORY_MARGIN` must fit, too.
+        autocast: the type that the network computes in; None: its own.
+        copies: further copies of the weights that a training holds: one for a moving average, one for the gradients
+            that several processes exchange. They and `MEMORY_MARGIN` must fit, too.
     """
 
     def step(number: int) -> None:
@@ -70,7 +70,7 @@ def trial_step(
         network = copy.deepcopy(classifier).to(device).train()
         optimizer = optimization.create_optimizer(network.optimizer_options, network.parameters())
         images = torch.full((number, 3, image_size, image_size), 0.5, device=device)
-        for _ in range(2):  # the second finds the optimizer's state, and gradients of another part, in memory
+        for _ in range(2):  # in the second the optimizer's state and the gradients are in memory, too
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 logits = network(images)
             network.loss(logits.float(), torch.zeros(number, dtype=torch.int64, device=device)).backward()
@@ -81,16 +81,16 @@ def trial_step(
 
 
 def accumulate_to_fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, parts: int | None) -> None:
-    """Cut the batches into parts that fit into the memory of the GPU; on a processor they stay whole.
+    """Cut the batches into parts that fit into the memory of the GPU; on a CPU they stay whole.
 
-    A step still learns from `data.batch_size` images, or, where that does not divide, a few more; but batch
+    A step still learns from `data.batch_size` images, or a few more where that does not divide evenly; but batch
     normalisation sees the parts.
 
     Args:
         trainer: gets the number of parts.
         classifier: is tried out.
         data: gets the size of a part.
-        parts: as many as a run that continues was begun with; None: try.
+        parts: their number in a run that is resumed; None: find it.
     """
     device = trainer.strategy.root_device
     whole = data.batch_size
@@ -98,7 +98,7 @@ def accumulate_to_fit(trainer: pl.Trainer, classifier: Classifier, data: DefectD
         averages = any(isinstance(c, pl.callbacks.WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
         exchanges = trainer.strategy.launcher is not None
         trial = (classifier, data, device, str(trainer.precision), averages + exchanges)
-        if exchanges:  # this process keeps no memory of a GPU on which one of those that train will need all of it
+        if exchanges:  # in a process that ends: one that trains will need all the memory of this GPU
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 parts = pool.submit(_find_steps, *trial).result()
         else:
@@ -106,7 +106,7 @@ def accumulate_to_fit(trainer: pl.Trainer, classifier: Classifier, data: DefectD
     trainer.accumulate_grad_batches = parts = parts or 1
     data.batch_size = math.ceil(whole / parts)
     if data.batch_size < whole:
-        if trainer.limit_train_batches == 1.0:  # as many steps as whole batches make: the schedule is laid out for them
+        if trainer.limit_train_batches == 1.0:  # as many steps as with whole batches, for the schedule
             images = len(data.find_rows("train")) // trainer.world_size
             trainer.limit_train_batches = max(1, images // whole) * parts
         log.warning(

@@ -1,7 +1,8 @@
-"""What happens beside the training: the progress bar and the speed."""
+"""Lightning callbacks: seeds, moving average, finetuning, progress and speed; and the check of the training losses."""
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from alu_defects.errors import UserError, check_choice
 from alu_defects.models.backbone import classifiers
-from alu_defects.runs.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Throughput(Callback):
     """Logs `train/images_per_second`, validation not counted, and `train/seconds` of the epoch with it."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start timing."""
         self.started = self.ended = time.perf_counter()
         self.images = 0
 
@@ -42,8 +42,8 @@ class Throughput(Callback):
         pl_module.log("train/seconds", time.perf_counter() - self.started)
 
 
-class Reseed(Callback):
-    """Seeds dropout and what else draws from PyTorch again at each epoch, so that a resumed run draws as it would have.
+class EpochSeed(Callback):
+    """Seeds PyTorch at each epoch, so that a resumed run draws the same numbers (dropout, say) as an uninterrupted one.
 
     Args:
         seed: of the run.
@@ -79,10 +79,10 @@ class EMA(EMAWeightAveraging):
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Lightning's, but a run that is resumed after it had stopped does not continue."""
+    """Lightning's early stopping, but a run that had stopped trains no further when it is resumed."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop if the patience has run out already."""
+        """Stop if the patience has already run out."""
         super().on_train_start(trainer, pl_module)
         if self.wait_count >= self.patience:
             trainer.should_stop = True
@@ -91,16 +91,16 @@ class EarlyStopping(LightningEarlyStopping):
 class Finetuning(Callback):
     """Trains the classifier alone for some epochs, then the whole network.
 
-    The rest of the network is frozen meanwhile: no gradients, and the statistics of its batch norms are used and not
-    changed. (Lightning's `freeze` sets `track_running_stats=False`, which trains with those of the batch.) Nothing is
-    stored, the number of the epoch decides; the optimizer has all weights from the start, and does not change those
-    without gradients.
+    The rest of the network is frozen meanwhile: it has no gradients, and its batch norms use their statistics without
+    changing them. (Lightning's `freeze` sets `track_running_stats=False`, which trains with those of the batch.) Only
+    the number of the epoch decides, so a checkpoint stores nothing; the optimizer has all weights from the start, and
+    does not change those without gradients.
 
     Args:
-        frozen_epochs: in which only the classifier learns.
+        frozen_epochs: epochs in which only the classifier learns.
 
     Raises:
-        UserError: no whole number from 1 on.
+        UserError: `frozen_epochs` is not a whole number of 1 or more.
     """
 
     def __init__(self, frozen_epochs: int) -> None:
@@ -109,7 +109,7 @@ class Finetuning(Callback):
         self.frozen_epochs = frozen_epochs
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out what is frozen: what would learn otherwise, except for the classifier."""
+        """Find what is to be frozen: everything that learns, except the classifier."""
         backbone: nn.Module = pl_module.backbone  # type: ignore[assignment]
         classifier = {id(part) for head in classifiers(backbone) for part in (*head.parameters(), *head.modules())}
         self.weights = [p for p in backbone.parameters() if p.requires_grad and id(p) not in classifier]
@@ -134,49 +134,49 @@ class Finetuning(Callback):
                     optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
 
 
-class Startup(Callback):
-    """Takes the time of what happens before the second training step, and writes it into run.json.
+class StartupTimer(Callback):
+    """Measures the stages of a run until its first training step ends, and records them as `startup`.
 
     Args:
-        run: whose training starts.
+        record: writes entries into run.json.
         since: when the first stage began, by `time.perf_counter`.
     """
 
-    def __init__(self, run: Run, since: float) -> None:
-        self.run, self.last = run, since
+    def __init__(self, record: Callable[..., None], since: float) -> None:
+        self.record, self.stage_began = record, since
         self.seconds: dict[str, float] = {}
 
-    def lap(self, stage: str) -> None:
-        """End a stage, which began with the end of the one before."""
+    def end_stage(self, stage: str) -> None:
+        """End a stage and begin the next."""
         now = time.perf_counter()
-        self.seconds[stage], self.last = round(now - self.last, 2), now
+        self.seconds[stage], self.stage_began = round(now - self.stage_began, 2), now
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End the last stage."""
         if trainer.is_global_zero and "first step" not in self.seconds:
-            self.lap("first step")
-            self.run.update(startup=self.seconds)
+            self.end_stage("first step")
+            self.record(startup=self.seconds)
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, without the numbers of the last epoch: `EpochLines` shows them.
+    """Lightning's rich progress bar, without the metrics of the previous epoch: `EpochLines` shows them.
 
-    It counts epochs from 1, as that does.
+    Both count epochs from 1.
     """
 
     def _get_train_description(self, current_epoch: int) -> str:
         text = f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
-        return f"{text:{len(self.validation_description)}}"  # as long as the other text: the bar stays where it is
+        return f"{text:{len(self.validation_description)}}"  # both texts have one length: the bar does not move
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What stands behind the bar."""
+        """No metrics behind the bar."""
         return {}
 
 
 class EpochLines(Callback):
-    """Leaves one line an epoch on the screen: losses, validation metrics and speed."""
+    """Prints one line for each epoch: losses, validation metrics and speed."""
 
     PARTS: ClassVar = {
         "train/loss": "loss {:.3f}",
@@ -187,17 +187,17 @@ class EpochLines(Callback):
     }
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the epoch before, whose metrics are complete only now."""
-        if "val/loss" in trainer.callback_metrics:
-            self._show(trainer, trainer.current_epoch)
+        """Show the previous epoch, whose metrics are complete only now."""
+        self._show(trainer, trainer.current_epoch)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the last epoch."""
-        if "val/loss" in trainer.callback_metrics:
-            self._show(trainer, trainer.current_epoch)
+        self._show(trainer, trainer.current_epoch)
 
     def _show(self, trainer: Trainer, epochs: int) -> None:
         metrics = trainer.callback_metrics
+        if "val/loss" not in metrics:
+            return
         parts = [text.format(float(metrics[name])) for name, text in self.PARTS.items() if name in metrics]
         line = "  ".join([f"epoch {epochs:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}", *parts])
         bar = trainer.progress_bar_callback
@@ -208,79 +208,77 @@ class EpochLines(Callback):
 
 
 ON_NONFINITE = ("error", "skip")
-SHOWN_IMAGES = 8  # images
+MAX_SHOWN_IMAGES = 8  # in a message
 
 
-class LossWatch:
-    """Looks at the losses of the training steps.
+class NonfiniteCheck:
+    """Checks that the losses of the training steps are finite.
 
     Args:
-        on_nonfinite: `error` stops at one that is NaN or infinite; `skip` leaves the step out, which makes a GPU wait
-            at each.
-        most: steps that are excluded before that is an error too.
+        on_nonfinite: `error` stops at a loss that is NaN or infinite; `skip` makes no step with it, for which a GPU
+            must wait at each step.
+        max_nonfinite: so many steps may be skipped.
 
     Attributes:
-        skipped: steps that were excluded so far.
+        skipped_steps: so far.
 
     Raises:
         UserError: another word, or a number below 0.
     """
 
-    def __init__(self, on_nonfinite: str, most: int) -> None:
+    def __init__(self, on_nonfinite: str, max_nonfinite: int) -> None:
         check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
-        if most < 0:
-            raise UserError(f"max_nonfinite={most} must be 0 or more")
-        self.skip, self.most, self.skipped = on_nonfinite == "skip", most, 0
-        self._unseen: list[tuple[int, Tensor, Tensor]] = []
+        if max_nonfinite < 0:
+            raise UserError(f"max_nonfinite={max_nonfinite} must be 0 or more")
+        self.skip, self.max_nonfinite, self.skipped_steps = on_nonfinite == "skip", max_nonfinite, 0
+        self._pending: list[tuple[int, Tensor, Tensor]] = []
 
-    def usable(self, loss: Tensor, index: Tensor, trainer: Trainer, batch: int) -> bool:
-        """Whether the step with this loss is to be made.
+    def is_usable(self, loss: Tensor, index: Tensor, trainer: Trainer, batch: int) -> bool:
+        """Whether to make the step with this loss; without `skip`, several losses are checked together.
 
         Args:
             loss: scalar, detached.
             index: catalog rows of its images.
-            trainer: where it is in the training, and the catalog.
+            trainer: has the number of the epoch and the catalog.
             batch: number in the epoch.
 
         Raises:
-            UserError: it, or one of before, is not finite, or too many were not.
+            UserError: this loss or an earlier one is not finite, or too many steps were skipped.
         """
-        self._unseen.append((batch, loss, index))
-        at_once = 1 if self.skip else _at_once(loss)
-        return len(self._unseen) < at_once or self.look(trainer)
+        self._pending.append((batch, loss, index))
+        return len(self._pending) < (1 if self.skip else _steps_between_checks(loss)) or self.check_pending(trainer)
 
-    def look(self, trainer: Trainer) -> bool:
-        """Whether those that were not looked at yet are finite; before anything is saved they must be.
+    def check_pending(self, trainer: Trainer) -> bool:
+        """Whether the losses that were not checked yet are finite; nothing may be saved before.
 
         Raises:
-            UserError: see `usable`.
+            UserError: see `is_usable`.
         """
-        unseen, self._unseen = self._unseen, []
-        finite = stack([loss for _, loss, _ in unseen]).isfinite().tolist() if unseen else []
+        pending, self._pending = self._pending, []
+        finite = stack([loss for _, loss, _ in pending]).isfinite().tolist() if pending else []
         if all(finite):
             return True
-        batch, loss, index = unseen[finite.index(False)]
+        batch, loss, index = pending[finite.index(False)]
         where = f"epoch {trainer.current_epoch + 1}, batch {batch + 1} of {trainer.num_training_batches}"
         paths = trainer.datamodule.catalog["path"].iloc[index.tolist()].tolist()  # type: ignore[attr-defined]
-        more = f" and {len(paths) - SHOWN_IMAGES} more" if len(paths) > SHOWN_IMAGES else ""
-        images = f"images {', '.join(paths[:SHOWN_IMAGES])}{more}"
+        more = f" and {len(paths) - MAX_SHOWN_IMAGES} more" if len(paths) > MAX_SHOWN_IMAGES else ""
+        images = f"images {', '.join(paths[:MAX_SHOWN_IMAGES])}{more}"
         if not self.skip:
             raise UserError(
                 f"the training loss is {loss.item()} in {where}; the checkpoints are as they were. "
                 "Lower optimizer.lr, cut large gradients with trainer.gradient_clip_val=1, "
-                f"or leave such steps out with on_nonfinite=skip. It came from the {images}"
+                f"or skip such steps with on_nonfinite=skip. It came from the {images}"
             )
-        self.skipped += 1
-        if self.skipped > self.most:
+        self.skipped_steps += 1
+        if self.skipped_steps > self.max_nonfinite:
             raise UserError(
-                f"the training loss is {loss.item()} in {where}, not finite for the {self.skipped}. time, and "
-                f"max_nonfinite={self.most}; the checkpoints are as they were. Lower optimizer.lr or cut large "
-                f"gradients with trainer.gradient_clip_val=1. It came from the {images}"
+                f"the training loss is {loss.item()} in {where}, not finite for the {self.skipped_steps}. time, and "
+                f"max_nonfinite={self.max_nonfinite}; the checkpoints are as they were. Lower optimizer.lr or cut "
+                f"large gradients with trainer.gradient_clip_val=1. It came from the {images}"
             )
-        log.warning("%s: the training loss is %s, step excluded; %s", where, loss.item(), images)
+        log.warning("%s: the training loss is %s, step skipped; %s", where, loss.item(), images)
         return False
 
 
-def _at_once(loss: Tensor) -> int:
-    """How many steps are looked at together: to wait for each would slow a GPU down."""
-    return 1 if loss.device.type == "cpu" else 20
+def _steps_between_checks(loss: Tensor) -> int:
+    return 1 if loss.device.type == "cpu" else 20  # waiting for the GPU at each step would slow it down

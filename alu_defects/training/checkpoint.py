@@ -1,4 +1,27 @@
-"""A checkpoint file → a classifier, with no other file and without running anything in it; and the way there."""
+"""Checkpoints: written whole or not at all, and read without running any code in them.
+
+A checkpoint alone makes its classifier. Together with the run folder it makes a resumed run end with the same bits as
+an uninterrupted one. Everything that this needs:
+
+* The order of the images depends on (seed, epoch) alone: `data.loading.EpochSampler`, which `train._train` starts at
+  the right epoch (`DefectData.first_epoch`).
+* The augmentation depends on (seed, epoch, image) alone: `data.augment.uniforms`.
+* PyTorch, from which dropout draws, is seeded at each epoch by (seed, epoch, rank): `callbacks.EpochSeed`.
+* The number of threads of each epoch is recorded and repeated: `threads.Threads`.
+* Precision and gradient accumulation, which `auto` may choose otherwise on another machine, are recorded and repeated:
+  `trainer.repeat_precision`, `accumulation.accumulate_to_fit`. So are the bits of 16-bit images: `train._train`.
+* The configuration is that of the run, except for options of the trainer: `runs.run.Run.resume`. The images must be
+  those of the run: `Run.take_catalog`.
+* A checkpoint is replaced whole or not at all: `AtomicIO`.
+* last.ckpt is written at the end of an epoch, after its validation, so that a resumed run begins with a whole epoch:
+  `last` in conf/callbacks/default.yaml. A learning-rate schedule has advanced by then: `optimization.create_scheduler`.
+* The moving average of the weights is in the checkpoint, with the weights that are trained: `callbacks.EMA`.
+* The number of skipped steps is in the checkpoint: `Classifier.on_save_checkpoint`.
+* What is frozen depends on the number of the epoch alone: `callbacks.Finetuning`.
+* A run whose patience had run out stops again: `callbacks.EarlyStopping`.
+* Metrics that were logged after the last checkpoint are in it, and are logged again: `history.History.complete`.
+* TensorBoard drops what it has of the interrupted epoch: `purge_step` in `trainer.create_loggers`.
+"""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +37,7 @@ from alu_defects import io
 from alu_defects.errors import UserError
 from alu_defects.training.module import Classifier
 
-# options of a model whose weights come from a checkpoint: nothing to download, and the file of then may be gone
+# options of a model whose weights come from a checkpoint: nothing is downloaded, and its first file may be gone
 WEIGHTS_INSIDE = {"pretrained": False, "weights": None}
 
 
@@ -38,7 +61,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_classifier(path: Path) -> Classifier:
-    """Make the classifier that a checkpoint or a model.safetensors holds, in evaluation mode on the CPU.
+    """Create the classifier in a checkpoint or a model.safetensors, in evaluation mode on the CPU.
 
     Raises:
         UserError: no such file, a file that is damaged, or one that holds something else.
@@ -46,7 +69,7 @@ def load_classifier(path: Path) -> Classifier:
     if path.suffix == ".safetensors":
         return _load_weights(path)
     content = read_checkpoint(path)
-    classifier = _make(content["hyper_parameters"], content.get("about", {}))  # older ones have none
+    classifier = _create(content["hyper_parameters"], content["about"])
     classifier.load_state_dict(content["state_dict"])
     return classifier.eval()
 
@@ -54,9 +77,12 @@ def load_classifier(path: Path) -> Classifier:
 def describe_model(
     classifier: Classifier, resize: str, bits: int, packages: Mapping[str, str], data_hash: str
 ) -> dict[str, Any]:
-    """What whoever has only the weights must know beside the hyper-parameters, all of it plain."""
+    """What the weights need beside the hyper-parameters, as plain values.
+
+    `resize` brings images to image_size; 16-bit images are divided by 2^`bits` - 1. `mean` and `std` are of images in
+    [0, 1].
+    """
     mean, std = (buffer.flatten().tolist() for buffer in (classifier.mean, classifier.std))
-    # of images in [0, 1], which `resize` has brought to image_size; 16-bit ones are divided by 2^bits - 1
     return {
         "resize": resize,
         "bits": bits,
@@ -68,7 +94,7 @@ def describe_model(
 
 
 def save_weights(classifier: Classifier, path: Path) -> None:
-    """Write the network alone as .safetensors, with the hyper-parameters and `describe_model` as JSON in its metadata."""
+    """Write the network as .safetensors, with the hyper-parameters and `describe_model` as JSON in its metadata."""
     entries = {**classifier.hparams, **classifier.about}
     tensors = {name: value.contiguous() for name, value in classifier.backbone.state_dict().items()}
     content = save(tensors, {name: json.dumps(value, ensure_ascii=False) for name, value in entries.items()})
@@ -87,25 +113,25 @@ def _load_weights(path: Path) -> Classifier:
     if missing := [name for name in known if name not in entries]:
         raise UserError(f"{path} was not written by alu_defects.train: its metadata have no {', '.join(missing)}")
     options = {name: entries.pop(name) for name in known}
-    classifier = _make(options, entries)
+    classifier = _create(options, entries)
     classifier.backbone.load_state_dict(tensors)
     return classifier.eval()
 
 
-def _make(options: Mapping[str, Any], about: dict[str, Any]) -> Classifier:
+def _create(options: Mapping[str, Any], about: dict[str, Any]) -> Classifier:
     classifier = Classifier(**{**options, "model": {**options["model"], **WEIGHTS_INSIDE}})
     classifier.about = about
     return classifier
 
 
 class AtomicIO(TorchCheckpointIO):
-    """How Lightning writes and reads checkpoints: they are replaced whole or not at all, and reading runs nothing."""
+    """How Lightning writes and reads checkpoints: they are replaced whole or not at all, and reading runs no code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint.
 
         Raises:
-            UserError: the disk does not take it; the one of before is as it was.
+            UserError: it cannot be written; the previous one is as it was.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +140,7 @@ class AtomicIO(TorchCheckpointIO):
                 _save(checkpoint, file)
         except OSError as error:
             raise UserError(
-                f"{path} cannot be written ({error.strerror}); the checkpoint of before is as it was. "
+                f"{path} cannot be written ({error.strerror}); the previous checkpoint is as it was. "
                 "Make room and continue with resume=<run>"
             ) from error
 
@@ -126,7 +152,7 @@ class AtomicIO(TorchCheckpointIO):
 def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
     try:
         torch.save(checkpoint, file)
-    except RuntimeError as error:  # of torch, which cannot end a file whose writing failed or was interrupted
+    except RuntimeError as error:  # of torch, when it cannot end a file whose writing failed or was interrupted
         cause = error.__context__
         raise (cause if isinstance(cause, (OSError, KeyboardInterrupt, SystemExit)) else error) from None
 

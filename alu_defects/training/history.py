@@ -1,4 +1,4 @@
-"""metrics.csv: one row an epoch."""
+"""metrics.csv: one row for each epoch."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,15 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from alu_defects import io
+from alu_defects.training.metrics import LOGGED_SPLITS
 
-PREFIXES = ("train/", "val/")  # what others log, such as a LearningRateMonitor, is counted in batches
+PREFIXES = tuple(f"{split}/" for split in LOGGED_SPLITS)  # a LearningRateMonitor, say, counts batches, not epochs
 
 
 class History(Logger):
-    """Collects what is logged during the fit into one table, one row an epoch.
+    """Collects what is logged during the training into one table, one row for each epoch.
 
-    Goes on with the file when a run is resumed: a row that is logged again replaces the one that was there.
+    A resumed run continues the file: an epoch that is logged again replaces its row.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +41,7 @@ class History(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | argparse.Namespace, *args: Any, **kwargs: Any) -> None:
-        """Hyper-parameters stand in config.yaml."""
+        """Hyper-parameters are in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -54,12 +55,12 @@ class History(Logger):
             self.table().to_csv(file, index=False)
 
     def complete(self, epoch: int, logged: Mapping[str, float], others: Sequence[Logger]) -> None:
-        """Log what a run had not logged any more that was killed between its checkpoint and the end of the epoch.
+        """Log the last epoch of a run that was killed after its checkpoint, but before the metrics were logged.
 
         Args:
             epoch: of the checkpoint.
-            logged: metrics in it.
-            others: loggers beside this one.
+            logged: the metrics in the checkpoint.
+            others: the other loggers of the run.
         """
         row = pd.Series(self.rows.get(epoch, {})).dropna()  # read from a table, it has every column
         missing = {key: value for key, value in logged.items() if key.startswith(PREFIXES) and key not in row}

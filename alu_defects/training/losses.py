@@ -1,20 +1,19 @@
-"""Losses: logits and class ids → a number, and logits → probabilities."""
+"""Losses: logits and class ids → a loss; logits → probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alu_defects.errors import UserError, check_choice
+from alu_defects.config import instantiate
+from alu_defects.errors import UserError
+from alu_defects.training.optimization import check_options
 
 
 class CrossEntropy(nn.Module):
-    """Softmax cross-entropy.
-
-    With class weights the mean is a weighted one: each image counts with the weight of its class.
-    """
+    """Softmax cross-entropy; with class weights each image counts with the weight of its class."""
 
     weight: Tensor | None
 
@@ -78,29 +77,21 @@ class Binary(CrossEntropy):
         return logits.sigmoid()
 
 
-LOSSES: dict[str, type[CrossEntropy]] = {"cross_entropy": CrossEntropy, "focal": Focal, "binary": Binary}
-
-
-def create_loss(
-    name: str, class_counts: Sequence[int], class_weights: str | Sequence[float] = "none", **options: Any
-) -> CrossEntropy:
-    """Make a loss.
+def create_loss(options: Mapping[str, Any], class_counts: Sequence[int]) -> CrossEntropy:
+    """Create a loss.
 
     Args:
-        name: cross_entropy, focal or binary.
+        options: `_target_` and options of a class of this module, and `class_weights`: `none`; `balanced`, inverse to
+            the class counts; or one number for each class.
         class_counts: training images of each class.
-        class_weights: `none`; `balanced`, inverse to the class counts; or one number a class.
-        options: of the loss.
 
     Raises:
-        UserError: an unknown name or option, or weights that do not fit the classes.
+        UserError: a class that is no loss, an option that it does not take, or weights that do not fit the classes.
     """
-    check_choice("loss.name", name, LOSSES)
-    weight = _weights(class_weights, class_counts)
-    try:
-        return LOSSES[name](weight=weight, **options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"loss.name={name}: {error}") from error
+    options = {"class_weights": "none", **options}
+    weight = _weights(options.pop("class_weights"), class_counts)
+    check_options("loss", CrossEntropy, options)
+    return instantiate(CrossEntropy, options, weight=weight)
 
 
 def _weights(weights: Any, counts: Sequence[int]) -> Tensor | None:

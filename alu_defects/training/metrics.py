@@ -1,23 +1,41 @@
-"""What is measured of a classifier, as a torchmetrics metric."""
+"""The metrics of a classifier."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
+LOGGED_SPLITS = ("train", "val")
 LOGGED_PER_CLASS = ("precision", "recall")
 SUMMARY_METRICS = ("accuracy", "precision", "recall", "f1")
+
+
+def precision_recall_f1(
+    hits: NDArray[Any], support: NDArray[Any], predicted: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Precision, recall and F1 of each class; NaN where there is nothing to count.
+
+    Args:
+        hits: correctly classified images of each class, (..., C).
+        support: images of the class.
+        predicted: images classified as it.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return hits / predicted, hits / support, 2 * hits / (support + predicted)
 
 
 class ClassificationMetrics(Metric):
     """Loss, confusion counts, accuracy, precision and recall of each class, and macro precision, recall and F1.
 
-    A step adds to the counts and to the loss on the device, and everything else follows from them at the end. The
-    metrics of torchmetrics count with `bincount`, and its mean looks for NaN: both make the host wait for a GPU.
+    A step adds to the counts and to the loss on the device; everything else follows from them at the end. The metrics
+    of torchmetrics count with `bincount`, and its mean looks for NaN: both make the CPU wait for the GPU.
 
-    Macro averages are over the classes that occur among labels or predictions, as in scikit-learn.
+    Macro averages are over the classes that occur among labels or predictions, and an undefined value counts as 0, as
+    in scikit-learn.
     """
 
     full_state_update = False
@@ -40,26 +58,26 @@ class ClassificationMetrics(Metric):
         self.weight += weight
 
     def compute(self) -> dict[str, Tensor]:
-        """`loss`, `SUMMARY_METRICS`, `precision_per_class`, `recall_per_class` (C,), `confusion` (C, C) with a row a label."""
-        confusion = self.confusion.view(self.num_classes, self.num_classes)
-        hits, labels, predictions = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
-        precision, recall = _ratio(hits, predictions), _ratio(hits, labels)
-        f1 = _ratio(2 * hits, labels + predictions)
-        occurs = (labels + predictions) > 0
+        """`loss`, `SUMMARY_METRICS`, `precision_per_class`, `recall_per_class` (C,) and `confusion` (C, C), on the CPU.
+
+        Rows of `confusion` are labels, columns predictions.
+        """
+        confusion = self.confusion.view(self.num_classes, self.num_classes).cpu()
+        counts = confusion.numpy()
+        hits, support, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+        precision, recall, f1 = (
+            torch.from_numpy(np.nan_to_num(values)).float() for values in precision_recall_f1(hits, support, predicted)
+        )
+        occurs = torch.from_numpy(support + predicted > 0)
         macro = {"precision": precision, "recall": recall, "f1": f1}
         return {
-            "loss": self.loss / self.weight.clamp(min=torch.finfo(torch.float32).tiny),
-            "accuracy": _ratio(hits.sum(), confusion.sum()),
+            "loss": (self.loss / self.weight.clamp(min=torch.finfo(torch.float32).tiny)).cpu(),
+            "accuracy": torch.tensor(hits.sum() / max(counts.sum(), 1), dtype=torch.float32),
             **{name: values[occurs].mean() for name, values in macro.items()},
             "precision_per_class": precision,
             "recall_per_class": recall,
             "confusion": confusion,
         }
-
-
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """0 where there is nothing, as in scikit-learn."""
-    return part / whole.clamp(min=1)
 
 
 def flat_names(values: dict[str, Any], classes: Sequence[str], prefix: str) -> dict[str, Any]:

@@ -1,91 +1,120 @@
-"""The optimizer that a configuration names."""
+"""Optimizers and learning-rate schedules, as a configuration names them."""
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from alu_defects.config import find_class, instantiate
 from alu_defects.errors import UserError, check_choice, did_you_mean
 
+INTERVALS = ("step", "epoch")
+
+
+def check_options(group: str, kind: type[Any], options: Mapping[str, Any]) -> None:
+    """Compare the options in a group of the configuration with what their class takes.
+
+    Raises:
+        UserError: the class is not allowed or of another kind, or does not take an option.
+    """
+    for name, value in options.items():
+        if name != "_target_" and not _takes(find_class(kind, options), name):
+            known = inspect.signature(find_class(kind, options)).parameters
+            raise UserError(
+                f"{group}.{name}={value}: {options['_target_']} has no such option{did_you_mean(name, known)} "
+                f"Remove it with ~{group}.{name}"
+            )
+
+
+def _takes(found: type[Any], option: str) -> bool:
+    known = inspect.signature(found).parameters
+    return option in known or any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+
 
 def create_optimizer(options: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Make an optimizer.
+    """Create an optimizer.
 
     Args:
         options: `_target_` and options of a torch optimizer. `fused` only makes it faster: it is ignored where the
             optimizer has no such option.
-        parameters: what it changes; all of them from the start, since OneCycleLR refuses groups that come later.
+        parameters: all from the start, since OneCycleLR refuses groups that are added later.
 
     Raises:
         UserError: a class that is no optimizer or not allowed, or an option that it does not take.
     """
-    known = inspect.signature(find_class(Optimizer, options)).parameters
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
-    options = {name: value for name, value in options.items() if name != "fused" or name in known or takes_all}
-    for name, value in options.items():
-        if not (name == "_target_" or name in known or takes_all):
-            raise UserError(
-                f"optimizer.{name}={value}: {options['_target_']} has no such option{did_you_mean(name, known)} "
-                f"Remove it with ~optimizer.{name}"
-            )
+    takes_fused = _takes(find_class(Optimizer, options), "fused")
+    options = {name: value for name, value in options.items() if name != "fused" or takes_fused}
+    check_options("optimizer", Optimizer, options)
     return instantiate(Optimizer, options, params=parameters)
 
 
-def constant(optimizer: Optimizer, total_steps: int, epochs: int) -> LRScheduler:
-    """The same learning rate throughout."""
-    return LambdaLR(optimizer, lambda _: 1.0)
+class OneCycle(OneCycleLR):
+    """PyTorch's OneCycleLR (Smith 2018), whose `max_lr` is the learning rate of the optimizer unless it is given.
+
+    Where its first part has one step or all of them, PyTorch divides by zero; the part is then half a step shorter.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, pct_start: float = 0.3, **options: Any) -> None:
+        if pct_start * total_steps in (1, total_steps):
+            pct_start -= 0.5 / total_steps
+        options = {"max_lr": [float(group["lr"]) for group in optimizer.param_groups], **options}
+        super().__init__(optimizer, total_steps=total_steps, pct_start=pct_start, **options)
 
 
-def step(optimizer: Optimizer, total_steps: int, epochs: int, step_epochs: int, gamma: float) -> LRScheduler:
-    """Multiply the learning rate by `gamma` every `step_epochs` epochs."""
-    per_epoch = max(1, round(total_steps / epochs))
-    return LambdaLR(optimizer, lambda done: gamma ** (done // (per_epoch * step_epochs)))
+class WarmupCosine(LambdaLR):
+    """Rise linearly for `warmup_epochs`, then fall along a cosine to `final_fraction` of the learning rate.
+
+    PyTorch's CosineAnnealingLR has no warm-up.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_steps: int, epochs: int, warmup_epochs: float, final_fraction: float
+    ) -> None:
+        warmup = round(warmup_epochs * total_steps / epochs)
+
+        def factor(done: int) -> float:
+            if done < warmup:
+                return (done + 1) / warmup
+            progress = min(1.0, (done - warmup) / max(1, total_steps - warmup))
+            return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2
+
+        super().__init__(optimizer, factor)
 
 
-def cosine(
-    optimizer: Optimizer, total_steps: int, epochs: int, warmup_epochs: float, final_fraction: float
-) -> LRScheduler:
-    """Rise linearly for `warmup_epochs`, then fall along a cosine to `final_fraction` of the learning rate."""
-    warmup = round(warmup_epochs * total_steps / epochs)
+def create_scheduler(
+    options: Mapping[str, Any], optimizer: Optimizer, total_steps: int, epochs: int
+) -> LRSchedulerConfigType:
+    """Create a learning-rate schedule, in the form that Lightning takes.
 
-    def factor(done: int) -> float:
-        if done < warmup:
-            return (done + 1) / warmup
-        progress = min(1.0, (done - warmup) / max(1, total_steps - warmup))
-        return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2
-
-    return LambdaLR(optimizer, factor)
-
-
-def one_cycle(optimizer: Optimizer, total_steps: int, epochs: int, warmup_fraction: float) -> LRScheduler:
-    """Rise to the learning rate during `warmup_fraction` of the training, then fall to almost nothing (Smith 2018)."""
-    if warmup_fraction * total_steps in (1, total_steps):  # OneCycleLR would divide by zero
-        warmup_fraction -= 0.5 / total_steps
-    peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=warmup_fraction)
-
-
-SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
-    "none": constant,
-    "step": step,
-    "cosine": cosine,
-    "one_cycle": one_cycle,
-}
-
-
-def create_scheduler(name: str, optimizer: Optimizer, total_steps: int, epochs: int, **options: Any) -> LRScheduler:
-    """Make a schedule for `total_steps` batches in `epochs` epochs.
+    Args:
+        options: `_target_` and options of a torch scheduler, and `interval`: whether it advances after each optimizer
+            step or after each epoch. `total_steps` (how often it advances) and `epochs` are filled in where the class
+            takes them and they are not given.
+        optimizer: whose learning rate it sets.
+        total_steps: optimizer steps of the run.
+        epochs: epochs of the run.
 
     Raises:
-        UserError: an unknown name, options that the schedule does not take, or an optimiser that it cannot steer.
+        UserError: a class that is no scheduler, is not allowed or needs a metric, an option that it does not take, or
+            an optimizer that it cannot control.
     """
-    check_choice("scheduler.name", name, SCHEDULES)
+    options = dict(options)
+    interval = options.pop("interval", "step")
+    check_choice("scheduler.interval", interval, INTERVALS)
+    check_options("scheduler", LRScheduler, options)
+    found = find_class(LRScheduler, options)
+    if issubclass(found, ReduceLROnPlateau):  # Lightning advances it after the checkpoint of the epoch was written
+        raise UserError(f"scheduler._target_={options['_target_']}: a run could not resume with it; take another one")
+    if options.get("step_size") == 0:  # PyTorch divides by it at the end of the first epoch
+        raise UserError(f"scheduler.step_size=0 must be 1 or more for {options['_target_']}")
+    known = {"total_steps": total_steps if interval == "step" else epochs, "epochs": epochs}
+    options = {name: value for name, value in known.items() if name in inspect.signature(found).parameters} | options
     try:
-        return SCHEDULES[name](optimizer, total_steps, epochs, **options)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f"scheduler.name={name}: {error}") from error
+        return {"scheduler": instantiate(LRScheduler, options, optimizer=optimizer), "interval": interval}
+    except ZeroDivisionError as error:
+        raise UserError(f"{options['_target_']} cannot be made from the configuration: {error}") from error

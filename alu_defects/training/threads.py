@@ -1,12 +1,12 @@
-"""How many threads PyTorch computes with: one a core where the cores are free, fewer beside other busy programs.
+"""The number of threads of PyTorch: one for each free core, fewer beside other busy programs.
 
 Two threads wait for each other some thousand times a second. Where another program takes the core of one of them, both
-stand still: training beside one busy program had a tenth of the speed that a single thread has.
+stand still: training beside one busy program had a tenth of the speed of a single thread.
 """
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -16,29 +16,28 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alu_defects.errors import UserError
-from alu_defects.runs.run import Run
 
 BUSY = ("user", "nice", "system", "irq", "softirq", "steal")  # steal: by other machines on the same hardware
 
 
 class OtherLoad:
-    """What other programs do on the processors that this one may use."""
+    """How busy other programs keep the cores that this one may use."""
 
     def __init__(self) -> None:
-        self._before = _times()
+        self._previous = _times()
 
     def busy_cores(self) -> float:
-        """How many processors other programs kept busy on average since this was last asked."""
-        before, self._before = self._before, _times()
-        elapsed, busy, own = (now - then for now, then in zip(self._before, before, strict=True))
+        """How many cores other programs kept busy on average since the previous call."""
+        previous, self._previous = self._previous, _times()
+        elapsed, busy, own = (now - then for now, then in zip(self._previous, previous, strict=True))
         return max(0.0, (busy - own) / max(elapsed, 1e-9))
 
 
 def _times() -> tuple[float, float, float]:
-    """Seconds: the time, and the processor time of all programs and of this one with its workers."""
+    """Seconds: the time, the CPU time of all programs, and that of this one with its workers."""
     times = psutil.cpu_times(percpu=True)
     cores = _cores()
-    if cores[-1] < len(times):  # else some are switched off, and it is not known which of the others these are
+    if cores[-1] < len(times):  # else some cores are off, and psutil's list does not say which
         times = [times[core] for core in cores]
     busy = sum(getattr(core, name, 0.0) for core in times for name in BUSY)
     process = psutil.Process()
@@ -46,32 +45,32 @@ def _times() -> tuple[float, float, float]:
 
 
 def _cores() -> list[int]:
-    """Numbers of the processors that this process may use."""
+    """Numbers of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(psutil.cpu_count() or 1))
 
 
 def _seconds(process: psutil.Process) -> float:
     try:
         times = process.cpu_times()
-    except psutil.NoSuchProcess:  # a worker that has just ended: its time is among that of its parent's children
+    except psutil.NoSuchProcess:  # a worker that has just ended: its parent's children_user has its time
         return 0.0
     return float(times.user + times.system + times.children_user + times.children_system)
 
 
 @cache
 def max_threads() -> int:
-    """As many threads as PyTorch takes by itself: a core each, or OMP_NUM_THREADS."""
+    """PyTorch's own number of threads: one for each core, or OMP_NUM_THREADS."""
     return torch.get_num_threads()
 
 
 def choose_threads(threads: int | str, load: OtherLoad) -> int:
-    """The number of threads for `trainer.threads`: a number is itself, auto leaves busy cores to other programs."""
+    """The number of threads that `trainer.threads` means; auto leaves busy cores to other programs."""
     busy = load.busy_cores()
     return threads if isinstance(threads, int) else max(1, min(max_threads(), round(len(_cores()) - busy)))
 
 
 def check_threads(threads: Any) -> None:
-    """Refuse a number of threads that cannot be.
+    """Check `trainer.threads`.
 
     Raises:
         UserError: neither auto nor a whole number of 1 or more.
@@ -81,36 +80,37 @@ def check_threads(threads: Any) -> None:
 
 
 def set_threads(threads: int | str) -> None:
-    """Compute with `trainer.threads` from now on, for measurements; auto is `max_threads` then, whatever else is running."""
+    """Compute with `trainer.threads` from now on; auto is `max_threads`, so that measurements can be compared."""
     check_threads(threads)
     torch.set_num_threads(threads if isinstance(threads, int) else max_threads())
 
 
 @contextmanager
 def restore_threads() -> Iterator[None]:
-    """Give PyTorch back the number of threads that it had."""
-    max_threads()  # remembers what PyTorch takes by itself, before anything changes it
-    before = torch.get_num_threads()
+    """Restore PyTorch's number of threads at the end."""
+    max_threads()  # remembers PyTorch's own number before anything changes it
+    number = torch.get_num_threads()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(number)
 
 
 class Threads(Callback):
-    """Sets the number of threads at the start of each epoch, and writes it into run.json.
+    """Sets the number of threads at the start of each epoch, and records it as `threads`.
 
-    The number changes sums in their last bits: a run that resumes repeats the numbers that are written there.
+    The number changes sums in their last bits, so a resumed run repeats the recorded numbers.
 
     Args:
-        threads: a number, or auto: chosen again for each epoch by what other programs did during the previous one. Not
-            on a GPU, and not for several processes, whose number of threads is Lightning's.
-        run: whose run.json it is, and which has just started: the first epoch is chosen by what others do until then.
+        threads: a number, or auto: chosen for each epoch by how busy other programs were during the previous one (for
+            the first epoch: since this object was created). On a GPU and in several processes auto changes nothing.
+        record: writes entries into run.json.
+        recorded: of the epochs of a run that is resumed.
     """
 
-    def __init__(self, threads: int | str, run: Run) -> None:
-        self.threads, self.run, self.load = threads, run, OtherLoad()
-        self.of_epochs: list[int] = run.status().get("threads", [])
+    def __init__(self, threads: int | str, record: Callable[..., None], recorded: Sequence[int] = ()) -> None:
+        self.threads, self.record, self.load = threads, record, OtherLoad()
+        self.of_epochs = list(recorded)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose for this epoch."""
@@ -123,4 +123,4 @@ class Threads(Callback):
         torch.set_num_threads(chosen)
         self.of_epochs = [*self.of_epochs[:epoch], chosen]
         if trainer.is_global_zero:
-            self.run.update(threads=self.of_epochs)
+            self.record(threads=self.of_epochs)

@@ -16,7 +16,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
@@ -27,8 +27,8 @@ from alu_defects.errors import UserError, did_you_mean, reraise_user_errors
 from alu_defects.training import threads
 from alu_defects.training.callbacks import Finetuning
 from alu_defects.training.checkpoint import AtomicIO
-from alu_defects.training.metrics import LOGGED_PER_CLASS, SUMMARY_METRICS
-from alu_defects.training.module import STAGES, Classifier
+from alu_defects.training.metrics import LOGGED_PER_CLASS, LOGGED_SPLITS, SUMMARY_METRICS
+from alu_defects.training.module import Classifier
 
 log = logging.getLogger(__name__)
 
@@ -42,33 +42,13 @@ def check_trainer(options: Mapping[str, Any], callbacks: Mapping[str, Any], on_n
             in a way that does not work, or what `create_trainer` refuses.
     """
     check_precision(options["precision"])
-    threads.check_threads(options.get("threads", "auto"))
+    threads.check_threads(options["threads"])
     if on_nonfinite == "skip" and options["strategy"] != "auto":
         raise UserError(
             "on_nonfinite=skip works in one process; with trainer=ddp take on_nonfinite=error and, against large "
             "gradients, trainer.gradient_clip_val=1"
         )
-    for name, entry in callbacks.items():
-        target = str((entry or {}).get("_target_"))
-        if target.startswith("lightning.") and target.endswith("BackboneFinetuning"):
-            raise UserError(
-                f"callbacks.{name}._target_={target} freezes the classifier, too, which is inside the backbone; "
-                "give callbacks=[default,finetuning] instead, which trains it first"
-            )
-        if target == f"{Finetuning.__module__}.{Finetuning.__qualname__}" and options["strategy"] != "auto":
-            raise UserError(
-                f"callbacks.{name} works in one process: several would wait for the gradients of what is "
-                "frozen; remove trainer=ddp, or finetuning from callbacks"
-            )
-    if not {"best", "last"} <= set(callbacks):
-        raise UserError(
-            "callbacks must hold best and last, as callbacks=[default] does; a run is judged by its best epoch"
-        )
-    monitors = [f"val/{name}" for name in ("loss", *SUMMARY_METRICS)]
-    monitor = str(callbacks["best"]["monitor"])
-    if monitor not in monitors and not monitor.startswith(tuple(f"val/{name}/" for name in LOGGED_PER_CLASS)):
-        hint = did_you_mean(monitor, monitors)
-        raise UserError(f"callbacks.best.monitor={monitor} is not logged{hint} There are: {', '.join(monitors)}")
+    _check_callbacks(callbacks, options["strategy"] != "auto")
     if options["check_val_every_n_epoch"] > options["max_epochs"]:
         raise UserError("trainer.check_val_every_n_epoch is above trainer.max_epochs: no epoch would be validated")
     launcher = create_trainer(options, callbacks, [], nn.Identity()).strategy.launcher
@@ -80,18 +60,40 @@ def check_trainer(options: Mapping[str, Any], callbacks: Mapping[str, Any], on_n
         )
 
 
+def _check_callbacks(callbacks: Mapping[str, Any], several_processes: bool) -> None:
+    for name, entry in callbacks.items():
+        target = str((entry or {}).get("_target_"))
+        if target.startswith("lightning.") and target.endswith("BackboneFinetuning"):
+            raise UserError(
+                f"callbacks.{name}._target_={target} freezes the classifier, too, which is inside the backbone; "
+                "give callbacks=[default,finetuning] instead, which trains it first"
+            )
+        if target == f"{Finetuning.__module__}.{Finetuning.__qualname__}" and several_processes:
+            raise UserError(
+                f"callbacks.{name} works in one process: several would wait for the gradients of what is "
+                "frozen; remove trainer=ddp, or finetuning from callbacks"
+            )
+    if not {"best", "last"} <= set(callbacks):
+        raise UserError("callbacks must hold best and last, as callbacks=[default] does; the best epoch is evaluated")
+    monitors = [f"val/{name}" for name in ("loss", *SUMMARY_METRICS)]
+    monitor = str(callbacks["best"]["monitor"])
+    if monitor not in monitors and not monitor.startswith(tuple(f"val/{name}/" for name in LOGGED_PER_CLASS)):
+        hint = did_you_mean(monitor, monitors)
+        raise UserError(f"callbacks.best.monitor={monitor} is not logged{hint} There are: {', '.join(monitors)}")
+
+
 def _with_modes(callbacks: Mapping[str, Any]) -> dict[str, Any]:
-    """The callbacks, with min or max instead of `mode: auto` or none: a loss is best where it is low, others high.
+    """The callbacks with min or max instead of `mode: auto` or none: the best loss is low, all other metrics high.
 
     Raises:
-        UserError: a mode that would keep the worst epoch, or auto for a metric that is not ours.
+        UserError: a mode that would keep the worst epoch, or none for a metric that is not ours.
     """
     found = dict(callbacks)
     for name, entry in callbacks.items():
         if entry and entry.get("monitor") and "mode" in signature(find_class(pl.Callback, entry)).parameters:
             monitor, mode = str(entry["monitor"]), entry.get("mode") or "auto"
             split, _, metric = monitor.partition("/")
-            ours = split in STAGES and metric.split("/")[0] in ("loss", *SUMMARY_METRICS)
+            ours = split in LOGGED_SPLITS and metric.split("/")[0] in ("loss", *SUMMARY_METRICS)
             best = "min" if metric == "loss" else "max"
             if ours and mode not in (best, "auto"):
                 raise UserError(
@@ -104,7 +106,7 @@ def _with_modes(callbacks: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def single_device(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options for an evaluation, which counts each image once: the first device of those that are asked for."""
+    """The options for an evaluation, which counts each image once: the first of the devices."""
     devices = options.get("devices", 1)
     if isinstance(devices, str) and "," in devices:  # as Lightning takes it
         devices = [int(number) for number in devices.split(",") if number.strip()]
@@ -118,17 +120,17 @@ def create_trainer(
     network: nn.Module,
     folder: Path | None = None,
 ) -> pl.Trainer:
-    """Make the trainer.
+    """Create the trainer.
 
     Args:
-        options: of lightning.pytorch.Trainer, and `threads`, which is not for it. `precision: auto` is what
-            `trainer.choose_precision` says, `benchmark: auto` tries the convolutions of cuDNN unless they must be
-            deterministic, and `accumulate_grad_batches: auto` is 1 until `accumulate_to_fit` has tried.
+        options: of lightning.pytorch.Trainer, and `threads`, which is ignored. `precision: auto` is that of
+            `choose_precision`, `benchmark: auto` lets cuDNN try its convolutions unless they must be deterministic, and
+            `accumulate_grad_batches: auto` is 1 until `accumulate_to_fit` has tried.
         callbacks: name → `_target_` and options; an entry that is null is skipped. `mode: auto` is min or max,
             whichever is best for its `monitor`.
-        loggers: where metrics go.
-        network: that is to be trained or evaluated.
-        folder: where callbacks that name no folder write; None: nowhere.
+        loggers: of `create_loggers`, say.
+        network: to be trained or evaluated.
+        folder: where callbacks without a folder of their own write; None: nowhere.
 
     Raises:
         UserError: a device that is not there, or options that Lightning does not take.
@@ -137,7 +139,7 @@ def create_trainer(
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
     # worker processes would only copy images that are in memory already
     warnings.filterwarnings("ignore", message=".*does not have many workers")
-    # that of a run that is resumed; another is never written into
+    # of a resumed run; no other folder is written into
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # on_nonfinite=skip says so itself
     warnings.filterwarnings("ignore", message=".*`training_step` returned `None`")
@@ -153,8 +155,8 @@ def create_trainer(
     if options.get("accumulate_grad_batches") == "auto":
         options["accumulate_grad_batches"] = 1
     entries = _with_modes(callbacks).values()
-    # each command is a training of its own: Lightning would take it for a part of a SLURM job, as whose first process
-    # alone it would log, and into which it would load any hpc_ckpt_*.ckpt that lies in its folder
+    # Inside a SLURM allocation Lightning would take this process for one of a distributed job: only the first would
+    # log, and any hpc_ckpt_*.ckpt in the working directory would be loaded.
     rank_zero_only.rank = 0  # type: ignore[attr-defined]
     try:
         instances = [instantiate(pl.Callback, entry) for entry in entries if entry is not None]
@@ -173,16 +175,46 @@ def create_trainer(
         raise UserError(f"trainer: {error}") from error
 
 
+def create_loggers(entries: Mapping[str, Any], folder: Path, first_epoch: int) -> list[Logger]:
+    """Create the loggers of a configuration.
+
+    Args:
+        entries: name → `_target_` and options; an entry that is null is skipped.
+        folder: of the run; a logger without a `save_dir` writes into a folder of its name there.
+        first_epoch: above 0 for a resumed run; TensorBoard drops what it has of this epoch and later ones.
+
+    Raises:
+        UserError: a class that is no logger or not allowed, an option that it does not take, or a package that is not
+            installed.
+    """
+    loggers = []
+    for name, entry in entries.items():
+        if entry is None:
+            continue
+        found, options = find_class(Logger, entry), dict(entry)  # type: ignore[type-abstract]
+        if "save_dir" in signature(found).parameters:
+            options.setdefault("save_dir", str(folder / name))
+        if issubclass(found, TensorBoardLogger):
+            options["purge_step"] = first_epoch
+        try:
+            loggers.append(instantiate(Logger, options))  # type: ignore[type-abstract]
+        except UserError as error:
+            if isinstance(error.__cause__, ImportError):
+                raise UserError(f"logger={name}: {error.__cause__}; or pip install 'alu-defects[{name}]'") from error
+            raise
+    return loggers
+
+
 class GpuMemoryError(UserError):
     """A training step needs more memory than the GPU has."""
 
 
 def fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, resumed_from: Path | None) -> None:
-    """Train, and leave no process behind: those of ddp_spawn would train on when a signal ends this one.
+    """Train, and leave no process behind: those of ddp_spawn would continue when a signal ends this one.
 
     Raises:
-        UserError: also that of one of them.
-        GpuMemoryError: the memory of a GPU is too small, or something else has taken it.
+        UserError: also that of another process.
+        GpuMemoryError: the memory of a GPU is too small, or other programs use it.
     """
     try:
         with reraise_user_errors():
@@ -190,7 +222,7 @@ def fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, resumed_f
     except UserError:
         raise
     except Exception as error:
-        # that of another process comes as the text of its traceback
+        # the error of another process comes as the text of its traceback
         if not isinstance(error, torch.OutOfMemoryError) and f"{torch.OutOfMemoryError.__name__}: " not in str(error):
             raise
         size, parts = data.batch_size, trainer.accumulate_grad_batches
@@ -202,10 +234,10 @@ def fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, resumed_f
 
 
 def should_compile(compile: bool | str, options: Mapping[str, Any]) -> bool:
-    """Whether the training step is compiled, given true, false or auto: on a GPU, where there is a compiler.
+    """Whether the training step is compiled; auto: on a GPU, if there is a C++ compiler.
 
     Raises:
-        UserError: another word, or true where there is no compiler that torch.compile could use.
+        UserError: not true, false or auto, or true without a C++ compiler.
     """
     if compile not in (True, False, "auto"):
         raise UserError(f"compile={compile} is not true, false or auto")
@@ -217,22 +249,22 @@ def should_compile(compile: bool | str, options: Mapping[str, Any]) -> bool:
     if compile == "auto":
         log.info("compile=auto: there is no C++ compiler (%s), so nothing is compiled", ", ".join(compilers))
         return False
-    raise UserError(f"compile={compile} needs a C++ compiler ({', '.join(compilers)}); install one or leave it out")
+    raise UserError(
+        f"compile={compile} needs a C++ compiler ({', '.join(compilers)}); install one, or give compile=false"
+    )
 
 
-def with_run_precision(options: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run that continues, in the precision that was chosen for it on the machine where it began."""
+def repeat_precision(options: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with the recorded precision of a run instead of auto, which another machine may choose otherwise."""
     return {**options, "precision": status.get("precision", "auto")} if options["precision"] == "auto" else {**options}
 
 
-# Products that an output value of a layer sums up, as the mean over the layers. On two cores with native bf16, training
+# Products summed up in an output value of a layer, as the mean over the layers. On two cores with native bf16, training
 # with bf16-mixed was 1.35 times as fast as fp32 for Inception V4 (1,138 products), 1.84 for Xception (359) and 0.85 for
 # ShuffleNet-V2 (109), whose layers move numbers more than they multiply.
 MIN_PRODUCTS = 300
 
-
-# what the network computes in; it could not be trained in Lightning's other ones, such as bf16-true: its statistics and
-# metrics are float32
+# Lightning's others, such as bf16-true, do not work: batch statistics and metrics are float32.
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
@@ -246,22 +278,13 @@ def check_precision(precision: str | int) -> None:
         raise UserError(f"trainer.precision={precision} is not supported. There are: {', '.join(PRECISIONS)}")
 
 
-def allow_tf32(device: torch.device) -> None:
-    """Let a GPU multiply matrices in TF32 where they are not bf16 already; to be called in each process.
-
-    It moves augmented images of 400 pixels by 0.1 pixel at most.
-    """
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-
-
 def choose_precision(network: nn.Module, accelerator: str) -> str:
-    """The precision of `trainer.precision=auto`: bf16-mixed where there are instructions for it, else 32-true.
+    """The precision of `trainer.precision=auto`: bf16-mixed on a device with instructions for it, else 32-true.
 
-    On a processor the network must be heavy enough to gain.
+    On a CPU also the network must be heavy enough, see `MIN_PRODUCTS`.
 
     Args:
-        network: that is to be trained or evaluated.
+        network: to be trained or evaluated.
         accelerator: of the trainer.
     """
     kind = device_type(accelerator)
@@ -270,7 +293,7 @@ def choose_precision(network: nn.Module, accelerator: str) -> str:
 
 
 def device_type(accelerator: str) -> str:
-    """What a trainer takes for its `accelerator`: cuda, cpu, or the word itself for what we know nothing of."""
+    """The kind of device of an `accelerator` of the trainer: cuda, mps, cpu, or an unknown word itself."""
     if accelerator in ("auto", "gpu", "cuda") and CUDAAccelerator.is_available():
         return "cuda"
     if accelerator in ("auto", "gpu", "mps") and MPSAccelerator.is_available():
@@ -279,19 +302,19 @@ def device_type(accelerator: str) -> str:
 
 
 def native_bf16(device_type: str) -> bool:
-    """Whether a kind of device has instructions for bf16; emulated, it takes twice the time of fp32 on a processor."""
+    """Whether a kind of device has instructions for bf16; emulated on a CPU it takes twice the time of fp32."""
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device_type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def computes_on(accelerator: str, precision: str | int) -> str:
-    """The kind of device, with whether it has bf16 where `precision` is auto: what else but the network decides it."""
+    """The kind of device; where `precision` is auto, also whether it has bf16, which decides the precision."""
     kind = device_type(accelerator)
     return f"{kind} with bf16" if precision == "auto" and native_bf16(kind) else kind
 
 
 def mean_products(network: nn.Module) -> float:
-    """How many products an output value sums up, as the mean over the convolutions and linear layers."""
+    """Products summed up in an output value, as the mean over the convolutions and linear layers."""
     layers = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     return mean(weight[0].numel() for weight in layers) if layers else 0.0

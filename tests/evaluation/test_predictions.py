@@ -10,7 +10,7 @@ from alu_defects.config import compose
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 from alu_defects.evaluation import predictions
-from alu_defects.reports import terminal
+from alu_defects.reports import evaluation_report, terminal
 from alu_defects.train import train
 from alu_defects.training.module import Classifier
 
@@ -33,7 +33,7 @@ def classifier(data: DefectData) -> Classifier:
         classes=data.classes,
         class_counts=data.class_counts(),
         image_size=32,
-        loss={"name": "cross_entropy"},
+        loss={"_target_": "alu_defects.training.losses.CrossEntropy"},
         optimizer={},
         scheduler={},
     )
@@ -66,25 +66,25 @@ def compare_with_scikit_learn(folder: Path, split: str) -> None:
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_metrics_are_those_of_scikit_learn(data, classifier, tmp_path, split):
+def test_metrics_equal_scikit_learn(data, classifier, tmp_path, split):
     result = predictions.evaluate(classifier, data, split, TRAINER)
     assert len(result.predictions) == (data.catalog["split"] == split).sum()
-    predictions.write_evaluation(result, tmp_path, {split: result.metrics})
+    evaluation_report.write_evaluation(result, tmp_path, {split: result.metrics})
     compare_with_scikit_learn(tmp_path, split)
 
 
-def test_metrics_are_those_of_scikit_learn_when_a_class_is_never_predicted(data, classifier, tmp_path):
+def test_metrics_equal_scikit_learn_for_a_class_that_is_never_predicted(data, classifier, tmp_path):
     with torch.no_grad():
         classifier.backbone.get_classifier().bias[1] = -20.0
     result = predictions.evaluate(classifier, data, "test", TRAINER)
     assert data.classes[1] not in set(result.predictions["prediction"])
     assert result.metrics["per_class"][data.classes[1]] == {"precision": 0.0, "recall": 0.0}
-    predictions.write_evaluation(result, tmp_path, {"test": result.metrics})
+    evaluation_report.write_evaluation(result, tmp_path, {"test": result.metrics})
     compare_with_scikit_learn(tmp_path, "test")
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_a_partial_evaluation_is_noted_and_stays_in_the_order_of_the_catalog(data, classifier, split):
+def test_partial_evaluation_has_a_note_and_catalog_order(data, classifier, split):
     result = predictions.evaluate(classifier, data, split, {**TRAINER, f"limit_{split}_batches": 1})
     total = len(data.find_rows(split))
     assert result.note == f"partial evaluation: 5 of {total} {split} images"
@@ -100,19 +100,19 @@ def test_a_partial_evaluation_is_noted_and_stays_in_the_order_of_the_catalog(dat
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_an_evaluation_of_no_batches_is_refused(data, classifier, split):
+def test_evaluation_without_batches_is_an_error(data, classifier, split):
     with pytest.raises(UserError, match=rf"trainer\.limit_{split}_batches=0 leaves no {split} images"):
         predictions.evaluate(classifier, data, split, {**TRAINER, f"limit_{split}_batches": 0})
 
 
-def test_the_folder_is_printed_without_the_way_to_it(data, classifier, tmp_path, capsys):
+def test_printed_folder_is_resolved(data, classifier, tmp_path, capsys):
     result = predictions.evaluate(classifier, data, "test", TRAINER)
     (tmp_path / "there").mkdir()
     terminal.print_run(tmp_path / "there" / ".." / "run", {"test": result.metrics, "note": ""}, result)
     assert capsys.readouterr().out.splitlines()[-1] == f"folder: {tmp_path.resolve() / 'run'}"
 
 
-def test_both_notes_stand_together(photographs, classifier):
+def test_notes_of_several_evaluations_are_joined(photographs, classifier):
     split = {"name": "paper", "test_fraction": 0.5, "seed": 0}
     data = DefectData(source="folder", root=str(photographs), image_size=32, batch_size=5, split=split, progress=False)
     limited = {**TRAINER, "limit_val_batches": 1, "limit_test_batches": 2}
@@ -123,7 +123,7 @@ def test_both_notes_stand_together(photographs, classifier):
     )
 
 
-def test_a_run_that_validates_on_a_part_says_so(small, tmp_path, capsys):
+def test_run_with_partial_validation_has_a_note(small, tmp_path, capsys):
     words = [*small, "trainer.max_epochs=1", "trainer.limit_val_batches=1", "data.batch_size=2"]
     train(compose("train", [*words, f"run_dir={tmp_path}"]))
     for folder in (tmp_path, tmp_path / "evaluation" / "val"):
@@ -132,11 +132,11 @@ def test_a_run_that_validates_on_a_part_says_so(small, tmp_path, capsys):
     assert note in capsys.readouterr().out
 
 
-def test_metrics_of_a_finished_run_are_those_of_scikit_learn(finished_run):
+def test_metrics_of_a_finished_run_equal_scikit_learn(finished_run):
     compare_with_scikit_learn(finished_run, "test")
 
 
-def test_mistakes_are_the_wrong_predictions_the_most_certain_first(data, classifier):
+def test_mistakes_are_sorted_by_confidence(data, classifier):
     result = predictions.evaluate(classifier, data, "test", TRAINER)
     wrong = result.mistakes
     assert len(wrong) == (result.predictions["label"] != result.predictions["prediction"]).sum() > 0
@@ -147,14 +147,14 @@ def test_mistakes_are_the_wrong_predictions_the_most_certain_first(data, classif
 
 
 @pytest.mark.parametrize("weights", ["balanced", [1.0, 0.2, 5.0]])
-def test_the_weighted_loss_of_a_split_does_not_depend_on_the_batch_size(data, photographs, weights):
+def test_weighted_loss_does_not_depend_on_the_batch_size(data, photographs, weights):
     torch.manual_seed(0)
     classifier = Classifier(
         model={"name": "shufflenet", "width": 0.5},
         classes=data.classes,
         class_counts=[4, 30, 6],
         image_size=32,
-        loss={"name": "cross_entropy", "class_weights": weights},
+        loss={"_target_": "alu_defects.training.losses.CrossEntropy", "class_weights": weights},
         optimizer={},
         scheduler={},
     )
@@ -164,3 +164,18 @@ def test_the_weighted_loss_of_a_split_does_not_depend_on_the_batch_size(data, ph
         found.append(predictions.evaluate(classifier, data, "test", TRAINER).metrics["loss"])
     data.batch_size = 5
     assert found == pytest.approx([found[0]] * 4, rel=1e-5)
+
+
+def test_predict_step_removes_fillers(data, classifier):
+    batch = {
+        "image": torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8),
+        "label": torch.zeros(5, dtype=torch.int64),
+        "index": torch.tensor([7, 3, 5, -1, -1]),
+    }
+    classifier.eval()
+    with torch.no_grad():
+        index, logits = classifier.predict_step({**batch, "filler": 2}, 0)
+        assert index.tolist() == [7, 3, 5]
+        torch.testing.assert_close(logits, classifier(batch["image"])[:3])
+        index, logits = classifier.predict_step({**batch, "filler": 5}, 0)
+    assert (len(index), logits.shape) == (0, (0, len(data.classes)))

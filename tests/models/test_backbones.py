@@ -87,7 +87,7 @@ def test_feature_info_finds_the_last_map(model, images):
 
 
 @torch.no_grad()
-def test_evaluation_is_deterministic_and_an_image_does_not_see_its_batch(model, images):
+def test_evaluation_is_deterministic_and_independent_of_the_batch(model, images):
     assert torch.equal(model(images), model(images))
     # in float64: random weights multiply the rounding of float32
     model, images = copy.deepcopy(model).double(), images.double()
@@ -112,7 +112,7 @@ def test_trains_and_evaluates_in_channels_last_and_bf16(model, images):
 
 
 @torch.no_grad()
-def test_smallest_image(model, case):
+def test_smallest_image_size(model, case):
     size = model.min_input_size
     assert model(torch.rand(1, 3, size, size)).isfinite().all()
     if "inception" in case:
@@ -141,7 +141,7 @@ def test_reset_classifier(model, images):
     assert torch.equal(model(images[:1]), features)
 
 
-def test_normalisation_is_that_of_the_published_weights(model, case):
+def test_normalisation_equals_the_published_weights(model, case):
     half = "inception" in case or "xception" in case
     assert model.input_mean == ((0.5, 0.5, 0.5) if half else (0.485, 0.456, 0.406))
     assert model.input_std == ((0.5, 0.5, 0.5) if half else (0.229, 0.224, 0.225))
@@ -173,7 +173,7 @@ def test_parameter_counts(name, at_1000, at_11):
         ("inceptionv4_sse", 16, 13_326),
     ],
 )
-def test_parameters_of_attention(name, reduction, extra):
+def test_parameter_counts_of_attention(name, reduction, extra):
     assert parameters(name, CLASSES, attention_reduction=reduction) - parameters("inceptionv4", CLASSES) == extra
 
 

@@ -23,19 +23,19 @@ from alu_defects.models.registry import create_backbone
         ("xcit_nano_12_p16_224", 96),  # "fixed", but takes any size
     ],
 )
-def test_a_network_is_made_for_the_image_size(name, size):
+def test_network_is_created_for_the_image_size(name, size):
     model = create_backbone(f"timm/{name}", 4, image_size=size).eval()
     assert model.min_input_size == (32 if "convnext" in name else size)
     with torch.no_grad():
         assert model(torch.rand(1, 3, size, size)).shape == (1, 4)
 
 
-def test_an_image_size_that_does_not_fit_is_refused_with_sizes_that_do():
+def test_unfit_image_size_is_an_error_with_sizes_that_fit():
     with pytest.raises(UserError, match=r"^data.image_size=112 does not fit timm/dla34; sizes that do: 96, 128, 224$"):
         create_backbone("timm/dla34", 4, image_size=112)
 
 
-def test_the_option_img_size_of_the_user_stays():
+def test_given_img_size_is_kept():
     model = create_backbone("timm/vit_tiny_patch16_224", 4, image_size=96, img_size=96)
     assert model.pos_embed.shape == create_backbone("timm/vit_tiny_patch16_224", 4, image_size=96).pos_embed.shape
     with pytest.raises(UserError, match=r"data.image_size=112 does not fit .* sizes that do: 96$"):
@@ -49,7 +49,7 @@ def test_the_option_img_size_of_the_user_stays():
         ("timm/resnet18", {"widht": 2}, "cannot be made with these options: .*widht"),
     ],
 )
-def test_other_mistakes_are_not_taken_for_one_of_the_size(name, options, message):
+def test_other_errors_do_not_name_the_image_size(name, options, message):
     with pytest.raises(UserError, match=message):
         create_backbone(name, 4, image_size=96, **options)
 
@@ -74,7 +74,7 @@ def test_published_weights_are_resized(published):
     assert torch.equal(model.blocks[0].mlp.fc1.weight, own.blocks[0].mlp.fc1.weight)
 
 
-def test_published_weights_that_cannot_be_resized_are_named_with_their_size(published):
+def test_published_weights_that_cannot_be_resized_are_an_error_with_their_size(published):
     published("levit_128s")
     create_backbone("timm/levit_128s", 4, pretrained=True, image_size=224)
     with pytest.raises(

@@ -36,21 +36,21 @@ def small(num_classes, *, pretrained=False, in_chans=3, drop_rate=0.0, depth=1):
     return model
 
 
-def test_the_backbones_of_the_paper_are_there():
+def test_backbones_of_the_paper_exist():
     assert {"inceptionv4", "inceptionv4_scse", "inceptionv4_cse", "inceptionv4_sse", "xception", "shufflenet"} <= set(
         backbone_names()
     )
     assert backbone_names() == sorted(backbone_names())
 
 
-def test_a_plug_in_may_be_a_function(plug_in):
+def test_plug_in_function(plug_in):
     plug_in.module.small = small
     plug_in(someones="someones_backbones:small")
     assert "someones" in backbone_names()
     assert create_backbone("someones", 4, depth=3, attention="sse").depth == 3
 
 
-def test_a_plug_in_may_be_a_module_that_registers(plug_in, monkeypatch):
+def test_plug_in_module_that_registers(plug_in, monkeypatch):
     """As on import: the entry point's load() runs the decorators."""
     monkeypatch.setattr(
         importlib.metadata.EntryPoint, "load", lambda _: register("someones_two")(small) and plug_in.module
@@ -61,7 +61,7 @@ def test_a_plug_in_may_be_a_module_that_registers(plug_in, monkeypatch):
     assert backbone_names() == backbone_names()  # loaded once; twice would collide
 
 
-def test_a_broken_plug_in_is_named_and_leaves_the_others(plug_in, caplog):
+def test_broken_plug_in_is_named_and_skipped(plug_in, caplog):
     plug_in.module.small = small
     plug_in(gone="no_such_package.models", someones="someones_backbones:small", xception="someones_backbones:small")
     with caplog.at_level(logging.WARNING):
@@ -72,7 +72,7 @@ def test_a_broken_plug_in_is_named_and_leaves_the_others(plug_in, caplog):
     assert "'xception' is registered already" in caplog.text
 
 
-def test_a_name_is_given_once():
+def test_names_are_unique():
     with pytest.raises(ValueError, match=r"'xception' is registered already, by alu_defects.models.xception"):
         register("xception")(small)
 
@@ -93,7 +93,7 @@ def test_a_name_is_given_once():
         ("shufflenet", {"pretrained": True, "weights": "a.pth"}, "exclude each other"),
     ],
 )
-def test_wrong_settings_are_named_with_the_fix(name, options, message):
+def test_invalid_settings_are_named_with_the_fix(name, options, message):
     with pytest.raises(UserError, match=message):
         create_backbone(name, 4, **options)
 
@@ -110,7 +110,7 @@ def test_other_channels(name, in_chans):
 
 
 @pytest.mark.parametrize("name", ["shufflenet", "xception", "inceptionv4", "timm/resnet18"])
-def test_dropout_stands_before_the_classifier(name):
+def test_dropout_is_before_the_classifier(name):
     model = create_backbone(name, 4, drop_rate=0.5).train()
     features = torch.ones(2, model.num_features, 2, 2)
     dropped = model.forward_head(features)
@@ -119,7 +119,7 @@ def test_dropout_stands_before_the_classifier(name):
     torch.testing.assert_close(logits[0], logits[1])
 
 
-def test_a_fixed_input_size_is_the_smallest():
+def test_fixed_input_size_is_the_minimum():
     assert create_backbone("timm/vit_tiny_patch16_224", 4).min_input_size == 224
     model = create_backbone("timm/vit_tiny_patch16_224", 4, img_size=64).eval()
     assert model.min_input_size == 64

@@ -40,7 +40,7 @@ def same(model, other, but):
 
 
 @pytest.mark.parametrize("file", ["inceptionv4.safetensors", "inceptionv4.pth"])
-def test_published_inception_goes_into_scse(published, file, caplog):
+def test_published_inception_weights_load_into_scse(published, file, caplog):
     with caplog.at_level(logging.INFO, logger="alu_defects"):
         model = create_backbone("inceptionv4_scse", 11, weights=published / file).eval()
     plain = create_backbone("inceptionv4", 1000, weights=str(published / file)).eval()
@@ -53,7 +53,7 @@ def test_published_inception_goes_into_scse(published, file, caplog):
         torch.testing.assert_close(model.forward_features(x), plain.forward_features(x))
 
 
-def test_same_class_count_keeps_the_classifier(tmp_path, state):
+def test_classifier_with_the_same_class_count_is_loaded(tmp_path, state):
     torch.save(state, tmp_path / "a.pt")
     assert same(create_backbone("shufflenet", 11, weights=tmp_path / "a.pt"), state, but=("none",))
 
@@ -66,14 +66,14 @@ def test_trained_attention_is_loaded(tmp_path):
     assert same(model, trained.state_dict(), but=("none",))
 
 
-def test_old_files_without_batch_counters(tmp_path, state):
+def test_files_without_batch_counters_are_loaded(tmp_path, state):
     old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "a.pth")
     assert same(create_backbone("shufflenet", 11, weights=tmp_path / "a.pth"), old, but=("none",))
 
 
 @pytest.mark.parametrize("classes", [0, 5])
-def test_another_class_count_leaves_the_classifier_new(tmp_path, state, classes):
+def test_classifier_with_another_class_count_is_not_loaded(tmp_path, state, classes):
     torch.save(state, tmp_path / "a.pth")
     model = create_backbone("shufflenet", classes, weights=tmp_path / "a.pth")
     assert same(model, state, but="fc.")
@@ -107,7 +107,7 @@ def write(request, tmp_path):
     return written
 
 
-def test_the_classifier_for_the_same_classes_is_loaded(write, state, caplog):
+def test_classifier_for_the_same_classes_is_loaded(write, state, caplog):
     with caplog.at_level(logging.INFO, logger="alu_defects"):
         model = create_backbone("shufflenet", 11, weights=write(state), classes=CLASSES)
     assert same(model, state, but=("none",))
@@ -115,7 +115,7 @@ def test_the_classifier_for_the_same_classes_is_loaded(write, state, caplog):
     assert line.endswith(f"{len(state)} of {len(state)} tensors were loaded; its classifier was loaded")
 
 
-def test_the_classifier_for_the_same_classes_in_another_order_is_reordered(write, state, caplog):
+def test_classifier_for_classes_in_another_order_is_reordered(write, state, caplog):
     with caplog.at_level(logging.INFO, logger="alu_defects"):
         model = create_backbone("shufflenet", 11, weights=write(state), classes=MIXED)
     assert same(model, state, but="fc.")
@@ -125,7 +125,7 @@ def test_the_classifier_for_the_same_classes_in_another_order_is_reordered(write
 
 
 @pytest.mark.parametrize("classes", [OTHERS, OTHERS[:3]])
-def test_a_classifier_for_other_classes_is_not_loaded(write, state, caplog, classes):
+def test_classifier_for_other_classes_is_not_loaded(write, state, caplog, classes):
     with caplog.at_level(logging.INFO, logger="alu_defects"):
         model = create_backbone("shufflenet", len(classes), weights=write(state), classes=classes)
     assert same(model, state, but="fc.")
@@ -140,7 +140,7 @@ def test_a_classifier_for_other_classes_is_not_loaded(write, state, caplog, clas
     assert "the new one stays untrained" in line
 
 
-def test_a_classifier_without_names_of_its_classes_is_loaded_by_their_number(tmp_path, state, caplog):
+def test_classifier_without_class_names_is_loaded_by_their_number(tmp_path, state, caplog):
     torch.save(state, tmp_path / "a.pth")
     with caplog.at_level(logging.INFO, logger="alu_defects"):
         model = create_backbone("shufflenet", 11, weights=tmp_path / "a.pth", classes=CLASSES)
@@ -192,7 +192,7 @@ def break_shape(state):
         (break_shape, r"1 of another shape: conv1\.0\.weight \(24, 1, 3, 3\), not \(24, 3, 3, 3\)\.$"),
     ],
 )
-def test_what_does_not_fit_is_listed_and_nothing_is_loaded(tmp_path, state, damage, message):
+def test_unfit_tensors_are_listed_and_nothing_is_loaded(tmp_path, state, damage, message):
     damage(state)
     torch.save(state, tmp_path / "a.pth")
     model = create_backbone("shufflenet", 11)
@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded(tmp_path, state, dama
     assert same(model, before, but=("none",))
 
 
-def test_attention_of_another_ratio_is_listed(tmp_path):
+def test_attention_with_another_reduction_is_listed(tmp_path):
     torch.save(
         create_backbone("shufflenet", 11, attention="cse", attention_reduction=2).state_dict(), tmp_path / "a.pth"
     )
@@ -253,13 +253,13 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {}, torch.zeros(3)])
-def test_files_that_hold_something_else(tmp_path, content):
+def test_files_without_weights_are_errors(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(UserError, match="does not hold a state dict"):
         create_backbone("shufflenet", 11, weights=tmp_path / "a.pth")
 
 
-def test_pretrained_goes_through_timm(published, monkeypatch):
+def test_pretrained_weights_come_from_timm(published, monkeypatch):
     asked = []
 
     def download(repo_id, filename, **_):
@@ -283,7 +283,7 @@ def test_pretrained_goes_through_timm(published, monkeypatch):
         (2.0, "shufflenetv2_x2_0-8be3c8ee.pth"),
     ],
 )
-def test_pretrained_goes_through_torchvision(tmp_path, monkeypatch, width, file):
+def test_pretrained_weights_come_from_torchvision(tmp_path, monkeypatch, width, file):
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     published = create_backbone("shufflenet", 1000, width=width).state_dict()
     torch.save(published, tmp_path / "hub" / "checkpoints" / file)  # where torch.hub looks before it downloads
@@ -295,7 +295,7 @@ def test_pretrained_goes_through_torchvision(tmp_path, monkeypatch, width, file)
     torch.testing.assert_close(model.conv1[0].weight, published["conv1.0.weight"].sum(1, keepdim=True))
 
 
-def test_without_a_network_the_fix_is_named(tmp_path, monkeypatch):
+def test_missing_network_connection_is_an_error_with_the_fix(tmp_path, monkeypatch):
     def unreachable(*args, **kwargs):
         raise urllib.error.URLError("Name or service not known")
 

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from sklearn.metrics import precision_score, recall_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -41,7 +44,7 @@ def logged(folder):
     return events
 
 
-def test_tensorboard_holds_what_the_run_logged(finished_run):
+def test_tensorboard_has_scalars_images_and_curves_of_a_run(finished_run):
     events = logged(finished_run / "tensorboard")
     tags = events.Tags()
     assert {"train/loss", "val/loss", "val/f1", "train/lr", "train/images_per_second"} <= set(tags["scalars"])
@@ -58,7 +61,7 @@ def test_tensorboard_holds_what_the_run_logged(finished_run):
     assert not (finished_run / "tensorboard" / "projector_config.pbtxt").exists()
 
 
-def test_curves_are_those_of_scikit_learn_and_classes_without_images_have_none(data, tmp_path):
+def test_precision_recall_curves_equal_scikit_learn(data, tmp_path):
     rng = np.random.default_rng(0)
     scores = rng.dirichlet(np.ones(3), 20)
     names = ["across", "along", "plain"]
@@ -78,7 +81,7 @@ def test_curves_are_those_of_scikit_learn_and_classes_without_images_have_none(d
     assert (precision[-1], recall[-1]) == (1, 0)  # nothing is predicted
 
 
-def test_the_sheet_shows_the_most_certain_mistakes_first(data):
+def test_mistakes_are_drawn_in_order_of_confidence(data):
     sure, unsure, right = (0.1, 0.9, 0.0), (0.3, 0.6, 0.1), (0.8, 0.1, 0.1)
     found = result(data, [("across", "across", right), ("across", "along", unsure), ("across", "along", sure)])
     sheet = evaluation_plots.draw_mistakes(found, data)
@@ -95,7 +98,7 @@ def test_the_sheet_shows_the_most_certain_mistakes_first(data):
 
 
 @pytest.mark.slow
-def test_embeddings_are_the_features_that_the_best_epoch_classifies_by(small, tmp_path):
+def test_embeddings_are_the_pre_logits_of_the_best_epoch(small, tmp_path):
     train(
         compose("train", [*small, "trainer.max_epochs=1", f"run_dir={tmp_path}", "callbacks.dashboard.embeddings=true"])
     )
@@ -118,7 +121,7 @@ def test_embeddings_are_the_features_that_the_best_epoch_classifies_by(small, tm
     assert Image.open(folder / "sprite.png").size == (side, side)
 
 
-def test_of_many_images_some_of_every_class_are_embedded(data, tmp_path, monkeypatch):
+def test_embeddings_of_many_images_cover_every_class(data, tmp_path, monkeypatch):
     monkeypatch.setattr(tensorboard, "MAX_EMBEDDINGS", 4)
     found = len(data.find_rows("val"))
     rows = data.find_rows("val")[:: -(-found // 4)]
@@ -145,6 +148,20 @@ def test_of_many_images_some_of_every_class_are_embedded(data, tmp_path, monkeyp
     np.testing.assert_allclose(written, expected, atol=6e-4)
 
 
-def test_cells_of_the_metadata_keep_to_their_line():
+def test_metadata_cells_have_no_tabs_or_line_ends():
     assert tensorboard._cell("a\tb\nc") == "a b c"
     assert tensorboard._cell("caf\udce9") == "caf\\udce9"
+
+
+def test_validation_outputs_are_kept_only_in_epochs_that_are_drawn(tmp_path):
+    dashboard = tensorboard.Dashboard(every_n_epochs=2)
+    trainer = SimpleNamespace(loggers=[TensorBoardLogger(tmp_path)], current_epoch=0, world_size=1)
+    output = (torch.arange(2), torch.zeros(2, 3))
+    dashboard.on_validation_batch_end(trainer, None, output, None, 0)
+    assert dashboard.outputs == []
+    trainer.current_epoch = 1
+    dashboard.on_validation_batch_end(trainer, None, output, None, 0)
+    assert dashboard.outputs == [output]
+    trainer.loggers = []
+    dashboard.on_validation_batch_end(trainer, None, output, None, 1)
+    assert dashboard.outputs == [output]

@@ -59,6 +59,7 @@ def finish(config: DictConfig, folder: Path, **status: object) -> Run:
         ("operating.max_escape=0.02", True),
         ("sweep=table2", True),
         ("callbacks.dashboard.every_n_epochs=1", True),
+        ("logger=[tensorboard,csv]", True),
         ("seed=1", False),
         ("optimizer.lr=0.01", False),
         ("split.seed=1", False),

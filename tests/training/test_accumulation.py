@@ -14,8 +14,8 @@ from alu_defects.training import accumulation
 from alu_defects.training.module import Classifier
 
 
-def card(room: int, tried: list[int]) -> Callable[[int], None]:
-    """A training step on a card with room for so many images."""
+def limited_step(room: int, tried: list[int]) -> Callable[[int], None]:
+    """A training step on a GPU with memory for `room` images."""
 
     def step(images: int) -> None:
         tried.append(images)
@@ -29,18 +29,18 @@ def card(room: int, tried: list[int]) -> Callable[[int], None]:
     ("batch_size", "room", "parts", "sizes"),
     [(16, 16, 1, [16]), (16, 15, 2, [16, 8]), (50, 7, 8, [50, 25, 13, 7]), (3, 2, 2, [3, 2]), (1, 1, 1, [1])],
 )
-def test_a_batch_is_halved_until_it_fits(batch_size: int, room: int, parts: int, sizes: list[int]) -> None:
+def test_batch_is_halved_until_it_fits(batch_size: int, room: int, parts: int, sizes: list[int]) -> None:
     tried: list[int] = []
-    assert accumulation.find_accumulation_steps(card(room, tried), batch_size) == parts
+    assert accumulation.find_accumulation_steps(limited_step(room, tried), batch_size) == parts
     assert tried == sizes
 
 
-def test_a_card_without_room_for_two_images_is_an_error_with_a_fix() -> None:
+def test_gpu_without_memory_for_two_images_is_an_error() -> None:
     with pytest.raises(UserError, match=r"of 2 images does not fit .* lower data\.image_size"):
-        accumulation.find_accumulation_steps(card(1, []), 8)
+        accumulation.find_accumulation_steps(limited_step(1, []), 8)
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+def test_other_errors_are_raised() -> None:
     def step(_: int) -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
@@ -55,13 +55,13 @@ def tiny() -> Classifier:
         classes=["a", "b", "c"],
         class_counts=[1, 1, 1],
         image_size=32,
-        loss={"name": "cross_entropy"},
+        loss={"_target_": "alu_defects.training.losses.CrossEntropy"},
         optimizer={"_target_": "torch.optim.AdamW", "lr": 0.1, "fused": True},
-        scheduler={"name": "none"},
+        scheduler={},
     ).eval()
 
 
-def test_the_trial_is_two_training_steps_that_leave_the_classifier_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_step_does_not_change_the_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
     forward = Classifier.forward
     monkeypatch.setattr(Classifier, "forward", lambda self, x: (steps.append(len(x)), forward(self, x))[1])
@@ -74,7 +74,7 @@ def test_the_trial_is_two_training_steps_that_leave_the_classifier_as_it_was(mon
     assert all(parameter.grad is None for parameter in classifier.parameters())
 
 
-def test_a_trial_holds_what_the_training_will_hold_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_step_allocates_further_copies_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = tiny()
     weights = sum(4 * p.numel() for p in classifier.parameters())
     sizes: list[int] = []
@@ -95,7 +95,7 @@ class NoRoomError(Exception):
         NoRoomError("-- Process 1 terminated --\ntorch.OutOfMemoryError: CUDA out of memory."),
     ],
 )
-def test_too_little_memory_in_training_is_an_error_with_its_fix_and_a_resumed_run_takes_smaller_parts(
+def test_out_of_memory_is_an_error_and_resume_halves_the_parts(
     small: list[str], tmp_path: Path, error: Exception
 ) -> None:
     def fail(*_: object) -> None:
@@ -118,7 +118,7 @@ def test_too_little_memory_in_training_is_an_error_with_its_fix_and_a_resumed_ru
     assert json.loads((tmp_path / "run.json").read_text())["accumulate_grad_batches"] == 2
 
 
-def test_with_a_given_number_of_parts_the_fix_is_a_smaller_batch(small: list[str], tmp_path: Path) -> None:
+def test_out_of_memory_with_fixed_accumulation_recommends_a_smaller_batch(small: list[str], tmp_path: Path) -> None:
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
@@ -128,7 +128,7 @@ def test_with_a_given_number_of_parts_the_fix_is_a_smaller_batch(small: list[str
             train(compose("train", [*small, "trainer.accumulate_grad_batches=1", f"run_dir={tmp_path}"]))
 
 
-def test_a_run_that_resumes_with_smaller_parts_ends_with_its_schedule(small: list[str], tmp_path: Path) -> None:
+def test_resume_with_smaller_parts_keeps_the_number_of_steps(small: list[str], tmp_path: Path) -> None:
     step = Classifier.training_step
 
     def fail_in_the_second_epoch(self: Classifier, batch: dict[str, torch.Tensor], number: int) -> object:

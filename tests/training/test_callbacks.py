@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from alu_defects.training.callbacks import EMA, ProgressBar
 
 
-def test_the_moving_average_is_that_of_pytorch() -> None:
+def test_ema_equals_pytorch() -> None:
     torch.manual_seed(0)
     network = LightningModule()
     network.layers = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
@@ -36,7 +36,7 @@ def test_the_moving_average_is_that_of_pytorch() -> None:
 
 
 @pytest.mark.parametrize(("epoch", "text"), [(0, "epoch 1/20"), (19, "epoch 20/20")])
-def test_the_progress_bar_counts_epochs_as_the_lines_do(epoch: int, text: str) -> None:
+def test_progress_bar_counts_epochs_from_1(epoch: int, text: str) -> None:
     bar = ProgressBar()
     bar._trainer = Mock(max_epochs=20)
     assert bar._get_train_description(epoch).rstrip() == text

@@ -23,9 +23,14 @@ OPTIONS: dict[str, Any] = {
     "classes": ["正常", "pit, small"],
     "class_counts": [30, 10],
     "image_size": 32,
-    "loss": {"name": "focal", "class_weights": "balanced", "label_smoothing": 0.1, "gamma": 1.5},
+    "loss": {
+        "_target_": "alu_defects.training.losses.Focal",
+        "class_weights": "balanced",
+        "label_smoothing": 0.1,
+        "gamma": 1.5,
+    },
     "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9},
-    "scheduler": {"name": "cosine", "warmup_epochs": 1.0, "final_fraction": 0.0},
+    "scheduler": {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1, "interval": "epoch"},
 }
 
 
@@ -52,7 +57,7 @@ def saved(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "best.ckpt"
 
 
-def test_hyper_parameters_come_back_as_they_were_under_weights_only(saved: Path) -> None:
+def test_hyper_parameters_are_loaded_with_weights_only(saved: Path) -> None:
     content = torch.load(saved, weights_only=True)
     assert content["hyper_parameters"] == OPTIONS
     assert {name: type(value) for name, value in content["hyper_parameters"].items()} == {
@@ -60,7 +65,7 @@ def test_hyper_parameters_come_back_as_they_were_under_weights_only(saved: Path)
     }
 
 
-def test_the_loaded_classifier_gives_the_same_logits(classifier: Classifier, saved: Path) -> None:
+def test_loaded_classifier_gives_the_same_logits(classifier: Classifier, saved: Path) -> None:
     loaded = checkpoint.load_classifier(saved)
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     assert not loaded.training
@@ -70,7 +75,7 @@ def test_the_loaded_classifier_gives_the_same_logits(classifier: Classifier, sav
         torch.testing.assert_close(loaded(images.float() / 255), classifier(images))
 
 
-def test_no_weights_are_fetched_anew_when_loading(tmp_path: Path, saved: Path) -> None:
+def test_loading_downloads_no_weights(tmp_path: Path, saved: Path) -> None:
     content = torch.load(saved, weights_only=True)
     content["hyper_parameters"]["model"] |= {
         "pretrained": True,
@@ -89,7 +94,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("how", ["torch", "pickle"])
-def test_a_checkpoint_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path, how: str) -> None:
+def test_checkpoint_with_code_is_an_error_and_runs_nothing(tmp_path: Path, how: str) -> None:
     path, marker = tmp_path / "best.ckpt", tmp_path / "ran"
     content = {"state_dict": {}, "hyper_parameters": {"model": Malicious(marker)}}
     if how == "torch":
@@ -106,7 +111,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_nothing(tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
-def test_a_damaged_file_is_named(tmp_path: Path, saved: Path) -> None:
+def test_damaged_checkpoint_is_named(tmp_path: Path, saved: Path) -> None:
     whole, path = saved.read_bytes(), tmp_path / "best.ckpt"
     rng = np.random.default_rng(0)
     noise = [(b"\x80\x02" if n % 2 else b"") + rng.bytes(30) for n in range(200)]
@@ -116,7 +121,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, saved: Path) -> None:
             checkpoint.read_checkpoint(path)
 
 
-def test_a_file_that_is_missing_or_of_another_program_is_named(tmp_path: Path) -> None:
+def test_missing_and_foreign_checkpoints_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"best\.ckpt does not exist"):
         checkpoint.load_classifier(tmp_path / "best.ckpt")
     others = [{"weight": torch.zeros(2)}, torch.zeros(2), {"state_dict": {}, "hyper_parameters": {"lr": 0.1}}]
@@ -127,7 +132,7 @@ def test_a_file_that_is_missing_or_of_another_program_is_named(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("classes", [["pit, small", "正常"], ["正常"], ["正常", "pit, small", "dent"]])
-def test_classes_that_differ_also_in_their_order_are_refused(saved: Path, classes: list[str]) -> None:
+def test_other_classes_or_another_order_are_errors(saved: Path, classes: list[str]) -> None:
     checkpoint.check_classes(saved, OPTIONS["classes"])
     with pytest.raises(
         UserError, match=f"was trained on the classes 正常, pit, small; the data have {', '.join(classes)}"
@@ -135,7 +140,7 @@ def test_classes_that_differ_also_in_their_order_are_refused(saved: Path, classe
         checkpoint.check_classes(saved, classes)
 
 
-def test_a_checkpoint_says_what_its_weights_need(saved: Path) -> None:
+def test_checkpoint_has_the_description_of_the_model(saved: Path) -> None:
     about = checkpoint.load_classifier(saved).about
     assert about == {
         "resize": "squash",
@@ -148,7 +153,7 @@ def test_a_checkpoint_says_what_its_weights_need(saved: Path) -> None:
     assert torch.load(saved, weights_only=True)["about"] == about
 
 
-def test_the_weights_alone_make_the_same_classifier(saved: Path, tmp_path: Path) -> None:
+def test_safetensors_give_the_same_classifier(saved: Path, tmp_path: Path) -> None:
     classifier, path = checkpoint.load_classifier(saved), tmp_path / "model.safetensors"
     checkpoint.save_weights(classifier, path)
     loaded = checkpoint.load_classifier(path)
@@ -162,7 +167,7 @@ def test_the_weights_alone_make_the_same_classifier(saved: Path, tmp_path: Path)
         assert all(torch.equal(start[name], value) for name, value in classifier.backbone.state_dict().items())
 
 
-def test_weights_that_are_damaged_or_of_another_program_are_named(saved: Path, tmp_path: Path) -> None:
+def test_damaged_and_foreign_safetensors_are_named(saved: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     checkpoint.save_weights(checkpoint.load_classifier(saved), path)
     whole = path.read_bytes()
@@ -177,7 +182,7 @@ def test_weights_that_are_damaged_or_of_another_program_are_named(saved: Path, t
         checkpoint.load_classifier(tmp_path / "none.safetensors")
 
 
-def test_a_full_disk_leaves_the_checkpoint_as_it_was(saved: Path, tmp_path: Path) -> None:
+def test_full_disk_leaves_the_previous_checkpoint(saved: Path, tmp_path: Path) -> None:
     path, content = tmp_path / "last.ckpt", torch.load(saved, weights_only=True)
     checkpoint.AtomicIO().save_checkpoint(content, path)
     before = path.read_bytes()
@@ -195,7 +200,7 @@ def test_a_full_disk_leaves_the_checkpoint_as_it_was(saved: Path, tmp_path: Path
     signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_a_signal_while_it_is_written_leaves_the_checkpoint_as_it_was(
+def test_signal_during_write_leaves_the_previous_checkpoint(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, content = tmp_path / "last.ckpt", torch.load(saved, weights_only=True)
@@ -221,11 +226,11 @@ class Killing:
         return int(self.file.write(content))
 
 
-def test_a_network_that_was_made_for_an_image_size_loads_again(tmp_path: Path) -> None:
+def test_network_for_one_image_size_is_loaded(tmp_path: Path) -> None:
     model = {"name": "timm/vit_tiny_patch16_224", "depth": 1}
     classifier = Classifier(**{**OPTIONS, "model": model, "image_size": 96}).eval()
     checkpoint.save_weights(classifier, tmp_path / "model.safetensors")
-    content = {"state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams)}
+    content = {"state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams), "about": {}}
     torch.save(content, tmp_path / "best.ckpt")
     images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A network that has learnt elsewhere: its classifier is trained first, then the whole."""
+"""Finetuning: the new classifier is trained first, then the whole network."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ FROZEN = 2
 CPU: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "enable_model_summary": False}
 ADAMW = {"_target_": "torch.optim.AdamW", "lr": 0.01, "weight_decay": 0.5, "fused": True}
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.5, "fused": True}
-ONE_CYCLE = {"name": "one_cycle", "warmup_fraction": 0.3}
+ONE_CYCLE = {"_target_": "alu_defects.training.optimization.OneCycle"}
+COSINE = {"_target_": "alu_defects.training.optimization.WarmupCosine", "warmup_epochs": 1.0, "final_fraction": 0.1}
 FINETUNING = {"_target_": "alu_defects.training.callbacks.Finetuning", "frozen_epochs": FROZEN}
 State = dict[str, Tensor]
 
@@ -36,7 +37,7 @@ def classifier(model: dict[str, Any], optimizer: dict[str, Any], scheduler: dict
         "classes": ["a", "b", "c"],
         "class_counts": [1, 1, 1],
         "image_size": 32,
-        "loss": {"name": "cross_entropy"},
+        "loss": {"_target_": "alu_defects.training.losses.CrossEntropy"},
     }
     return Classifier(model=model, optimizer=optimizer, scheduler=scheduler, **options)  # type: ignore[arg-type]
 
@@ -82,12 +83,12 @@ def changed(before: State, after: State) -> set[str]:
     ("optimizer", "scheduler"),
     [
         (ADAMW, ONE_CYCLE),
-        (ADAMW, {"name": "cosine", "warmup_epochs": 1.0, "final_fraction": 0.1}),
-        (SGD, {"name": "step", "step_epochs": 1, "gamma": 0.5}),
-        (SGD, {"name": "none"}),
+        (ADAMW, COSINE),
+        (SGD, {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1, "gamma": 0.5, "interval": "epoch"}),
+        (SGD, {"_target_": "torch.optim.lr_scheduler.ConstantLR", "factor": 1.0, "interval": "epoch"}),
     ],
 )
-def test_the_classifier_learns_alone_and_then_everything_does(
+def test_classifier_learns_alone_then_the_whole_network(
     model: dict[str, Any], head: tuple[str, ...], optimizer: dict[str, Any], scheduler: dict[str, Any]
 ) -> None:
     module, states = classifier(model, optimizer, scheduler), States()
@@ -102,7 +103,7 @@ def test_the_classifier_learns_alone_and_then_everything_does(
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize(("finished", "optimizer"), [(1, ADAMW), (FROZEN, ADAMW), (FROZEN, SGD), (FROZEN + 1, ADAMW)])
-def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, finished: int, optimizer: dict[str, Any]) -> None:
+def test_resumed_run_ends_with_the_same_bits(tmp_path: Path, finished: int, optimizer: dict[str, Any]) -> None:
     """It was interrupted within the frozen epochs, between them and the others, or later."""
     callbacks = {
         "finetuning": FINETUNING,
@@ -122,7 +123,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, finished: int, op
 
 
 @pytest.mark.parametrize("frozen_epochs", [0, -1, 1.5, None, True])
-def test_a_number_of_epochs_that_is_none_is_refused(frozen_epochs: Any) -> None:
+def test_invalid_frozen_epochs_are_errors(frozen_epochs: Any) -> None:
     with pytest.raises(UserError, match=f"frozen_epochs={frozen_epochs} must be a whole number from 1 on"):
         Finetuning(frozen_epochs)
 
@@ -133,18 +134,18 @@ def checked(*words: str) -> None:
 
 
 @pytest.mark.parametrize("module", ["lightning.pytorch.callbacks", "lightning.pytorch.callbacks.finetuning"])
-def test_finetuning_of_lightning_which_freezes_the_classifier_is_refused(module: str) -> None:
+def test_lightnings_backbone_finetuning_is_an_error(module: str) -> None:
     with pytest.raises(UserError, match=r"callbacks.x._target_=.* give callbacks=\[default,finetuning\] instead"):
         checked(f"+callbacks.x._target_={module}.BackboneFinetuning")
 
 
-def test_finetuning_in_several_processes_is_refused() -> None:
+def test_finetuning_in_several_processes_is_an_error() -> None:
     checked("callbacks=[default,finetuning]")
     with pytest.raises(UserError, match=r"callbacks.finetuning works in one process.*remove trainer=ddp"):
         checked("callbacks=[default,finetuning]", "trainer=ddp")
 
 
-def test_a_run_starts_from_the_network_of_another_one(
+def test_run_starts_from_the_weights_of_another_run(
     small: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Given by the folder of a job that points to it; nothing but the classifier has learnt in frozen epochs."""

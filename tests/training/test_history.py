@@ -8,7 +8,7 @@ import pytest
 from alu_defects.training.history import History
 
 
-def test_metrics_of_an_epoch_share_a_row_in_whatever_order_they_come(tmp_path: Path) -> None:
+def test_metrics_of_an_epoch_are_one_row_in_any_order(tmp_path: Path) -> None:
     history = History(tmp_path / "metrics.csv")
     history.log_metrics({"train/loss": 0.5}, 1)
     history.log_metrics({"val/loss": 0.9}, 0)
@@ -21,7 +21,7 @@ def test_metrics_of_an_epoch_share_a_row_in_whatever_order_they_come(tmp_path: P
     pd.testing.assert_frame_equal(table[history.table().columns], history.table())
 
 
-def test_a_resumed_run_replaces_the_epochs_that_it_repeats(tmp_path: Path) -> None:
+def test_resumed_run_replaces_repeated_epochs(tmp_path: Path) -> None:
     first = History(tmp_path / "metrics.csv")
     for epoch in range(3):
         first.log_metrics({"val/loss": float(epoch), "val/f1": 0.123456789012345}, epoch)

@@ -27,7 +27,7 @@ def drawn(label_choices: list[int], prediction_choices: list[int]) -> tuple[np.n
         ([0, 0, 4], [1, 2]),  # nothing is right
     ],
 )
-def test_metrics_are_those_of_scikit_learn(label_choices: list[int], prediction_choices: list[int]) -> None:
+def test_metrics_equal_scikit_learn(label_choices: list[int], prediction_choices: list[int]) -> None:
     labels, predictions = drawn(label_choices, prediction_choices)
     logits = torch.nn.functional.one_hot(torch.from_numpy(predictions), 5).float() * 2 - 1
     losses = torch.rand(60, generator=torch.Generator().manual_seed(0))
@@ -50,7 +50,7 @@ def test_metrics_are_those_of_scikit_learn(label_choices: list[int], prediction_
     assert values == pytest.approx(expected, abs=1e-6)
 
 
-def test_metrics_are_those_of_torchmetrics() -> None:
+def test_metrics_equal_torchmetrics() -> None:
     labels, predictions = (torch.from_numpy(values) for values in drawn([0, 1, 2], [0, 1, 2, 3]))
     summary = metrics.ClassificationMetrics(5)
     summary.update(torch.nn.functional.one_hot(predictions, 5).float(), labels, torch.tensor(0.0), torch.tensor(60.0))
@@ -63,7 +63,7 @@ def test_metrics_are_those_of_torchmetrics() -> None:
     assert torch.equal(computed["confusion"], expected)
 
 
-def test_reset_forgets_the_epoch_before() -> None:
+def test_reset_starts_a_new_epoch() -> None:
     summary = metrics.ClassificationMetrics(5)
     summary.update(torch.eye(5), torch.tensor([1, 2, 3, 4, 0]), torch.tensor(15.0), torch.tensor(5.0))
     first = summary.compute()
@@ -76,19 +76,19 @@ def test_reset_forgets_the_epoch_before() -> None:
     assert first["confusion"].sum() == 5  # what was returned does not change
 
 
-def test_what_an_epoch_has_counted_is_no_part_of_a_checkpoint() -> None:
+def test_counts_are_not_stored_in_checkpoints() -> None:
     assert not metrics.ClassificationMetrics(5).state_dict()
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "focal", "binary"])
+@pytest.mark.parametrize("name", ["CrossEntropy", "Focal", "Binary"])
 @pytest.mark.parametrize("weights", ["none", [1.0, 0.2, 5.0, 0.0]])
-def test_the_loss_does_not_depend_on_the_batches(name: str, weights: object) -> None:
+def test_loss_does_not_depend_on_batches(name: str, weights: object) -> None:
     generator = torch.Generator().manual_seed(0)
     logits, labels = (
         torch.randn(48, 4, generator=generator),
         torch.arange(4).repeat_interleave(12),
     )  # batches of one class
-    loss = losses.create_loss(name, [12] * 4, weights)
+    loss = losses.create_loss({"_target_": f"alu_defects.training.losses.{name}", "class_weights": weights}, [12] * 4)
     found = []
     for batch_size, order in (
         (1, torch.arange(48)),
@@ -102,3 +102,11 @@ def test_the_loss_does_not_depend_on_the_batches(name: str, weights: object) -> 
             summary.update(logits[part], labels[part], total, loss.total_weight(labels[part]))
         found.append(float(summary.compute()["loss"]))
     assert found == pytest.approx([float(loss(logits, labels))] * 4, rel=1e-5)
+
+
+def test_precision_recall_and_f1_are_nan_where_nothing_counts() -> None:
+    hits, support, predicted = np.array([[3, 0, 0, 0]]), np.array([[4, 2, 0, 0]]), np.array([[6, 0, 2, 0]])
+    precision, recall, f1 = metrics.precision_recall_f1(hits, support, predicted)
+    np.testing.assert_array_equal(precision, [[0.5, np.nan, 0, np.nan]])
+    np.testing.assert_array_equal(recall, [[0.75, 0, np.nan, np.nan]])
+    np.testing.assert_array_equal(f1, [[0.6, 0, 0, np.nan]])

@@ -37,14 +37,14 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *where: tuple[int, int], stage: str =
     monkeypatch.setattr(Classifier, f"{stage}_step", spoiled)
 
 
-@pytest.mark.parametrize("at_once", [1, 20])
-def test_it_stops_the_run_before_anything_is_saved(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+@pytest.mark.parametrize("interval", [1, 20])
+def test_nonfinite_loss_stops_before_a_checkpoint(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: int
 ) -> None:
     """Steps that are looked at together, as on a GPU, name the first bad one."""
     spoil(monkeypatch, (1, 2), (1, 3))
-    if at_once > 1:
-        monkeypatch.setattr(callbacks, "_at_once", lambda loss: at_once)
+    if interval > 1:
+        monkeypatch.setattr(callbacks, "_steps_between_checks", lambda loss: interval)
     with pytest.raises(UserError, match=r"the training loss is nan in epoch 2, batch 3 of 6; .*on_nonfinite=skip"):
         train(compose("train", words))
     run = tmp_path / "run"
@@ -61,7 +61,7 @@ def test_it_stops_the_run_before_anything_is_saved(
         assert all(value.isfinite().all() for value in content["state_dict"].values())
 
 
-def test_a_network_that_broke_in_the_last_step_is_not_saved(
+def test_nonfinite_validation_loss_stops_before_a_checkpoint(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, (1, 0), stage="validation")
@@ -71,7 +71,7 @@ def test_a_network_that_broke_in_the_last_step_is_not_saved(
         assert torch.load(tmp_path / "run" / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"] == 0
 
 
-def test_steps_that_are_skipped_do_not_move_the_network_and_are_counted(
+def test_skipped_steps_change_nothing_and_are_counted(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     spoil(monkeypatch, (0, 1), (1, 2))
@@ -86,7 +86,7 @@ def test_steps_that_are_skipped_do_not_move_the_network_and_are_counted(
     assert state["step"] == 3 * 6 - 2
     batches = content["state_dict"]["backbone.conv1.1.num_batches_tracked"]
     assert batches == 3 * 6 - 2  # batch normalisation has not seen them
-    assert "epoch 1, batch 2 of 6: the training loss is nan, step excluded" in caplog.text
+    assert "epoch 1, batch 2 of 6: the training loss is nan, step skipped" in caplog.text
 
 
 def test_too_many_skipped_steps_are_an_error(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_too_many_skipped_steps_are_an_error(words: list[str], monkeypatch: pyte
         ("max_nonfinite=-1", "max_nonfinite=-1 must be 0 or more"),
     ],
 )
-def test_words_that_cannot_work_are_refused(words: list[str], word: str, message: str) -> None:
+def test_invalid_settings_are_errors(words: list[str], word: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         train(compose("train", [*words, word]))
     assert message in str(caught.value)

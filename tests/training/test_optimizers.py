@@ -22,7 +22,7 @@ def made(*words: str) -> torch.optim.Optimizer:
     return optimization.create_optimizer(options, nn.Linear(2, 2).parameters())
 
 
-def test_fused_is_ignored_by_an_optimizer_that_has_no_such_option() -> None:
+def test_fused_is_ignored_where_the_optimizer_has_no_such_option() -> None:
     rmsprop = made("optimizer=adamw", RMSPROP)
     assert type(rmsprop) is torch.optim.RMSprop
     assert rmsprop.defaults["weight_decay"] == 0.05
@@ -48,12 +48,12 @@ def test_fused_is_ignored_by_an_optimizer_that_has_no_such_option() -> None:
         (["optimizer._target_=os.getcwd"], r"_target_=os.getcwd may not be instantiated"),
     ],
 )
-def test_options_that_an_optimizer_does_not_take_are_named(words: list[str], message: str) -> None:
+def test_unknown_options_are_named(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         made(*words)
 
 
-def test_such_an_optimizer_trains_wherever_one_is_made(small: list[str], tmp_path: Path) -> None:
+def test_another_optimizer_works_in_train_trial_step_and_benchmark(small: list[str], tmp_path: Path) -> None:
     words = [*small, "optimizer=adamw", RMSPROP, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}"]
     train(compose("train", words))
     options: dict[str, Any] = plain(compose("train", words))

@@ -31,22 +31,20 @@ class FixedLoad(threads.OtherLoad):
     ("cores", "busy", "expected"),
     [(2, 0.0, 2), (2, 0.3, 2), (2, 1.0, 1), (2, 2.0, 1), (8, 1.2, 7), (8, 30.0, 1), (1, 0.0, 1)],
 )
-def test_a_thread_for_each_core_that_is_free(
-    monkeypatch: pytest.MonkeyPatch, cores: int, busy: float, expected: int
-) -> None:
+def test_one_thread_for_each_free_core(monkeypatch: pytest.MonkeyPatch, cores: int, busy: float, expected: int) -> None:
     monkeypatch.setattr(threads, "_cores", lambda: list(range(cores)))
     monkeypatch.setattr(threads, "max_threads", lambda: cores)
     assert threads.choose_threads("auto", FixedLoad(busy)) == expected
     assert threads.choose_threads(3, FixedLoad(busy)) == 3
 
 
-def test_no_more_threads_than_pytorch_takes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_threads_than_pytorchs_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_cores", lambda: list(range(8)))  # two for each physical core
     monkeypatch.setattr(threads, "max_threads", lambda: 4)
     assert threads.choose_threads("auto", FixedLoad(1.0)) == 4
 
 
-def test_a_busy_program_is_seen() -> None:
+def test_busy_program_is_measured() -> None:
     # by a shell that ends: what this process starts itself is a worker of its own
     words = ["sh", "-c", '"$0" -c "while True: pass" >/dev/null 2>&1 & echo $!', sys.executable]
     other = psutil.Process(int(subprocess.run(words, capture_output=True, check=True, text=True).stdout))
@@ -59,7 +57,7 @@ def test_a_busy_program_is_seen() -> None:
     assert busy > 0.8 * used > 0.1
 
 
-def test_a_worker_of_this_program_is_not_another_program() -> None:
+def test_own_worker_counts_as_own_time() -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as worker:
         time.sleep(0.5)
         process, before = psutil.Process(worker.pid), threads._times()[2]
@@ -71,19 +69,19 @@ def test_a_worker_of_this_program_is_not_another_program() -> None:
     assert after - before > 0.8 * used > 0
 
 
-def test_the_work_of_this_program_and_its_workers_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_time_is_subtracted(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([(100.0, 50.0, 20.0), (110.0, 68.0, 36.0)])  # clock, all programs, own
     monkeypatch.setattr(threads, "_times", lambda: next(times))
     assert threads.OtherLoad().busy_cores() == pytest.approx(0.2)
 
 
-def test_processors_that_are_switched_off_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_cores_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_cores", lambda: [0, 4096])
     assert threads.OtherLoad().busy_cores() >= 0
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "two", True, None])
-def test_a_wrong_number_of_threads_is_refused(wrong: object) -> None:
+def test_invalid_number_of_threads_is_an_error(wrong: object) -> None:
     with pytest.raises(UserError, match=f"trainer.threads={wrong} is neither auto nor a whole number"):
         threads.check_threads(wrong)
 
@@ -93,7 +91,7 @@ def interrupt_in_the_third_epoch(self: Dashboard, trainer: object, module: objec
         raise KeyboardInterrupt
 
 
-def test_a_run_notes_the_threads_of_each_epoch_and_repeats_them_when_it_resumes(
+def test_threads_are_recorded_and_repeated_by_resume(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_with(chosen: list[int], *words: str) -> list[int]:
@@ -117,6 +115,6 @@ def test_a_run_notes_the_threads_of_each_epoch_and_repeats_them_when_it_resumes(
     assert torch.get_num_threads() == before
 
 
-def test_a_given_number_of_threads_is_that_of_every_epoch(small: list[str], tmp_path: Path) -> None:
+def test_fixed_number_of_threads_is_recorded_for_every_epoch(small: list[str], tmp_path: Path) -> None:
     train(compose("train", [*small, "trainer.threads=2", f"run_dir={tmp_path}"]))
     assert json.loads((tmp_path / "run.json").read_text())["threads"] == [2, 2]

@@ -26,7 +26,7 @@ CALLBACKS = {
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
-def test_a_gpu_that_is_not_there_is_missed(accelerator: str) -> None:
+def test_gpu_without_a_gpu_is_an_error(accelerator: str) -> None:
     with pytest.raises(UserError, match="there is no GPU that PyTorch can use; trainer=auto"):
         create({**CPU, "accelerator": accelerator})
 
@@ -35,7 +35,7 @@ def create(options: dict[str, Any], callbacks: dict[str, Any] | None = None) -> 
     return trainer.create_trainer(options, callbacks or {}, [], nn.Linear(2, 2))
 
 
-def test_what_is_automatic_can_be_chosen() -> None:
+def test_auto_settings_and_given_ones() -> None:
     automatic = create({**CPU, "precision": "auto", "benchmark": "auto", "accumulate_grad_batches": "auto"})
     assert (automatic.precision, automatic.accumulate_grad_batches) == ("32-true", 1)
     chosen = create({**CPU, "precision": "bf16-mixed", "accumulate_grad_batches": 3})
@@ -43,7 +43,7 @@ def test_what_is_automatic_can_be_chosen() -> None:
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_convolutions_are_tried_unless_they_must_be_deterministic(deterministic: bool) -> None:
+def test_cudnn_benchmark_is_on_unless_deterministic(deterministic: bool) -> None:
     before = torch.backends.cudnn.benchmark
     try:
         create({**CPU, "benchmark": "auto", "deterministic": deterministic})
@@ -53,7 +53,7 @@ def test_convolutions_are_tried_unless_they_must_be_deterministic(deterministic:
         torch.use_deterministic_algorithms(False)
 
 
-def test_compiling_is_for_gpus_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_auto_compiles_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "some-compiler")
     assert trainer.should_compile(True, CPU)
     assert not trainer.should_compile(False, CPU)
@@ -69,7 +69,7 @@ def test_compiling_is_for_gpus_unless_it_is_asked_for(monkeypatch: pytest.Monkey
     assert not trainer.should_compile("auto", {"accelerator": "auto"})  # it is a wish, not an order
 
 
-def test_callbacks_are_made_without_those_that_are_null_and_without_bars_if_none_is_wanted() -> None:
+def test_null_callbacks_and_disabled_progress_bars_are_skipped() -> None:
     kinds = {type(c).__name__ for c in create(CPU, CALLBACKS).callbacks}  # type: ignore[attr-defined]
     assert {"ProgressBar", "EarlyStopping"} <= kinds
     quiet = create({**CPU, "enable_progress_bar": False}, CALLBACKS).callbacks  # type: ignore[attr-defined]
@@ -88,12 +88,12 @@ def test_callbacks_are_made_without_those_that_are_null_and_without_bars_if_none
         ({"devices": 0}, "devices"),
     ],
 )
-def test_options_that_lightning_does_not_take_are_named(options: dict[str, Any], named: str) -> None:
+def test_unknown_trainer_options_are_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=f"trainer: .*{named}"):
         create({**CPU, **options})
 
 
-def test_a_callback_with_a_wrong_option_or_from_elsewhere_is_refused() -> None:
+def test_callbacks_with_unknown_options_or_other_classes_are_errors() -> None:
     with pytest.raises(UserError, match=r"EarlyStopping cannot be made .*patienc\b"):
         create(CPU, {"stop": {**CALLBACKS["stop"], "patienc": 3}})  # type: ignore[dict-item]
     for target in (
@@ -109,11 +109,11 @@ def test_a_callback_with_a_wrong_option_or_from_elsewhere_is_refused() -> None:
             create(CPU, {"x": {"_target_": target, "args": "true", "init": {"class_path": "os.system"}}})
 
 
-def test_a_run_that_continues_keeps_its_precision_unless_another_is_asked_for() -> None:
+def test_resumed_run_keeps_its_precision_unless_one_is_given() -> None:
     before = {"precision": "bf16-mixed"}
-    assert trainer.with_run_precision({"precision": "auto"}, before) == before
-    assert trainer.with_run_precision({"precision": "32-true"}, before) == {"precision": "32-true"}
-    assert trainer.with_run_precision({"precision": "auto"}, {}) == {"precision": "auto"}
+    assert trainer.repeat_precision({"precision": "auto"}, before) == before
+    assert trainer.repeat_precision({"precision": "32-true"}, before) == {"precision": "32-true"}
+    assert trainer.repeat_precision({"precision": "auto"}, {}) == {"precision": "auto"}
 
 
 class Data:
@@ -127,7 +127,7 @@ class Data:
 
 
 @pytest.mark.parametrize(("parts", "count", "size"), [(None, 1, 100), (1, 1, 100), (8, 8, 13)])
-def test_a_run_that_continues_has_the_parts_it_was_begun_with(parts: int | None, count: int, size: int) -> None:
+def test_resumed_run_keeps_its_accumulation_steps(parts: int | None, count: int, size: int) -> None:
     data, fit = Data(), create(CPU)
     accumulation.accumulate_to_fit(fit, None, data, parts)  # type: ignore[arg-type]
     assert (fit.accumulate_grad_batches, data.batch_size) == (count, size)
@@ -137,7 +137,8 @@ def test_a_run_that_continues_has_the_parts_it_was_begun_with(parts: int | None,
 
 BEST = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "monitor": "val/f1", "mode": "auto"}
 LAST = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "monitor": None, "save_top_k": 1}
-WHOLE = {**CPU, "precision": "auto", "strategy": "auto", "check_val_every_n_epoch": 1, "enable_checkpointing": True}
+WHOLE = {**CPU, "precision": "auto", "strategy": "auto", "threads": "auto", "check_val_every_n_epoch": 1}
+WHOLE["enable_checkpointing"] = True
 
 
 def check(options: dict[str, Any], **callbacks: dict[str, Any]) -> None:
@@ -154,7 +155,7 @@ def check(options: dict[str, Any], **callbacks: dict[str, Any]) -> None:
         ("train/loss", "min"),
     ],
 )
-def test_the_mode_of_a_monitor_is_the_one_that_keeps_the_best_epoch(monitor: str, mode: str) -> None:
+def test_auto_mode_keeps_the_best_epoch(monitor: str, mode: str) -> None:
     stop = {"_target_": "alu_defects.training.callbacks.EarlyStopping", "monitor": monitor, "mode": "auto"}
     made = create(WHOLE, {"best": {**BEST, "monitor": monitor}, "stop": stop})
     for callback in (made.checkpoint_callback, made.early_stopping_callback):
@@ -163,25 +164,25 @@ def test_the_mode_of_a_monitor_is_the_one_that_keeps_the_best_epoch(monitor: str
 
 
 @pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "max"), ("val/f1", "min"), ("val/precision/pit", "min")])
-def test_a_mode_that_keeps_the_worst_epoch_is_refused(monitor: str, mode: str) -> None:
+def test_mode_that_keeps_the_worst_epoch_is_an_error(monitor: str, mode: str) -> None:
     with pytest.raises(UserError, match=f"callbacks.best.mode={mode} would keep the worst epoch by {monitor}"):
         check({}, best={**BEST, "monitor": monitor, "mode": mode})
 
 
-def test_the_mode_of_a_metric_of_somebody_else_must_be_given() -> None:
+def test_unknown_metric_needs_a_mode() -> None:
     stop = {**BEST, "monitor": "my/error"}
     with pytest.raises(UserError, match=r"give callbacks\.stop\.mode=min or max"):
         check({}, stop=stop)
     check({}, stop={**stop, "mode": "min"})
 
 
-def test_a_callback_without_a_mode_has_that_of_its_monitor() -> None:
+def test_callback_without_mode_gets_that_of_its_monitor() -> None:
     without = {key: value for key, value in BEST.items() if key != "mode"}
     for entry in (without, {**BEST, "mode": None}):
         assert create(WHOLE, {"best": entry}).checkpoint_callback.mode == "max"  # type: ignore[union-attr]
 
 
-def test_epochs_are_chosen_and_stopped_by_the_same_monitor() -> None:
+def test_best_epoch_and_early_stopping_share_a_monitor() -> None:
     config = compose("train", ["callbacks=[default,early_stopping]", "callbacks.best.monitor=val/loss"])
     made = create(WHOLE, plain(config.callbacks))
     assert made.checkpoint_callback.mode == made.early_stopping_callback.mode == "min"  # type: ignore[union-attr]
@@ -209,7 +210,7 @@ def test_one_gpu_of_several_can_be_chosen(devices: Any, gpu: int) -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("devices", [2, [0, 1], "auto", -1, "0,1"])
-def test_several_gpus_need_the_strategy_that_starts_no_command_again(devices: Any) -> None:
+def test_several_gpus_need_ddp_spawn(devices: Any) -> None:
     options = {**WHOLE, "accelerator": "gpu", "devices": devices}
     with pytest.raises(UserError, match=r"start the whole command again in each process; add trainer=ddp"):
         check(options)
@@ -218,7 +219,7 @@ def test_several_gpus_need_the_strategy_that_starts_no_command_again(devices: An
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_find_unused_parameters_true"])
-def test_strategies_that_start_the_command_again_are_refused(strategy: str) -> None:
+def test_strategies_that_start_the_command_again_are_errors(strategy: str) -> None:
     with pytest.raises(UserError, match=f"trainer.strategy={strategy} would start the whole command again"):
         check({"strategy": strategy, "devices": 2})
 
@@ -247,7 +248,7 @@ def in_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("in_slurm")
-def test_processes_inside_a_slurm_allocation_are_numbered_by_lightning() -> None:
+def test_processes_in_a_slurm_allocation_have_different_ranks() -> None:
     made = create({**WHOLE, "strategy": "ddp_spawn", "devices": 2})
     assert made.world_size == 2
     made.strategy.cluster_environment.set_global_rank(1)  # type: ignore[attr-defined]
@@ -255,13 +256,13 @@ def test_processes_inside_a_slurm_allocation_are_numbered_by_lightning() -> None
 
 
 @pytest.mark.usefixtures("in_slurm")
-def test_each_task_of_a_slurm_job_logs_its_own_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_slurm_task_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.rank_zero_only, "rank", 1)  # as Lightning takes it from SLURM_PROCID of the second
     create(WHOLE)
     assert trainer.rank_zero_only.rank == 0
 
 
-def test_a_run_inside_a_slurm_allocation_loads_no_checkpoint_of_another_job(in_slurm: Path, small: list[str]) -> None:
+def test_run_in_a_slurm_allocation_ignores_hpc_checkpoints(in_slurm: Path, small: list[str]) -> None:
     train(compose("train", [*small, "trainer.max_epochs=1", f"run_dir={in_slurm / 'run'}"]))
     assert (in_slurm / "run" / "metrics.json").is_file()
     done = evaluate(compose("evaluate", [f"run={in_slurm / 'run'}", "trainer=cpu"]))
@@ -270,7 +271,7 @@ def test_a_run_inside_a_slurm_allocation_loads_no_checkpoint_of_another_job(in_s
 
 
 @pytest.mark.slow
-def test_two_processes_inside_a_slurm_allocation_train_together(in_slurm: Path, small: list[str], command: Any) -> None:
+def test_ddp_in_a_slurm_allocation_trains_as_one_run(in_slurm: Path, small: list[str], command: Any) -> None:
     words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=4"]
     done = command("train", *small, *words, f"run_dir={in_slurm / 'run'}")
     assert done.returncode == 0, done.stderr
