@@ -110,7 +110,8 @@ def summarize(classifier: Classifier, data: DefectData, split: str, index: Tenso
     ids = pd.Categorical(rows["label"], categories=names).codes.astype("int64")
     labels = torch.from_numpy(ids).to(logits.device)
     with torch.inference_mode():
-        counted = ClassificationMetrics(len(names)).to(logits.device)
+        # of several processes the first alone calls this while it trains: waiting for the others would never end
+        counted = ClassificationMetrics(len(names), sync_on_compute=False).to(logits.device)
         loss = classifier.loss
         counted.update(logits, labels, loss.total(logits, labels), loss.total_weight(labels))
         # the predicted class is that of the logits, as in the metrics: sigmoids of large logits are all 1

@@ -43,8 +43,8 @@ class ClassificationMetrics(Metric):
     loss: Tensor
     weight: Tensor
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
+    def __init__(self, num_classes: int, **options: Any) -> None:
+        super().__init__(**options)
         self.num_classes = num_classes
         self.add_state("confusion", torch.zeros(num_classes**2, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")  # sums over the images
