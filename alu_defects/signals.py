@@ -53,8 +53,8 @@ multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)
 def interrupting() -> Iterator[None]:
     """Raise `Interrupted` in the main thread where SIGTERM or SIGINT arrive.
 
-    What ends because of the first signal is not disturbed by another for `GRACE` seconds. Lightning alone would train to
-    the end of a batch, and exit with code 0 or 1.
+    What ends because of the first signal is not disturbed by another for `GRACE` seconds. Lightning alone would train
+    to the end of a batch, and exit with code 0 or 1.
     """
     first = -GRACE
 

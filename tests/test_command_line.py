@@ -106,9 +106,7 @@ def test_an_error_of_the_program_leaves_a_single_job_as_it_is(typed, tmp_path, m
         (["data.root=/no/such/folder"], "/no/such/folder", "is not a folder"),
         (["data.source=foldr"], "data.source=foldr", "folder"),
         (["split.name=randm"], "split.name=randm", "random"),
-        (["loss=focall"], "loss=focall", "focal"),
         (["loss._target_=alu_defects.training.losses.Focall"], "losses.Focall", "cannot be made"),
-        (["scheduler=cosin"], "scheduler=cosin", "cosine"),
         (["model.attention=scs"], "scs", "scse"),
         (["model=timm", "model.name=timm/resnet81"], "resnet81", "resnet18"),
         (["model=inceptionv4", "data.image_size=74"], "data.image_size=74", "75"),
@@ -610,7 +608,7 @@ def test_a_run_whose_test_images_select_the_model_says_so(typed, small, tmp_path
     done = typed("train", *small, "split=paper", f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     note = "selected on the evaluation images"
-    assert done.stdout.count(note) == 2  # below the images and below the results
+    assert " ".join(done.stdout.split()).count(note) == 2  # below the images and below the results
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["note"] == note
     compared = typed("compare", f"runs={tmp_path / 'run'}")
     assert "shufflenet" in compared.stdout

@@ -21,9 +21,13 @@ ALLOWED = {
 
 
 def imports(file: Path) -> set[str]:
-    """The modules of ours that a file imports, anywhere in it, such as data.splits."""
+    """The modules of ours that a file imports, anywhere in it but for type checkers alone, such as data.splits."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body.clear()
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "alu_defects":
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             modules = {name if is_module(name) else node.module for name in names}

@@ -25,7 +25,7 @@ def scale():
 def test_images_are_as_many_as_asked_for_and_can_be_split(scale, number, tmp_path):
     images = list(scale["create_images"](number))
     assert len({image.path for image in images}) == len({image.sha256 for image in images}) == number
-    table = catalog.build_catalog(tmp_path, images, [], CLASS_NAMES).table
+    table = catalog.build_catalog(images, [], CLASS_NAMES).table
     assert (table["time"] != "").all()
     assert table.groupby(sessions.find_sessions(table, 60)).size().max() == 3  # the sessions, and nothing else
     split = splits.split_catalog(table, **plain(compose("train").split))

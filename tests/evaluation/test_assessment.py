@@ -126,7 +126,7 @@ def test_numbers_for_metrics_json():
     low, high = numbers["intervals"]["accuracy"]
     narrow = numbers["intervals"]["accuracy_wilson"]
     assert low < narrow[0] < 140 / 145 < narrow[1] < high
-    of = {"labels": images.labels, "groups": images.sessions, "right": [images.right]}
+    of = {"labels": images.labels, "groups": images.sessions}
     drawn = statistics.bootstrap(images.labels, images.predicted, 2, images.sessions).summary["accuracy"]
     assert (low, high) == pytest.approx(statistics.summary_interval("accuracy", 140 / 145, drawn, **of))
 

@@ -20,7 +20,9 @@ TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}
 @pytest.fixture(scope="module")
 def data(photographs: Path) -> DefectData:
     split = {"name": "random", "val_fraction": 0.25, "test_fraction": 0.5, "seed": 0}
-    return DefectData(source="folder", root=str(photographs), image_size=32, batch_size=5, split=split, progress=False)
+    found = DefectData(source="folder", root=str(photographs), image_size=32, batch_size=5, split=split, progress=False)
+    found.prepare_data()
+    return found
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -98,10 +99,11 @@ def interrupt(*_: object) -> None:
     raise SystemExit(1)
 
 
-def list_images(config: DictConfig, run: Run, started: float) -> None:
+def list_images(config: DictConfig, run: Run, started: float) -> dict[str, Any]:
     table = verb._data(plain(config)).catalog
     assert Path(config.run_dir) == run.folder
     print(f"{(table['split'] == 'test').sum()} of {len(table)} are for test")
+    return {"val": {"f1": 0.0}}
 
 
 def test_a_run_is_resumed_from_another_working_directory(typed, small, photographs, tmp_path, monkeypatch):
