@@ -24,7 +24,7 @@ from rich.progress import track
 from alu_defects.benchmarking.measurement import Spread, peak_memory, take_turns
 from alu_defects.benchmarking.tables import Table, format_value
 from alu_defects.config import compose, plain
-from alu_defects.data import catalog, leakage, similarity, splits
+from alu_defects.data import catalog, duplicates, leakage, splits
 from alu_defects.data.catalog import ImageRecord
 from alu_defects.errors import UserError
 from alu_defects.tianchi_classes import CLASS_NAMES, CLASSES
@@ -79,8 +79,8 @@ def measure_rows(number: int, split: dict[str, Any]) -> dict[str, float]:
     added = peak_memory(make_catalog)
     seconds["total"] = sum(seconds.values())
     if number <= MAX_ROWS_COMPARED:
-        hashes = np.random.default_rng(0).integers(0, 256, (number, similarity.HASH_BITS // 8), dtype=np.uint8)
-        timed(NEAR_DUPLICATES, lambda: similarity.near_duplicates(hashes))
+        hashes = np.random.default_rng(0).integers(0, 256, (number, duplicates.HASH_BITS // 8), dtype=np.uint8)
+        timed(NEAR_DUPLICATES, lambda: duplicates.near_duplicates(hashes))
     return seconds | {PEAK: (imported + added) / 1e6, ADDED: added / 1e6}
 
 

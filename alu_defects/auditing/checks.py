@@ -3,8 +3,9 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from rich.progress import track
 
 from alu_defects.auditing import findings
 from alu_defects.auditing.findings import Finding, Kind, Severity
-from alu_defects.data import catalog, decode, folder, leakage, similarity, splits
+from alu_defects.data import catalog, decode, duplicates, folder, leakage, splits
 from alu_defects.data.catalog import FoundImages, Reason
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
@@ -48,12 +49,9 @@ class Audit:
     @property
     def verdict(self) -> str:
         """One sentence."""
-        errors = self.findings[self.findings["severity"] == Severity.ERROR]
-        unreadable = int((errors["kind"] != Kind.CANNOT_START).sum())
-        reasons = []
-        if unreadable < len(errors):
-            reasons.append(str(Kind.CANNOT_START))
-        if unreadable:
+        errors = self.findings.loc[self.findings["severity"] == Severity.ERROR, "kind"]
+        reasons = [str(Kind.CANNOT_START)] if (errors == Kind.CANNOT_START).any() else []
+        if unreadable := int((errors != Kind.CANNOT_START).sum()):
             reasons.append(f"{unreadable} {'image' if unreadable == 1 else 'images'} cannot be decoded")
         if reasons:
             return f"Training would fail: {', and '.join(reasons)}."
@@ -72,8 +70,7 @@ class Audit:
             return self.table["label"].value_counts(sort=False).to_frame("images").rename_axis("class")
         counts = pd.crosstab(self.table["label"], self.table["split"]).reindex(self.table["label"].unique())
         counts = counts[sorted(counts, key=lambda name: [*splits.SPLITS, name].index(name))]
-        counts["total"] = counts.sum(axis="columns")
-        return pd.concat([counts, counts.sum().to_frame("total").T]).rename_axis("class")
+        return catalog.with_totals(counts).rename_axis("class")
 
     def sizes(self) -> pd.DataFrame:
         """Decoded images by format, channels and size, the most frequent first."""
@@ -83,12 +80,12 @@ class Audit:
         return counts.sort_values(ascending=False, kind="stable").rename("images").reset_index()
 
 
-def audit_images(data: DefectData, *, max_distance: int = similarity.MAX_HASH_DISTANCE, progress: bool = True) -> Audit:
+def audit_images(data: DefectData, *, max_distance: int = duplicates.MAX_HASH_DISTANCE, progress: bool = True) -> Audit:
     """Catalog, split, decode and compare the images.
 
     Args:
         data: not yet listed.
-        max_distance: bits in which the hashes of near-duplicates may differ, of `similarity.HASH_BITS`.
+        max_distance: bits in which the hashes of near-duplicates may differ, of `duplicates.HASH_BITS`.
         progress: show a progress bar.
 
     Raises:
@@ -101,7 +98,8 @@ def audit_images(data: DefectData, *, max_distance: int = similarity.MAX_HASH_DI
         if data.found is None and data.source == "synthetic":
             raise  # there is nothing that could be looked at
         found.append(Finding(Severity.ERROR, Kind.CANNOT_START, "", detail=str(error)))
-        table = _unsplit(data.found)
+        table = data.found.table if data.found else pd.DataFrame(columns=list(catalog.COLUMNS), dtype=str)
+        table = table[table["label"] != ""].reset_index(drop=True)  # what would be split
     root = data.root if data.found else catalog.existing_root(data.source_options["root"])
     images = _all_images(root, table, data.found)
     seen = inspect_all([root / path for path in images["path"]], progress)
@@ -111,29 +109,19 @@ def audit_images(data: DefectData, *, max_distance: int = similarity.MAX_HASH_DI
     for row, (path, one) in enumerate(zip(images["path"], seen, strict=True)):
         for kind, text in one.remarks:
             found.append(Finding(findings.severity_of(kind, fatal=row < needed), kind, path, "", text))
-    found += _of_bits(data.bits, dict(zip(images["path"], (one.largest for one in seen), strict=True)), needed)
+    found += _of_bits(data.bits, {path: one.largest for path, one in zip(images["path"], seen, strict=True)}, needed)
+    archives = None
     if data.found:
         labels = dict(zip(images["path"], images["label"], strict=True))
         found += findings.findings_of_excluded(data.found.excluded, labels)
-    hashes = np.array([one.hash for one in seen[: len(table)]], np.uint8).reshape(len(table), similarity.HASH_BITS // 8)
-    near = similarity.near_duplicates(hashes, max_distance)
+        if len(data.found.table["archive"].unique()) > 1:
+            archives = catalog.count_by_archive(data.found.table)
+    hashes = np.array([one.hash for one in seen[: len(table)]], np.uint8).reshape(len(table), duplicates.HASH_BITS // 8)
+    near = duplicates.near_duplicates(hashes, max_distance)
     found += _of_pairs(images, near, hashes)
-    across = similarity.across_splits(near, images)
-    return Audit(
-        root=root,
-        table=table,
-        images=images,
-        archives=_archives(data.found),
-        findings=findings.findings_table(found),
-        leakage=leakage.time_only_baseline(table, near_duplicates=len(across)) if "split" in table else None,
-    )
-
-
-def _unsplit(found: FoundImages | None) -> pd.DataFrame:
-    """The images that would be split."""
-    if found is None:
-        return pd.DataFrame(columns=list(catalog.COLUMNS), dtype=str)
-    return found.table[found.table["label"] != ""].reset_index(drop=True)
+    across = len(duplicates.across_splits(near, images))
+    baseline = leakage.time_only_baseline(table, near_duplicates=across) if "split" in table else None
+    return Audit(root, table, images, archives, findings.findings_table(found), baseline)
 
 
 def _all_images(root: Path, table: pd.DataFrame, found: FoundImages | None) -> pd.DataFrame:
@@ -144,9 +132,8 @@ def _all_images(root: Path, table: pd.DataFrame, found: FoundImages | None) -> p
     others = found.table.assign(label=found.table["labels"])
     aside = found.excluded[found.excluded["reason"] != Reason.HIDDEN]
     aside = aside[[folder.is_image(path) and (root / path).is_file() for path in aside["path"]]]
-    parts = [
-        part.reindex(columns=["path", "label", "session", "split"], fill_value="") for part in (table, others, aside)
-    ]
+    columns = ["path", "label", "session", "split"]
+    parts = [part.reindex(columns=columns, fill_value="") for part in (table, others, aside)]
     return pd.concat(parts, ignore_index=True).drop_duplicates("path", ignore_index=True)
 
 
@@ -165,22 +152,16 @@ def _of_bits(bits: int | str, largest: Mapping[str, int | None], needed: int) ->
     most = max((read or values).values())
     bits = bits if isinstance(bits, int) else decode.fewest_bits(most)
     text = f"{len(values)}, of which training would read {len(read)}; with data.bits={bits} white is {2**bits - 1}"
-    kinds = {
-        path: findings.severity_of(Kind.ABOVE_BITS, fatal=path in read) for path in values if values[path] >= 2**bits
-    }
-    return [
-        Finding(
-            findings.severity_of(Kind.SIXTEEN_BITS),
-            Kind.SIXTEEN_BITS,
-            "",
-            "",
-            f"{text}, and their largest value {most}",
-        ),
-        *(Finding(kinds[path], Kind.ABOVE_BITS, path, "", f"its largest value is {values[path]}") for path in kinds),
-    ]
+    text += f", and their largest value {most}"
+    found = [Finding(findings.severity_of(Kind.SIXTEEN_BITS), Kind.SIXTEEN_BITS, "", "", text)]
+    for path, value in values.items():
+        if value >= 2**bits:
+            severity = findings.severity_of(Kind.ABOVE_BITS, fatal=path in read)
+            found.append(Finding(severity, Kind.ABOVE_BITS, path, "", f"its largest value is {value}"))
+    return found
 
 
-def _of_pairs(images: pd.DataFrame, pairs: similarity.Int64, hashes: similarity.UInt8) -> list[Finding]:
+def _of_pairs(images: pd.DataFrame, pairs: duplicates.Int64, hashes: duplicates.UInt8) -> list[Finding]:
     """For every image that looks like an earlier one its most severe pair; of equally severe ones the nearest.
 
     With a camera that does not move all images can look alike: all of their pairs would be too many to look at. Two
@@ -198,16 +179,10 @@ def _of_pairs(images: pd.DataFrame, pairs: similarity.Int64, hashes: similarity.
     order = pd.DataFrame({"j": j, "rank": ranks, "bits": bits}).sort_values(["rank", "bits"], kind="stable")
     for k in order.drop_duplicates("j").index:
         one, other = (", ".join(filter(None, (labels[row], splits[row]))) for row in (i[k], j[k]))
-        text = f"{one} – {other}; {bits[k]} of {similarity.HASH_BITS} bits differ"
+        text = f"{one} – {other}; {bits[k]} of {duplicates.HASH_BITS} bits differ"
         kind = kinds[ranks[k]]
         found.append(Finding(findings.severity_of(kind), kind, paths[i[k]], paths[j[k]], text))
     return found
-
-
-def _archives(found: FoundImages | None) -> pd.DataFrame | None:
-    if found is None or found.table["archive"].nunique() < 2:
-        return None
-    return catalog.count_by_archive(found.table)
 
 
 MIN_SIDE_PIXELS = 32  # pixels; backbones halve an image five times
@@ -216,27 +191,16 @@ _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _SAME_FORMAT = {"MPO": "JPEG"}  # what phones write: a JPEG with further images behind it
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """What was seen of one file.
+class Inspection(NamedTuple):
+    """What was seen of one file; the defaults where it could not be decoded."""
 
-    Attributes:
-        width: in pixels, as stored; 0 where the file could not be decoded, as for the others.
-        height: in pixels.
-        mode: of Pillow, such as RGB, L or I;16.
-        format: such as JPEG.
-        remarks: kinds of findings and what is to be said of each; of those in `UNDECODABLE` there is at most one.
-        hash: see `similarity.perceptual_hash`.
-        largest: value of a 16-bit image; None of another.
-    """
-
-    width: int = 0
+    width: int = 0  # in pixels, as stored
     height: int = 0
-    mode: str = ""
-    format: str = ""
-    remarks: tuple[tuple[Kind, str], ...] = ()
-    hash: similarity.UInt8 = field(default_factory=lambda: np.zeros(similarity.HASH_BITS // 8, np.uint8))
-    largest: int | None = None
+    mode: str = ""  # of Pillow, such as RGB, L or I;16
+    format: str = ""  # such as JPEG
+    remarks: tuple[tuple[Kind, str], ...] = ()  # with what is to be said of each; at most one is in `UNDECODABLE`
+    hash: duplicates.UInt8 = np.zeros(duplicates.HASH_BITS // 8, np.uint8)
+    largest: int | None = None  # value of a 16-bit image; None of another
 
 
 def inspect_all(paths: Sequence[Path], progress: bool = True) -> list[Inspection]:
@@ -255,7 +219,8 @@ def inspect_file(path: Path) -> Inspection:
         with Image.open(path) as file:
             return _inspect_opened(path, file)
     except UnidentifiedImageError:
-        return Inspection(remarks=((Kind.NO_IMAGE, _beginning(path)),))
+        with path.open("rb") as head:
+            return Inspection(remarks=((Kind.NO_IMAGE, f"it begins with {head.read(16)!r}"),))
     except Exception as error:  # Pillow raises many kinds for broken files; every one becomes a finding
         kind = Kind.TRUNCATED if "truncated" in str(error).lower() else Kind.BROKEN
         return Inspection(remarks=((kind, f"{type(error).__name__}: {error}"),))
@@ -264,12 +229,13 @@ def inspect_file(path: Path) -> Inspection:
 def _inspect_opened(path: Path, file: ImageFile.ImageFile) -> Inspection:
     remarks: list[tuple[Kind, str]] = []
     width, height = file.size
+    size = f"{width}×{height} pixels"
     if min(width, height) < MIN_SIDE_PIXELS:
-        remarks.append((Kind.TINY, f"{width}×{height} pixels"))
+        remarks.append((Kind.TINY, size))
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-        remarks.append((Kind.HUGE, f"{width}×{height} pixels; at twice the limit of Pillow it is refused"))
+        remarks.append((Kind.HUGE, f"{size}; at twice the limit of Pillow it is refused"))
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        remarks.append((Kind.NARROW, f"{width}×{height} pixels"))
+        remarks.append((Kind.NARROW, size))
     found = str(file.format)
     said = Image.registered_extensions().get(path.suffix.lower())
     if said != _SAME_FORMAT.get(found, found):
@@ -284,13 +250,8 @@ def _inspect_opened(path: Path, file: ImageFile.ImageFile) -> Inspection:
         image = ImageOps.exif_transpose(file)
     if deep or mode not in ("RGB", "L"):  # as training makes it RGB, with what it refuses to
         image = Image.fromarray(decode.decode(path, 256, bits=None))  # how bright it is does not change the hash
-    hashed = similarity.perceptual_hash(image)
+    hashed = duplicates.perceptual_hash(image)
     if not hashed.any() and image.getcolors(1):  # None if there are more
         remarks.append((Kind.ONE_COLOUR, f"all pixels are {image.getpixel((0, 0))}"))
     largest = decode.largest_value(path) if deep else None
     return Inspection(width, height, mode, found, tuple(remarks), hashed, largest)
-
-
-def _beginning(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"it begins with {file.read(16)!r}"

@@ -88,18 +88,12 @@ def severity_of(kind: Kind | Reason, *, fatal: bool = False) -> Severity:
 
 
 def findings_of_excluded(excluded: pd.DataFrame, labels: dict[str, str]) -> list[Finding]:
-    """Findings on excluded files: a pair once, a folder once for all that it holds.
-
-    Args:
-        excluded: of `FoundImages`.
-        labels: path → class of everything that has one.
-    """
+    """Findings on excluded files: a pair once, a folder once for all that it holds; `labels` by path."""
     inside = excluded.loc[excluded["reason"] == Reason.FOLDER_FOR_FILE, "detail"].value_counts()
     found: dict[frozenset[str], Finding] = {}
     for path, word, detail in zip(excluded["path"], excluded["reason"], excluded["detail"], strict=True):
-        reason, other, said = Reason(word), "", detail
-        if reason in _PAIRS:
-            other, said = detail, ""
+        reason = Reason(word)
+        other, said = (detail, "") if reason in _PAIRS else ("", detail)
         if reason is Reason.TWO_LABELS:
             said = f"{labels.get(path)} and {labels.get(other)}; both are excluded"
         if reason is Reason.FOLDER_FOR_FILE:

@@ -3,8 +3,8 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from alu_defects.errors import UserError
@@ -16,8 +16,7 @@ class AnnotationError(Exception):
     """An annotation file cannot be used; the message says why."""
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A class name and its corners, in pixels from the top left."""
 
     label: str
@@ -65,9 +64,7 @@ def read_boxes(path: Path, names: Mapping[str, str]) -> list[Box]:
 
 def to_json(boxes: list[Box]) -> str:
     """Boxes as the catalog's column of that name holds them."""
-    return json.dumps(
-        [{"label": box.label, "box": [box.left, box.top, box.right, box.bottom]} for box in boxes], ensure_ascii=False
-    )
+    return json.dumps([{"label": label, "box": corners} for label, *corners in boxes], ensure_ascii=False)
 
 
 Mark = tuple[str, list[float], list[float]]  # label, x of the corners, y of the corners

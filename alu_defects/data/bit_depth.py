@@ -25,11 +25,7 @@ _RECORD = np.dtype({"names": ["sha256", "largest"], "formats": [("u1", 32), "<u4
 
 
 def check_bits(bits: int | str) -> None:
-    """Refuse a wrong data.bits.
-
-    Raises:
-        UserError: neither auto nor one of `decode.BITS`.
-    """
+    """Refuse with a `UserError` what is neither auto nor one of `decode.BITS`."""
     if bits not in ("auto", *decode.BITS):
         raise UserError(f"data.bits={bits} is not auto, {', '.join(map(str, decode.BITS))}")
 
@@ -56,13 +52,12 @@ def choose_bits(
     Raises:
         UserError: the largest values cannot be written there.
     """
+    found = ""
     if not isinstance(bits, int):
         values = largest_values(paths, sha256s, since, folder, progress=progress).values()
         if not values:  # nothing to decode, or decoding names every file with its error; 16 bits would hide some errors
             return decode.BITS[0]
         bits, found = decode.fewest_bits(max(values)), f": their largest value is {max(values)}"
-    else:
-        found = ""
     if paths:
         log.info("data.bits=%d for %d images with 16 bits a channel%s", bits, len(paths), found)
     return bits
@@ -93,8 +88,7 @@ def _known(file: Path) -> dict[str, int]:
     if not file.exists():
         return {}
     records = np.fromfile(file, _RECORD, file.stat().st_size // _RECORD.itemsize)
-    digests = np.ascontiguousarray(records["sha256"])
-    return {digest.tobytes().hex(): int(value) for digest, value in zip(digests, records["largest"], strict=True)}
+    return {record["sha256"].tobytes().hex(): int(record["largest"]) for record in records}
 
 
 def _append(file: Path, wanted: Mapping[str, Path], since: float, progress: bool) -> None:

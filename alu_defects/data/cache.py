@@ -14,7 +14,7 @@ it was just decoding.
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,26 +26,18 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from alu_defects.data import decode, similarity
+from alu_defects.data import decode, duplicates
 from alu_defects.data.decode import UInt8
 from alu_defects.errors import UserError
 from alu_defects.io import exclusive_lock
 
 BUFFER_BYTES = 256_000_000  # bytes of decoded images that wait to be written
 CACHE_VERSION = 1  # raise it when the same file gives other pixels or another hash, so that old ones are not used
-_RECORD = np.dtype([("sha256", "u1", 32), ("hash", "u1", similarity.HASH_BITS // 8)])
-_Digests = npt.NDArray[np.uint8]  # (N, 32)
+_RECORD = np.dtype([("sha256", "u1", 32), ("hash", "u1", duplicates.HASH_BITS // 8)])
 
 
 class PixelCache:
-    """The images that were decoded to one size in one way.
-
-    Args:
-        root: the folder of all caches.
-        size: see `decode.decode`.
-        resize: likewise.
-        bits: likewise; None where no image has 16 bits.
-    """
+    """The images below the folder `root` that were decoded in one way; `bits` is None where no image has 16 bits."""
 
     def __init__(self, root: Path, size: int, resize: str, bits: int | None = None) -> None:
         deep = f"_{bits}bits" if bits else ""
@@ -66,7 +58,7 @@ class PixelCache:
             progress: show a progress bar.
 
         Returns:
-            Images that cannot be decoded, and why; the others are there.
+            The images that cannot be decoded, and why.
 
         Raises:
             UserError: too little space on the disk, or no right to write there.
@@ -88,11 +80,10 @@ class PixelCache:
 
     def find_rows(self, sha256s: Sequence[str]) -> npt.NDArray[np.int64]:
         """Where in `pixels` the images are, (N,); they must be there."""
-        known = self._known()
-        return np.array([known[sha256] for sha256 in sha256s], np.int64)
+        return np.array(list(map(self._known().__getitem__, sha256s)), np.int64)
 
     def hashes(self, rows: npt.NDArray[np.int64]) -> UInt8:
-        """The perceptual hashes of rows, uint8 (N, `similarity.HASH_BITS` / 8)."""
+        """The perceptual hashes of rows, uint8 (N, `duplicates.HASH_BITS` / 8)."""
         hashes: UInt8 = self._index()["hash"][rows]
         return hashes
 
@@ -130,42 +121,22 @@ class PixelCache:
         """Decode and write; returns what cannot be decoded."""
         broken: list[tuple[Path, Exception]] = []
         rows = len(self)
-        with self.pixels_file.open("ab") as pixels_file, self._index_file.open("ab") as index_file:
+        # what a killed writer loses, and two of it are held in memory: one is filled while the other is written
+        at_once = max(1, min(32 * joblib.cpu_count(), BUFFER_BYTES // 2 // self._row_bytes))
+        images, done = np.empty((at_once, self.size, self.size, 3), np.uint8), list[str]()
+        sha256s, paths = [sha256 for sha256, _ in missing], [path for _, path in missing]
+        decoded = decode.decode_all(paths, sha256s, since, self.size, self.resize, bits=self.bits)
+        what = f"decoding {len(missing)} images ({len(missing) * self._row_bytes / 1e6:,.0f} MB)"
+        seen = track(decoded, what, total=len(missing), disable=not progress)
+        with (
+            self.pixels_file.open("ab") as pixels_file,
+            self._index_file.open("ab") as index_file,
+            ThreadPoolExecutor(1) as writer,  # the next images are decoded while the last are written
+        ):
             pixels_file.truncate(rows * self._row_bytes)  # without the incomplete rows of a killed writer
             index_file.truncate(rows * _RECORD.itemsize)
-            steps = self._append_steps(missing, since, pixels_file, index_file, broken)
-            what = f"decoding {len(missing)} images ({len(missing) * self._row_bytes / 1e6:,.0f} MB)"
-            for _ in track(steps, what, total=len(missing), disable=not progress):
-                pass
-        return broken
-
-    def _append_steps(
-        self,
-        missing: Sequence[tuple[str, Path]],
-        since: float,
-        pixels_file: BinaryIO,
-        index_file: BinaryIO,
-        broken: list[tuple[Path, Exception]],
-    ) -> Iterator[None]:
-        """Yield after every image."""
-
-        def write(images: UInt8, sha256s: Sequence[str]) -> None:
-            records = np.zeros(len(images), _RECORD)
-            records["sha256"] = np.frombuffer(bytes.fromhex("".join(sha256s)), np.uint8).reshape(-1, 32)
-            records["hash"] = similarity.hash_images(images)
-            for file, rows in ((pixels_file, images), (index_file, records)):
-                file.write(rows.view(np.uint8).data)
-                file.flush()
-                os.fsync(file.fileno())  # the pixels first: the index never names what a power cut took
-
-        with ThreadPoolExecutor(1) as writer:  # the next images are decoded while the last are written
             writing: Future[None] | None = None
-            # what a killed writer loses, and two of it are held in memory: one is filled while the other is written
-            at_once = max(1, min(32 * joblib.cpu_count(), BUFFER_BYTES // 2 // self._row_bytes))
-            images, done = np.empty((at_once, self.size, self.size, 3), np.uint8), list[str]()
-            sha256s, paths = [sha256 for sha256, _ in missing], [path for _, path in missing]
-            decoded = decode.decode_all(paths, sha256s, since, self.size, self.resize, bits=self.bits)
-            for path, sha256, image in zip(paths, sha256s, decoded, strict=True):
+            for path, sha256, image in zip(paths, sha256s, seen, strict=True):
                 if isinstance(image, Exception):
                     broken.append((path, image))
                 else:
@@ -174,26 +145,30 @@ class PixelCache:
                 if len(done) == at_once:
                     if writing:
                         writing.result()
-                    writing = writer.submit(write, images, done)
+                    writing = writer.submit(_write, images, done, pixels_file, index_file)
                     images, done = np.empty_like(images), []
-                yield
             if writing:
                 writing.result()
             if done:
-                write(images[: len(done)], done)
+                _write(images[: len(done)], done, pixels_file, index_file)
+        return broken
+
+
+def _write(images: UInt8, sha256s: Sequence[str], pixels_file: BinaryIO, index_file: BinaryIO) -> None:
+    records = np.zeros(len(images), _RECORD)
+    records["sha256"] = np.frombuffer(bytes.fromhex("".join(sha256s)), np.uint8).reshape(-1, 32)
+    records["hash"] = duplicates.hash_images(images)
+    for file, rows in ((pixels_file, images), (index_file, records)):
+        file.write(rows.view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())  # the pixels first: the index never names what a power cut took
 
 
 DEVICE_FRACTION = 0.25  # of the free memory of a GPU that cache=auto gives to pixels; the network needs the rest
 
 
 class CachedPixels:
-    """Images of a pixel cache.
-
-    Args:
-        file: uint8 (R, size, size, 3).
-        size: side in pixels.
-        rows: int64 (N,), where in the file each image is.
-    """
+    """Images of a pixel cache: the `rows`, int64 (N,), of a file that holds uint8 (R, size, size, 3)."""
 
     def __init__(self, file: Path, size: int, rows: Tensor) -> None:
         self.file, self.size, self.rows = file, size, rows
@@ -227,13 +202,16 @@ class CachedPixels:
         if self._positions is None and self.device == device:
             return
         try:
-            _check_memory(self.nbytes, device)
+            if device.type == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):  # not on Windows
+                memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+                if self.nbytes > memory:
+                    raise _too_large(self.nbytes, "this machine", f"{memory / 1e9:.1f} GB of memory")
             loaded = torch.empty((len(self.rows), self.size, self.size, 3), dtype=torch.uint8, device=device)
             for start in range(0, len(self.rows), 256):
                 part = torch.arange(start, min(start + 256, len(self.rows)), device=self.device)
                 loaded[start : start + 256] = self.gather(part).permute(0, 2, 3, 1)
         except torch.OutOfMemoryError as error:
-            raise _too_large(self.nbytes, str(device), None) from error
+            raise _too_large(self.nbytes, str(device), "less memory free") from error
         self.images, self._positions = loaded, None
 
     def gather(self, index: Tensor) -> Tensor:
@@ -257,7 +235,7 @@ class DecodeOnDemand:
         self.size, self.resize, self.bits = size, resize, bits
 
     def gather(self, index: Tensor) -> Tensor:
-        """The images of an index (B,): uint8 (B, 3, size, size) in channels_last.
+        """The images of an index (B,), as `CachedPixels.gather`.
 
         Raises:
             UserError: some cannot be decoded.
@@ -267,21 +245,14 @@ class DecodeOnDemand:
             return torch.empty((0, 3, self.size, self.size), dtype=torch.uint8)
         paths, sha256s = [self.paths[i] for i in chosen], [self.sha256s[i] for i in chosen]
         threads = 1 if torch.utils.data.get_worker_info() else None  # there is a worker for each core
-        found = decode.decode_all(paths, sha256s, self.since, self.size, self.resize, bits=self.bits, threads=threads)
-        images = list(found)
-        broken = [(path, image) for path, image in zip(paths, images, strict=True) if isinstance(image, Exception)]
-        if broken:
+        how = self.since, self.size, self.resize
+        images = list(decode.decode_all(paths, sha256s, *how, bits=self.bits, threads=threads))
+        if broken := [(path, image) for path, image in zip(paths, images, strict=True) if isinstance(image, Exception)]:
             raise decode.decoding_error(broken)
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # type: ignore[arg-type]
 
 
-def _check_memory(needed: int, device: torch.device) -> None:
-    if device.type == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):  # Windows does not say this way
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > memory:
-            raise _too_large(needed, "this machine", memory)
-
-
-def _too_large(needed: int, where: str, memory: int | None) -> UserError:
-    has = f"has {memory / 1e9:.1f} GB of memory" if memory else "has less memory free"
-    return UserError(f"the images need {needed / 1e9:.1f} GB, {where} {has}; data.cache=disk leaves them on the disk")
+def _too_large(needed: int, where: str, has: str) -> UserError:
+    return UserError(
+        f"the images need {needed / 1e9:.1f} GB, {where} has {has}; data.cache=disk leaves them on the disk"
+    )

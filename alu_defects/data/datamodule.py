@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
-from alu_defects.data import bit_depth, decode, similarity, sources, splits
+from alu_defects.data import bit_depth, decode, duplicates, sources, splits
 from alu_defects.data.augment import Augment, as_float, uniforms
 from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
 from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason
@@ -50,19 +50,9 @@ class DefectData(LightningDataModule):
         augment: options of `Augment`, or None for none.
         seed: of the order of the images and of the augmentation.
         progress: show a progress bar while decoding.
-        on_broken: what to do with images that cannot be decoded: `error` refuses to continue, `exclude` excludes them,
-            and the others stay in their split. A file that cannot even be read is always an error.
+        on_broken: `error` refuses images that cannot be decoded, `exclude` excludes them, and the others stay in their
+            split. A file that cannot even be read is always an error.
         options: further options of the source.
-
-    Attributes:
-        bits: a number once the images are prepared.
-        classes: names in the order of their ids.
-        excluded: the images and files that are not in the catalog, with the columns `catalog.EXCLUDED_COLUMNS`;
-            complete once the images are prepared.
-        first_epoch: of the training; above 0 for a run that continues.
-        found: the images below the root; None while they are not listed, and of a catalog that was given.
-        pixels: of the images of the catalog, in its order; None while they are not prepared.
-        predict_split: what `predict_dataloader` serves, of `PREDICT_SPLITS`; all: every image of the catalog.
 
     Raises:
         UserError: an option that does not exist, or two that exclude each other. Ranges: `config.ALLOWED`.
@@ -108,13 +98,14 @@ class DefectData(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.split, self.augment = dict(split), Augment(**augment) if augment else None
         self.seed, self.progress, self.on_broken = seed, progress, on_broken
-        self.first_epoch = 0
-        self.predict_split = "test"
+        self.first_epoch = 0  # above 0 for a run that continues
+        self.predict_split = "test"  # what `predict_dataloader` serves, of `PREDICT_SPLITS`; all: the whole catalog
         self.root = Path()
+        # what is not in the catalog; complete once the images are prepared
         self.excluded = pd.DataFrame(columns=list(EXCLUDED_COLUMNS), dtype=str)
-        self.found: FoundImages | None = None
-        self.classes: list[str] = []
-        self.pixels: CachedPixels | DecodeOnDemand | None = None
+        self.found: FoundImages | None = None  # None while they are not listed, and of a catalog that was given
+        self.classes: list[str] = []  # in the order of their ids
+        self.pixels: CachedPixels | DecodeOnDemand | None = None  # in the order of the catalog, once prepared
         self._catalog: pd.DataFrame | None = None
         self._since = time.time()  # files are hashed later than this
         self._hashes: decode.UInt8 | None = None
@@ -122,7 +113,7 @@ class DefectData(LightningDataModule):
 
     @property
     def catalog(self) -> pd.DataFrame:
-        """The catalog with its split; it is made when it is first asked for, and no image is decoded for it.
+        """The catalog with its split, made when it is first asked for; no image is decoded for it.
 
         To be split, images must have exactly one class; the others are excluded.
 
@@ -151,9 +142,7 @@ class DefectData(LightningDataModule):
             classes: of a trained model, in the order of their ids; None: those of the catalog as they appear in it.
         """
         self.root, self._catalog = root, table.reset_index(drop=True)
-        self.classes = list(self._catalog["label"].drop_duplicates()) if classes is None else list(classes)
-        if "" in self.classes:
-            self.classes.remove("")
+        self.classes = [name for name in (self._catalog["label"].unique() if classes is None else classes) if name]
 
     def _exclude(self, rows: pd.DataFrame, reason: Reason) -> None:
         """Add rows of a catalog to the excluded images."""
@@ -237,14 +226,13 @@ class DefectData(LightningDataModule):
         return np.asarray(images.permute(0, 2, 3, 1).cpu())
 
     def count_near_duplicates(self) -> int | None:
-        """Pairs of images that nearly repeat each other, of which one trains and the other does not.
+        """Pairs of near-duplicates of which one trains and the other does not.
 
-        None with `cache=none`, where it would take an epoch of decoding, and for more images than
-        `similarity.MAX_IMAGES_PER_RUN`.
+        None with `cache=none`, where it would take an epoch of decoding, and above `duplicates.MAX_IMAGES_PER_RUN`.
         """
-        if self._hashes is None or len(self._hashes) > similarity.MAX_IMAGES_PER_RUN:
+        if self._hashes is None or len(self._hashes) > duplicates.MAX_IMAGES_PER_RUN:
             return None
-        return similarity.count_across_splits(self._hashes, self.catalog)
+        return duplicates.count_across_splits(self._hashes, self.catalog)
 
     def find_rows(self, split: str) -> np.ndarray[Any, Any]:
         """The rows of the catalog in train, val or test, or with `all` every one."""
@@ -302,8 +290,7 @@ class DefectData(LightningDataModule):
         """Draw the random numbers of training batches while the index is still in the memory of the processor."""
         assert self.trainer is not None
         if self.augment is not None and self.trainer.training:
-            epoch = self.trainer.current_epoch
-            batch["random"] = uniforms(self.seed, epoch, batch["index"], Augment.COUNT)
+            batch["random"] = uniforms(self.seed, self.trainer.current_epoch, batch["index"], Augment.COUNT)
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

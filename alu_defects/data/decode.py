@@ -88,10 +88,7 @@ def is_16_bit(opened: ImageFile.ImageFile) -> bool:
 
 
 def file_is_16_bit(path: Path) -> bool:
-    """Whether the channels of a file have 16 bits; False for what cannot be read: decoding gives the error.
-
-    It takes next to no time: for JPEG, PNG, BMP and WebP the first bytes are enough.
-    """
+    """Whether the channels of a file have 16 bits, mostly by its first bytes; False where it cannot be read."""
     try:
         with path.open("rb") as file:
             head = file.read(25)
@@ -106,13 +103,9 @@ def file_is_16_bit(path: Path) -> bool:
 
 
 def largest_value(file: Path | BinaryIO) -> int:
-    """The largest value of a 16-bit image in any colour, from 0 to 65535.
-
-    Raises:
-        Exception: OSError, ValueError or what else Pillow raises for a file that it cannot decode.
-    """
+    """The largest value of a 16-bit image in any colour, from 0 to 65535; errors as of `decode`."""
     with Image.open(file) as opened:
-        return int(_colours(_values(file, opened)).max())
+        return _largest_colour(_values(file, opened))
 
 
 def fewest_bits(largest: int) -> int:
@@ -125,7 +118,7 @@ def _of_8_bits(file: Path | BinaryIO, opened: ImageFile.ImageFile, bits: int | N
     if bits == 16 and not opened.mode.startswith("I") and _has_upper_bytes(opened):
         return ImageOps.exif_transpose(opened)
     values = _values(file, opened)
-    largest = int(_colours(values).max())
+    largest = _largest_colour(values)
     bits = bits or fewest_bits(largest)
     if largest >= 2**bits:
         raise UnreadableError(
@@ -139,9 +132,8 @@ def _of_8_bits(file: Path | BinaryIO, opened: ImageFile.ImageFile, bits: int | N
     return Image.fromarray(image)
 
 
-def _colours(values: UInt16) -> UInt16:
-    """Without opacity."""
-    return values[:, :, :3] if values.ndim == 3 else values
+def _largest_colour(values: UInt16) -> int:
+    return int(values[..., :3].max() if values.ndim == 3 else values.max())  # without opacity
 
 
 def _values(file: Path | BinaryIO, opened: ImageFile.ImageFile) -> UInt16:
@@ -163,8 +155,7 @@ def _values(file: Path | BinaryIO, opened: ImageFile.ImageFile) -> UInt16:
     with Image.open(file) as again:  # Pillow keeps the upper byte of each value: told the other order, the lower one
         again.tile = [tile._replace(args=_in_other_order(tile.args)) for tile in again.tile]
         lower = np.asarray(ImageOps.exif_transpose(again))
-    joined: UInt16 = upper.astype(np.uint16) << 8 | lower
-    return joined
+    return np.asarray(upper.astype(np.uint16) << 8 | lower)
 
 
 def _has_upper_bytes(opened: ImageFile.ImageFile) -> bool:

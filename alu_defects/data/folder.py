@@ -39,8 +39,7 @@ def find_images(root: Path) -> FoundImages:
     in_folders = [image for image in images if image.labels]
     _check_folders(root, in_folders)
     labels = {image.label for image in in_folders}
-    empty = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in labels and p.name[0] != ".")
-    if empty:
+    if empty := sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in labels and p.name[0] != "."):
         log.warning("%s: no images in %s, so there is no such class", root, ", ".join(empty))
     images, copies = duplicates.exclude_same_content(catalog.with_hashes(root, images))
     return catalog.build_catalog(images, excluded + copies, sorted(labels))
@@ -50,8 +49,7 @@ def _check_folders(root: Path, images: Sequence[ImageRecord]) -> None:
     """Refuse folders whose names say that they are not classes, or that they do not hold images of their class."""
     above = {image.path.rpartition("/")[0]: image.path for image in images}  # few, however many images
     folders = {tuple(folder.split("/")): example for folder, example in above.items()}
-    tops = sorted({parts[0] for parts in folders})
-    named = [top for top in tops if _plain(top) in SPLIT_NAMES | CONTAINER_NAMES]
+    named = [top for top in sorted({top for top, *_ in folders}) if _plain(top) in SPLIT_NAMES | CONTAINER_NAMES]
     # a class may have one such name, as in valid and invalid, or mask and no_mask
     if len(named) > 1 or any(_plain(top) not in AMBIGUOUS_NAMES for top in named):
         raise UserError(
@@ -75,11 +73,8 @@ def _check_folders(root: Path, images: Sequence[ImageRecord]) -> None:
             )
     inside = sorted({name for _, *inner in folders for name in inner if _plain(name) in SPLIT_NAMES})
     if inside:
-        log.warning(
-            "%s: %s named like splits, but folders inside a class do not split its images; split=session does",
-            root,
-            _listed(inside),
-        )
+        message = "%s: %s named like splits, but folders inside a class do not split its images; split=session does"
+        log.warning(message, root, _listed(inside))
 
 
 def _plain(name: str) -> str:
@@ -100,11 +95,10 @@ def is_image(path: str) -> bool:
 
 
 def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
-    """All files below a folder in sorted order; links are followed, but no folder is entered twice.
+    """All files below a folder in sorted order, relative to it; links are followed, but no folder is entered twice.
 
-    Returns:
-        The files, relative to the root with forward slashes, and what is excluded: hidden files and folders (without
-        what they hold), folders that are linked a second time, and folders named like an image with all they hold.
+    Excluded are hidden files and folders (without what they hold), folders that are linked a second time, and folders
+    named like an image with all they hold.
 
     Raises:
         UserError: a folder cannot be read.

@@ -34,10 +34,10 @@ class Leakage:
     def sentence(self) -> str:
         """What was found, and what to do if the baseline is strong."""
         text = (
-            "A predictor that sees no pixels, only when an image was taken, "
-            f"scores {self.accuracy:.1%} accuracy and {self.macro_recall:.1%} macro recall "
-            f"on the {self.images} test images with a time (majority class {self.majority:.1%}); "
-            f"{self.share_within_30s:.0%} of them have a training image of the same class within {NEARBY_SECONDS} s"
+            f"A predictor that sees no pixels, only when an image was taken, scores {self.accuracy:.1%} accuracy and "
+            f"{self.macro_recall:.1%} macro recall on the {self.images} test images with a time (majority class "
+            f"{self.majority:.1%}); {self.share_within_30s:.0%} of them have a training image of the same class within "
+            f"{NEARBY_SECONDS} s"
         )
         if self.near_duplicates is not None:
             text += f"; pairs of near-duplicates across the split: {self.near_duplicates}"
@@ -48,37 +48,30 @@ class Leakage:
 
 
 def time_only_baseline(table: pd.DataFrame, near_duplicates: int | None = None) -> Leakage | None:
-    """Predict the class of the test images from their times.
-
-    Args:
-        table: a catalog with its column `split`.
-        near_duplicates: pairs across the split that look alike, if they were counted; passed on.
+    """Predict the class of the test images of a split catalog from their times; `near_duplicates` is passed on.
 
     Returns:
         None where no training or no test image has a time.
     """
     taken = sessions.capture_seconds(table)
     labels = pd.factorize(table["label"], sort=True)[0]  # numbers in the order of the names
-    timed = ~np.isnan(taken)
-    test = np.flatnonzero(timed & splits.in_split(table, "test"))
-    train = np.flatnonzero(timed & splits.in_split(table, "train"))
+    train, test = (np.flatnonzero(~np.isnan(taken) & splits.in_split(table, split)) for split in ("train", "test"))
     if not len(test) or not len(train):
         return None
     train = train[np.lexsort((labels[train], taken[train]))]  # in one second: by class
-    hits = labels[train[_nearest(taken[train], taken[test])]] == labels[test]
     truth = labels[test]
+    hits = labels[train[_nearest(taken[train], taken[test])]] == truth
     near = np.zeros(len(test), dtype=bool)
     for label in np.unique(truth):
-        own, mine = train[labels[train] == label], truth == label
+        own, mine = taken[train[labels[train] == label]], truth == label
         if len(own):
             times = taken[test[mine]]
-            near[mine] = np.abs(taken[own][_nearest(taken[own], times)] - times) <= NEARBY_SECONDS
-    classes, counts = np.unique(labels[train], return_counts=True)
+            near[mine] = np.abs(own[_nearest(own, times)] - times) <= NEARBY_SECONDS
     return Leakage(
         images=len(test),
         accuracy=float(hits.mean()),
-        macro_recall=float(np.mean([hits[truth == label].mean() for label in np.unique(truth)])),
-        majority=float((truth == classes[counts.argmax()]).mean()),
+        macro_recall=float(pd.Series(hits).groupby(truth).mean().mean()),
+        majority=float((truth == np.bincount(labels[train]).argmax()).mean()),
         share_within_30s=float(near.mean()),
         near_duplicates=near_duplicates,
     )

@@ -40,8 +40,7 @@ def find_sessions(table: pd.DataFrame, gap: float) -> NDArray[np.object_]:
     starts = np.ones(len(table), dtype=bool)
     starts[1:] = (np.diff(classes[order]) != 0) | ~(np.diff(taken[order]) <= gap)  # ~: true for NaN as well
     first = table[["label", "time", "sha256"]].iloc[order[starts]]  # image of each
-    texts = first.to_numpy(dtype=object).T
-    names = [f"{label} {time or sha256[:12]}" for label, time, sha256 in zip(*texts, strict=True)]
+    names = [f"{label} {time or sha256[:12]}" for label, time, sha256 in first.to_numpy(dtype=object)]
     sessions = np.empty(len(table), dtype=object)
     sessions[order] = np.array(names, dtype=object)[np.cumsum(starts) - 1]
     return sessions

@@ -29,11 +29,7 @@ SELECTED_ON_TEST = "selected on the evaluation images"  # what every report then
 
 
 def check_split_options(**options: Any) -> None:
-    """Refuse options of `split_catalog` that are wrong for any images, by splitting none: that takes no time.
-
-    Raises:
-        UserError: no such splitter, an option that it does not have or that is out of range, a wrong split.file.
-    """
+    """Refuse options of `split_catalog` that are wrong for any images, by splitting none: that takes no time."""
     split_catalog(pd.DataFrame(columns=list(catalog.COLUMNS), dtype=str), **options)
 
 
@@ -50,7 +46,8 @@ def split_catalog(table: pd.DataFrame, *, name: str, gap: float = 60, **options:
         The catalog with the columns `session` and `split`: train, val, test or val+test. Every class is in all three.
 
     Raises:
-        UserError: what `check_split_options` refuses, or a class with too few images or sessions.
+        UserError: no such splitter, an option that it does not have or that is out of range, a wrong split.file, or a
+            class with too few images or sessions.
     """
     check_choice("split.name", name, SPLITTERS)
     try:
@@ -65,14 +62,9 @@ def split_catalog(table: pd.DataFrame, *, name: str, gap: float = 60, **options:
 
 
 def check_classes(table: pd.DataFrame, classes: Iterable[str], fix: str) -> None:
-    """Make sure that every class is in train, val and test of a catalog.
-
-    Raises:
-        UserError: one is not; it is named with the fix.
-    """
+    """Refuse with a `UserError` a catalog where a class is missing in train, val or test; it is named with the fix."""
     for split in SPLITS:
-        missing = set(classes).difference(table.loc[in_split(table, split), "label"].unique())
-        if missing:
+        if missing := set(classes).difference(table.loc[in_split(table, split), "label"].unique()):
             own = table[table["label"] == min(missing)]
             raise UserError(
                 f"class {min(missing)} has no images in {split}: "
@@ -91,11 +83,7 @@ def selected_on_test(table: pd.DataFrame) -> bool:
 
 
 def check_held_out(split: str) -> None:
-    """Refuse a split that models are not evaluated on.
-
-    Raises:
-        UserError: neither val nor test.
-    """
+    """Refuse with a `UserError` a split that models are not evaluated on: neither val nor test."""
     if split not in SPLITS[1:]:
         raise UserError(f"split={split} is not one of {', '.join(SPLITS[1:])}")
 
@@ -107,13 +95,11 @@ def session(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: fl
     images therefore move few others to another split. scikit-learn's StratifiedGroupKFold would draw all of them again,
     and makes only two splits, with fractions of 1/k.
     """
-    _check_fractions(val_fraction, test_fraction)
     return _hold_out(table, _whole_sessions(table), {"test": test_fraction, "val": val_fraction}, seed)
 
 
 def random(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int) -> pd.Series:
     """Hold out single images: for every class the same fractions."""
-    _check_fractions(val_fraction, test_fraction)
     return _hold_out(table, table["sha256"], {"test": test_fraction, "val": val_fraction}, seed)
 
 
@@ -125,7 +111,6 @@ def paper(table: pd.DataFrame, *, val_fraction: float = 0.0, test_fraction: floa
     select it, and the same 400 only test it.
     """
     if val_fraction == 0:
-        _check_fractions(test_fraction)
         return _hold_out(table, table["sha256"], {VAL_AND_TEST: test_fraction}, seed)
     return random(table, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
 
@@ -150,8 +135,7 @@ def kfold(table: pd.DataFrame, *, k: int = 5, fold: int = 0, by: str = "session"
     if not 0 <= fold < k:
         raise UserError(f"split.fold={fold} must be from 0 to {k - 1}, since split.k={k}")
     units = _whole_sessions(table) if by == "session" else table["sha256"]
-    folds: dict[str, int] = {}
-    total = [0] * k
+    folds, total = dict[str, int](), [0] * k
     for label, own in units.groupby(table["label"]):
         sizes = _sizes(own)
         if len(sizes) < k:  # in whichever fold: a cross-validation is whole or not at all
@@ -201,24 +185,11 @@ def file(table: pd.DataFrame, *, file: str) -> pd.Series:
     return table["path"].map(given.set_index("path")["split"])
 
 
-SPLITTERS: dict[str, Callable[..., pd.Series]] = {
-    "session": session,
-    "paper": paper,
-    "kfold": kfold,
-    "random": random,
-    "file": file,
-}
+SPLITTERS: dict[str, Callable[..., pd.Series]] = {s.__name__: s for s in (session, paper, kfold, random, file)}
 _FIXES = {
     "session": "lower split.gap, choose split=random, which splits sessions, or add images",
     "file": "let split.file put some there; val+test is val and test",
 }
-
-
-def _check_fractions(*fractions: float) -> None:
-    if not (min(fractions) > 0 and sum(fractions) < 1):
-        names = ("split.val_fraction", "split.test_fraction")[-len(fractions) :]
-        given = " and ".join(f"{name}={value}" for name, value in zip(names, fractions, strict=True))
-        raise UserError(f"{given}: must be above 0 and leave something below 1 to train on")
 
 
 def _whole_sessions(table: pd.DataFrame) -> pd.Series:
@@ -238,6 +209,10 @@ def _shuffled(units: Iterable[str], seed: int) -> list[str]:
 
 def _hold_out(table: pd.DataFrame, units: pd.Series, fractions: Mapping[str, float], seed: int) -> pd.Series:
     """Fill splits, in their order, with units (sessions or images) of each class; the remaining ones train."""
+    if not (min(fractions.values()) > 0 and sum(fractions.values()) < 1):
+        options = {"val": "split.val_fraction", "test": "split.test_fraction", VAL_AND_TEST: "split.test_fraction"}
+        given = " and ".join(f"{options[part]}={fractions[part]}" for part in reversed(list(fractions)))
+        raise UserError(f"{given}: must be above 0 and leave something below 1 to train on")
     part_of: dict[str, str] = {}
     for _, own in units.groupby(table["label"]):
         sizes = _sizes(own)
@@ -251,8 +226,7 @@ def _hold_out(table: pd.DataFrame, units: pd.Series, fractions: Mapping[str, flo
 
 def _fill(units: list[str], sizes: Mapping[str, int], wanted: float, most: int) -> list[str]:
     """At most `most` units that bring the number of images nearer to `wanted`; if none does, the smallest unit."""
-    chosen: list[str] = []
-    have = 0
+    chosen, have = list[str](), 0
     for unit in units:
         if len(chosen) >= most or abs(have + 1 - wanted) >= abs(have - wanted):
             break  # not even a unit of one image would bring it nearer

@@ -15,8 +15,9 @@ import csv
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from alu_defects.data import annotations, catalog, duplicates
 from alu_defects.data.catalog import Excluded, FoundImages, ImageRecord, Reason
@@ -33,15 +34,16 @@ from alu_defects.tianchi_classes import (
 
 log = logging.getLogger(__name__)
 
+DEFECT_FOLDERS = {1: DEFECTS_FOLDER, 2: ROUND2_SINGLE_FOLDER}  # of each round, with a folder for each class
+CORRECTIONS_FILE = Path(__file__).with_name("corrections.csv")
 _REASON_OF_ROUND = {1: Reason.ROUND1, 2: Reason.ROUND2}
+_TEST_SET = re.compile(r"guangdong_round([12])_test_")
+_TRAIN_DATE = re.compile(r"guangdong_round[12]_train.*_([0-9]{8})")
+_ALI2018 = {c.ali2018.casefold(): c.name for c in CLASSES}
 
 
 def check_round(round: int) -> None:
-    """Refuse a round that the competition did not have.
-
-    Raises:
-        UserError: it is none of `ROUNDS`.
-    """
+    """Refuse with a `UserError` a round that is none of `ROUNDS`."""
     if round not in ROUNDS:
         raise UserError(f"data.round={round} does not exist; give one of {', '.join(map(str, ROUNDS))}")
 
@@ -63,12 +65,9 @@ def find_images(root: Path, *, round: int = 1, include_other: bool = False, corr
     """
     check_round(round)
     found, excluded = list_files(root)
-    images: list[ImageRecord] = []
-    for outcome in _read_all(root, found, round):
-        if isinstance(outcome, ImageRecord):
-            images.append(outcome)
-        else:
-            excluded.append(outcome)
+    outcomes = list(_read_all(root, found, round))
+    images = [outcome for outcome in outcomes if isinstance(outcome, ImageRecord)]
+    excluded += [outcome for outcome in outcomes if isinstance(outcome, Excluded)]
     if not images:
         raise UserError(_explain_no_images(root, round, excluded))
     images.sort(key=lambda image: archive_date(image.archive), reverse=True)
@@ -143,17 +142,10 @@ def _explain_no_images(root: Path, round: int, excluded: list[Excluded]) -> str:
     )
 
 
-DEFECT_FOLDERS = {1: DEFECTS_FOLDER, 2: ROUND2_SINGLE_FOLDER}  # of each round, with a folder for each class
-
-_TEST_SET = re.compile(r"guangdong_round([12])_test_")
-_ALI2018 = {c.ali2018.casefold(): c.name for c in CLASSES}
-_TRAIN_DATE = re.compile(r"guangdong_round[12]_train.*_([0-9]{8})")
-
 Folders = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Location:
+class Location(NamedTuple):
     """What the folders above an image say about it."""
 
     round: int
@@ -171,10 +163,16 @@ def find_location(folders: Folders, annotation: str) -> Location | None:
         annotation: the annotation file of the image, or "".
     """
     for depth, folder in enumerate(folders):
-        for rule in (_train, _test, _ali2018):
-            if found := rule(folders[:depth], folder, folders[depth + 1 :]):
-                return found
-    return _location_of_annotated(folders, annotation) if annotation else None
+        if found := _train(folders[:depth], folder, folders[depth + 1 :]):
+            return found
+        if test := _TEST_SET.match(folder):
+            return Location(int(test[1]), folder, unlabelled=True)
+        if name := _ALI2018.get(folder.casefold()):
+            return Location(1, _top(folders[:depth]), (name,))
+    if not annotation:
+        return None
+    above = folders[:-1] if folders[-1] == "JPEGImages" else folders
+    return Location(1 if annotation.endswith(".xml") else 2, _top(above))
 
 
 def archive_date(archive: str) -> str:
@@ -194,36 +192,16 @@ def _train(above: Folders, folder: str, below: Folders) -> Location | None:
     return Location(2, archive) if folder == ROUND2_SEVERAL_FOLDER else None
 
 
-def _test(above: Folders, folder: str, below: Folders) -> Location | None:
-    found = _TEST_SET.match(folder)
-    return Location(int(found[1]), folder, unlabelled=True) if found else None
-
-
-def _ali2018(above: Folders, folder: str, below: Folders) -> Location | None:
-    name = _ALI2018.get(folder.casefold())
-    return Location(1, _top(above), (name,)) if name else None
-
-
-def _location_of_annotated(folders: Folders, annotation: str) -> Location:
-    above = folders[:-1] if folders[-1] == "JPEGImages" else folders
-    return Location(1 if annotation.endswith(".xml") else 2, _top(above))
-
-
 def _top(folders: Folders) -> str:
     """The topmost folder below the root; the root's name if there is none."""
     return folders[:2][-1] if folders else ""
 
 
-CORRECTIONS_FILE = Path(__file__).with_name("corrections.csv")
-
-
 def correct_labels(images: Sequence[ImageRecord]) -> list[ImageRecord]:
     """The images with corrected labels; logs which labels are changed and which are doubtful."""
     with CORRECTIONS_FILE.open(encoding="utf-8", newline="") as file:
-        known: dict[tuple[str, tuple[str, ...]], str] = {
-            (row["name"], (row["was"],)): row["label"] for row in csv.DictReader(file)
-        }
-    concerned = {p.path: known[p.name, p.labels] for p in images if (p.name, p.labels) in known}
+        known = {(row["name"], row["was"]): row["label"] for row in csv.DictReader(file)}
+    concerned = {p.path: known[p.name, p.label] for p in images if (p.name, p.label) in known}
     right = {path: (label,) for path, label in concerned.items() if label}
     if right:
         changes = ", ".join(f"{path} is {label}" for path, (label,) in right.items())

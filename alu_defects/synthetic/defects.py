@@ -13,6 +13,8 @@ from alu_defects.synthetic.scene import Field, Scene, Window
 
 Line = tuple[NDArray[np.float64], float, float]
 
+WHOLE_FRAME: Window = (slice(None), slice(None))
+
 
 def draw_non_conductive(scene: Scene) -> None:
     """A band along the face where the powder did not take: rough, densely speckled, paler."""
@@ -201,22 +203,8 @@ def draw_dirty_spot(scene: Scene) -> None:
 
 
 DRAW_FUNCTIONS: dict[str, Callable[[Scene], None]] = {
-    function.__name__.removeprefix("draw_"): function
-    for function in (
-        draw_non_conductive,
-        draw_scuffed,
-        draw_cross_strip_dent,
-        draw_orange_peel,
-        draw_bottom_leakage,
-        draw_bruise,
-        draw_pit,
-        draw_convex_powder,
-        draw_cracked_coating,
-        draw_dirty_spot,
-    )
+    name.removeprefix("draw_"): function for name, function in globals().items() if name.startswith("draw_")
 }
-
-WHOLE_FRAME: Window = (slice(None), slice(None))
 
 
 def _unit_vector(angle: float) -> NDArray[np.float64]:
@@ -232,11 +220,8 @@ def _scratch_lines(
         along, offset = rng.uniform(-0.8, 0.8) * long, rng.normal(0, 0.9) * thick
         middle = np.array(place) + along * _unit_vector(angle) + offset * _unit_vector(angle + math.pi / 2)
         steps = np.linspace(-1, 1, 6)[:, None] * rng.uniform(0.1, 0.5) * long
-        line = (
-            middle
-            + steps * _unit_vector(turn)
-            + np.square(steps) * rng.normal(0, 0.6) * _unit_vector(turn + math.pi / 2)
-        )
+        bend = np.square(steps) * rng.normal(0, 0.6) * _unit_vector(turn + math.pi / 2)
+        line = middle + steps * _unit_vector(turn) + bend
         yield line, rng.uniform(0.0015, 0.005), rng.uniform(0.3, 1)
 
 

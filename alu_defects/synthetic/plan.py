@@ -1,8 +1,8 @@
 """Which images a generated set holds, and when they were taken: sessions, blocks and days as in the real archives."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,7 @@ FIRST_DAY = datetime(2018, 8, 29, 9)
 MIN_SESSIONS = 6  # of a class, so that it can be split by session
 
 
-@dataclass(frozen=True)
-class PlannedImage:
+class PlannedImage(NamedTuple):
     """One image of a generated set."""
 
     kind: DefectClass
@@ -54,9 +53,8 @@ def plan_images(images: int, balance: str, seed: int) -> list[PlannedImage]:
     Raises:
         UserError: another balance, or too few images for six sessions of every class.
     """
-    counts = class_counts(images, balance)
     blocks: list[tuple[float, float, DefectClass, list[tuple[int, int]]]] = []
-    for kind, count, days in zip(CLASSES, counts, REAL_DAYS, strict=True):
+    for kind, count, days in zip(CLASSES, class_counts(images, balance), REAL_DAYS, strict=True):
         rng = np.random.default_rng([seed, 0, kind.id])
         sessions = list(enumerate(_sample_session_sizes(rng, count)))
         while sessions:
@@ -76,11 +74,7 @@ def plan_images(images: int, balance: str, seed: int) -> list[PlannedImage]:
 
 
 def class_counts(images: int, balance: str) -> list[int]:
-    """Images of each class, in the order of CLASSES, that sum to `images` (largest remainders).
-
-    Raises:
-        UserError: see `plan_images`.
-    """
+    """Images of each class, in the order of CLASSES, that sum to `images` (largest remainders)."""
     shares = {"real": np.array(REAL_COUNTS), "equal": np.ones(len(CLASSES))}.get(balance)
     if shares is None:
         raise UserError(f"data.synthetic.balance={balance} is not one of real, equal")

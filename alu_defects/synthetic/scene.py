@@ -120,12 +120,9 @@ class Scene:
     # What defects change -------------------------------------------------------------------------------------------
 
     def random_texture(self, across: float, along: float | None = None, window: Window | None = None) -> Field:
-        """Smooth random field of mean 0 and deviation about 1 whose grains have the given size; it moves with the bar.
+        """Smooth random field of mean 0 and deviation about 1, in a window or everywhere, that moves with the bar.
 
-        Args:
-            across: size of a grain across the bar.
-            along: size along it, if another.
-            window: only there.
+        `across` and `along` are the size of its grains across the bar and along it; None: the same.
         """
         return self._draw_texture(self.rng, across, along or across, window)
 
@@ -138,10 +135,8 @@ class Scene:
         size = (int((box_height + 2 * TEXTURE_MARGIN) / across) + 4, int((box_width + 2 * TEXTURE_MARGIN) / along) + 4)
         # a generator of its own: however large the window, what is drawn next from `rng` stays the same
         coarse = np.random.default_rng(rng.integers(2**63)).standard_normal(size, dtype=np.float32)
-        left, top = (
-            (TEXTURE_MARGIN + self.camera_shift[0]) / along + 1,
-            (TEXTURE_MARGIN + self.camera_shift[1]) / across + 1,
-        )
+        left = (TEXTURE_MARGIN + self.camera_shift[0]) / along + 1
+        top = (TEXTURE_MARGIN + self.camera_shift[1]) / across + 1
         box = (left, top, left + box_width / along, top + box_height / across)
         target = (columns.stop - columns.start, rows.stop - rows.start)
         field = Image.fromarray(coarse).resize(target, Image.Resampling.BICUBIC, box=box)
@@ -187,12 +182,10 @@ class Scene:
         y = self._y + np.float32(setting.middle - 0.5)  # from the middle of the frame
         distance = np.square(self._x - np.float32(light.centre[0])) + np.square(y - np.float32(light.centre[1]))
         glare = np.exp(distance * np.float32(-1 / light.reach**2)) * np.float32(light.glare)
-        noise = image_rng.standard_normal(
-            self.shape, dtype=np.float32
-        )  # the finest grain and the sensor's noise in one
-        on_bar = np.clip(
-            (self.bar.half - self.missing_edge - np.abs(self.v)) * self.shape[0] + 0.5, 0, 1
-        )  # anti-aliased
+        # the finest grain and the sensor's noise in one
+        noise = image_rng.standard_normal(self.shape, dtype=np.float32)
+        on_bar = (self.bar.half - self.missing_edge - np.abs(self.v)) * self.shape[0] + 0.5
+        on_bar = np.clip(on_bar, 0, 1)  # anti-aliased
         exposure = 1 + light.slope * (light.direction[0] * self._x + light.direction[1] * self._y)
         exposure = (exposure - setting.vignetting * (np.square(self._x) + np.square(y))) * image_rng.normal(1, 0.03)
         level = self._bar_brightness(glare, noise) * exposure * on_bar

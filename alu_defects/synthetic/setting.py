@@ -12,80 +12,45 @@ from numpy.typing import NDArray
 RGB = NDArray[np.float32]
 
 # grey, silver, silver with a blue cast, bronze, dark bronze, champagne, anthracite, powder white
-COAT_COLOURS = np.array(
-    [
-        (0.46, 0.48, 0.50),
-        (0.64, 0.64, 0.66),
-        (0.57, 0.58, 0.66),
-        (0.44, 0.42, 0.37),
-        (0.33, 0.30, 0.26),
-        (0.66, 0.63, 0.52),
-        (0.27, 0.29, 0.31),
-        (0.78, 0.78, 0.76),
-    ],
-    np.float32,
-)
+_COATS = [(0.46, 0.48, 0.50), (0.64, 0.64, 0.66), (0.57, 0.58, 0.66), (0.44, 0.42, 0.37)]
+_COATS += [(0.33, 0.30, 0.26), (0.66, 0.63, 0.52), (0.27, 0.29, 0.31), (0.78, 0.78, 0.76)]
+COAT_COLOURS = np.array(_COATS, np.float32)
 BENCH_COLOURS = np.array([(0.06, 0.66, 0.58), (0.13, 0.52, 0.48), (0.06, 0.44, 0.36), (0.05, 0.32, 0.27)], np.float32)
 PROFILE_STEPS = 1024
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A profile seen from the front: faces in different directions, and the bends between them.
+    """A profile seen from the front: faces in different directions, and the bends between them."""
 
-    Attributes:
-        half: half the width of the bar.
-        face: (top, bottom) of its main face across the bar, within [-half, half].
-        bends: where faces meet, across the bar.
-        levels: brightness across the bar at `PROFILE_STEPS` places from -half to half.
-    """
-
-    half: float
-    face: tuple[float, float]
-    bends: tuple[float, ...]
-    levels: NDArray[np.float32]
+    half: float  # half the width of the bar
+    face: tuple[float, float]  # (top, bottom) of its main face across the bar, within [-half, half]
+    bends: tuple[float, ...]  # where faces meet, across the bar
+    levels: NDArray[np.float32]  # brightness across the bar at `PROFILE_STEPS` places from -half to half
 
 
 @dataclass(frozen=True)
 class Light:
-    """One bright window or lamp.
+    """One bright window or lamp."""
 
-    Attributes:
-        direction: unit vector (x, y) in the plane of the image that points to the light.
-        slope: how much brighter it gets per image height towards the light.
-        glare: strength of the mirror image of the lamp.
-        centre: of the glare, (x, y).
-        reach: radius of the glare.
-        tint: colour of the light.
-    """
-
-    direction: tuple[float, float]
-    slope: float
-    glare: float
-    centre: tuple[float, float]
-    reach: float
+    direction: tuple[float, float]  # unit vector (x, y) in the plane of the image that points to the light
+    slope: float  # how much brighter it gets per image height towards the light
+    glare: float  # strength of the mirror image of the lamp
+    centre: tuple[float, float]  # of the glare, (x, y)
+    reach: float  # radius of the glare
     tint: RGB
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A table of green leatherette, worn in places.
-
-    Attributes:
-        paint: its colour.
-        wear: how much of it is rubbed off, 0 to 1.
-        sparkle: how strongly its grain glitters in the glare.
-        shade: how dark the bar makes the bench below it, 0 to 1.
-        shade_reach: how far that shadow reaches.
-        dim: brightness of the bench below the bar against that above it.
-    """
+    """A table of green leatherette, worn in places."""
 
     paint: RGB
-    wear: float
-    sparkle: float
-    shade: float
-    shade_reach: float
-    dim: float
+    wear: float  # how much of the paint is rubbed off, 0 to 1
+    sparkle: float  # how strongly its grain glitters in the glare
+    shade: float  # how dark the bar makes the bench below it, 0 to 1
+    shade_reach: float  # how far that shadow reaches
+    dim: float  # brightness of the bench below the bar against that above it
 
 
 @dataclass(frozen=True)
@@ -111,12 +76,10 @@ class Setting:
     def sample(cls, rng: np.random.Generator) -> "Setting":
         """Choose at random what a session looks like."""
         coat = rng.choice(COAT_COLOURS) * rng.uniform(0.92, 1.06) * rng.uniform(0.98, 1.02, 3)
-        pale = float(coat.mean()) > 0.6  # metal under a pale coat is darker than the coat
-        bare = (
-            rng.uniform((0.40, 0.40, 0.40), (0.50, 0.49, 0.47))
-            if pale
-            else rng.uniform(0.74, 0.86) * _sample_white(rng)
-        )
+        if float(coat.mean()) > 0.6:  # metal under a pale coat is darker than the coat
+            bare = rng.uniform((0.40, 0.40, 0.40), (0.50, 0.49, 0.47))
+        else:
+            bare = rng.uniform(0.74, 0.86) * _sample_white(rng)
         bar = _sample_bar(rng)
         return cls(
             bar=bar,

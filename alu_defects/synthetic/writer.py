@@ -3,10 +3,10 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -26,6 +26,7 @@ _GENERATED = re.compile(r"v[0-9]+_|\.")  # generated sets, finished or not, and 
 GENERATOR_VERSION = 3  # raise it when the images change, so that old ones are generated again
 ARCHIVE = "guangdong_round1_train2_20180916"
 MULTI_ARCHIVE = Path("guangdong_round2_train_20181011", "多瑕疵图片")
+SAME_PIECE_PROBABILITY = 0.6  # that an image shows the piece of the previous one, moved a little
 # the classes of round 1 that round 2 has too
 ROUND2_CLASSES = ("non_conductive", "scuffed", "orange_peel", "bottom_leakage", "pit", "dirty_spot")
 
@@ -128,25 +129,17 @@ def _write_multi(folder: Path, number: int, options: SyntheticOptions) -> None:
     image = draw_image(
         options.seed, NORMAL, 10**6 + number, 0, size=options.size, severity=options.severity, defects=names
     )
-    shapes = [
-        {"label": kinds[name].folder, "points": corners}
-        for name, mask in zip(names, image.masks, strict=True)
-        for corners in _corners(mask)
-    ]
-    content = {"shapes": shapes, "imagePath": path.name, "imageData": None}
+    shapes = []
     for name, mask in zip(names, image.masks, strict=True):
         _save(Image.fromarray(mask), folder / "masks" / MULTI_ARCHIVE / f"{number}_{name}.png")
+        if box := Image.fromarray(mask).getbbox():  # None where the defect lies outside the frame
+            left, top, right, bottom = box
+            corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
+            shapes.append({"label": kinds[name].folder, "points": corners})
+    content = {"shapes": shapes, "imagePath": path.name, "imageData": None}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     _save(Image.fromarray(image.pixels), path, quality=image.quality)
-
-
-def _corners(mask: NDArray[np.bool_]) -> Iterator[list[list[int]]]:
-    """The four corners of the box round a mask; none where the defect lies outside the frame."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if rows.size:
-        left, top, right, bottom = (int(n) for n in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-        yield [[left, top], [right, top], [right, bottom], [left, bottom]]
 
 
 def _save(image: Image.Image, path: Path, **options: Any) -> None:
@@ -157,11 +150,7 @@ def _save(image: Image.Image, path: Path, **options: Any) -> None:
     beside.replace(path)
 
 
-SAME_PIECE_PROBABILITY = 0.6  # that an image shows the piece of the previous one, moved a little
-
-
-@dataclass(frozen=True)
-class SyntheticImage:
+class SyntheticImage(NamedTuple):
     """A generated image."""
 
     pixels: NDArray[np.uint8]  # (H, W, 3)

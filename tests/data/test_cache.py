@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from alu_defects.data import cache, decode, similarity
+from alu_defects.data import cache, decode, duplicates
 from alu_defects.data.cache import PixelCache
 from alu_defects.errors import UserError
 
@@ -75,7 +75,7 @@ def test_images_are_decoded_once_and_found_by_what_they_hold(images: Known, tmp_
     assert len(decoded) == len(cache) == 200
     expected = np.stack([decode.decode(path, SIZE) for path in paths])
     assert np.array_equal(read_pixels(cache, sha256s), expected)
-    assert np.array_equal(cache.hashes(cache.find_rows(sha256s)), similarity.hash_images(expected))
+    assert np.array_equal(cache.hashes(cache.find_rows(sha256s)), duplicates.hash_images(expected))
 
     decoded.clear()
     moved = [path.rename(path.with_name(f"moved {path.name}")) for path in paths]
@@ -262,8 +262,8 @@ def test_decoded_images_that_wait_to_be_written_are_bounded_by_bytes(
     images: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, at_once: int
 ) -> None:
     written: list[int] = []
-    hashes = similarity.hash_images
-    monkeypatch.setattr(similarity, "hash_images", lambda images: written.append(len(images)) or hashes(images))
+    hashes = duplicates.hash_images
+    monkeypatch.setattr(duplicates, "hash_images", lambda images: written.append(len(images)) or hashes(images))
     monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
     monkeypatch.setattr(cache, "BUFFER_BYTES", rows * 3 * SIZE**2)
     pixels = PixelCache(tmp_path / "cache", SIZE, "squash")

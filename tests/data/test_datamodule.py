@@ -20,7 +20,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from alu_defects.data import decode, similarity, sources
+from alu_defects.data import decode, duplicates, sources
 from alu_defects.data.catalog import EXCLUDED_COLUMNS
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
@@ -168,7 +168,7 @@ def test_pixels_can_be_moved_again(photographs: Path) -> None:
 def test_near_duplicates_of_too_many_images_are_not_counted(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make(photographs)
     assert data.count_near_duplicates() == 0
-    monkeypatch.setattr(similarity, "MAX_IMAGES_PER_RUN", 35)
+    monkeypatch.setattr(duplicates, "MAX_IMAGES_PER_RUN", 35)
     assert data.count_near_duplicates() is None
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from alu_defects.data import similarity
-from alu_defects.data.similarity import (
+from alu_defects.data import duplicates
+from alu_defects.data.duplicates import (
     HASH_BITS,
     MAX_HASH_DISTANCE,
     across_splits,
@@ -84,7 +84,7 @@ def test_an_image_without_structure_in_both_directions_has_no_hash_and_no_double
 def test_pairs_are_those_of_comparing_everything(
     block: int, max_distance: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(similarity, "_PAIRS_PER_BLOCK", block)
+    monkeypatch.setattr(duplicates, "_PAIRS_PER_BLOCK", block)
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2, (40, HASH_BITS), dtype=np.uint8)
     bits[7], bits[30] = bits[3], bits[3]
