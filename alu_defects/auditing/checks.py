@@ -22,24 +22,16 @@ from alu_defects.errors import UserError
 
 @dataclass(frozen=True)
 class Audit:
-    """The outcome of an audit.
+    """The outcome of an audit."""
 
-    Attributes:
-        root: where the images lie.
-        table: the catalog that would be trained on, with its split; without it if the images cannot be split.
-        images: every image file, in the catalog or not: path, label, session and split ("" where there is none),
-            width, height, mode and format (0 and "" where it cannot be decoded).
-        archives: images by class and archive; None if they are not from several archives.
-        findings: columns `findings.COLUMNS`, the most severe first.
-        leakage: what the capture times give away; None where there are none.
-    """
-
-    root: Path
-    table: pd.DataFrame
+    root: Path  # of the images
+    table: pd.DataFrame  # the catalog that would be trained on; with its split, if the images can be split
+    # every image file, in the catalog or not: path, label, session and split ("" where there is none), width, height,
+    # mode and format (0 and "" where it cannot be decoded)
     images: pd.DataFrame
-    archives: pd.DataFrame | None
-    findings: pd.DataFrame
-    leakage: leakage.Leakage | None
+    archives: pd.DataFrame | None  # images by class and archive; None if they are not from several archives
+    findings: pd.DataFrame  # columns `findings.COLUMNS`, the most severe first
+    leakage: leakage.Leakage | None  # what the capture times give away; None where there are none
 
     @property
     def fails(self) -> bool:

@@ -39,18 +39,9 @@ def find_16_bit(paths: Sequence[Path]) -> list[int]:
 def choose_bits(
     bits: int | str, paths: Sequence[Path], sha256s: Sequence[str], since: float, folder: Path, *, progress: bool = True
 ) -> int:
-    """The bits of a data set; they are logged.
+    """The bits of a data set, logged: a number, or as few as hold the largest value of all 16-bit images (`auto`).
 
-    Args:
-        bits: `auto`: as few as hold the largest value of all 16-bit images; or a number, which is returned.
-        paths: of the 16-bit images; without any, or if none can be decoded, `auto` is 8.
-        sha256s: hash of the bytes of each.
-        since: when the hashes were taken, see `decode.read_all`.
-        folder: of all pixel caches.
-        progress: show a progress bar.
-
-    Raises:
-        UserError: the largest values cannot be written there.
+    The other arguments are those of `largest_values`; without 16-bit images, or if none can be decoded, `auto` is 8.
     """
     found = ""
     if not isinstance(bits, int):
@@ -66,7 +57,18 @@ def choose_bits(
 def largest_values(
     paths: Sequence[Path], sha256s: Sequence[str], since: float, folder: Path, *, progress: bool = True
 ) -> dict[str, int]:
-    """SHA-256 → largest value of 16-bit images, without those that cannot be decoded; see `choose_bits`."""
+    """SHA-256 → largest value of 16-bit images, without those that cannot be decoded.
+
+    Args:
+        paths: of the images.
+        sha256s: hash of the bytes of each.
+        since: when the hashes were taken, see `decode.read_all`.
+        folder: of all pixel caches.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: the largest values cannot be written there.
+    """
     wanted, folder = dict(zip(sha256s, paths, strict=True)), folder.expanduser().absolute()
     file = folder / "largest_values"
     if wanted.keys() - _known(file).keys():

@@ -49,16 +49,13 @@ class PixelCache:
     def fill(
         self, paths: Sequence[Path], sha256s: Sequence[str], since: float, *, progress: bool = True
     ) -> list[tuple[Path, Exception]]:
-        """Decode what is not there yet, in the order given.
+        """Decode what is not there yet, in the order given; returns the images that cannot be decoded, and why.
 
         Args:
             paths: of the images.
             sha256s: hash of the bytes of each.
             since: when the hashes were taken, see `decode.read_all`.
             progress: show a progress bar.
-
-        Returns:
-            The images that cannot be decoded, and why.
 
         Raises:
             UserError: too little space on the disk, or no right to write there.
@@ -70,7 +67,13 @@ class PixelCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             with exclusive_lock(self.pixels_file, f"decoding images into {self.folder}"):
                 missing = self._missing(wanted)  # the other process may have had the same ones
-                self._check_room(len(missing))
+                needed = len(missing) * (self._row_bytes + _RECORD.itemsize)
+                if needed > (free := shutil.disk_usage(self.folder).free):
+                    raise UserError(
+                        f"{len(missing)} images of data.image_size={self.size} need {needed / 1e9:.1f} GB in "
+                        f"{self.folder}, where {free / 1e9:.1f} GB are free; give another paths.cache, a smaller "
+                        "data.image_size, or data.cache=none, which decodes again in every epoch"
+                    )
                 return self._append(missing, since, progress)
         except OSError as error:
             raise UserError(
@@ -105,15 +108,6 @@ class PixelCache:
     def _missing(self, wanted: Mapping[str, Path]) -> list[tuple[str, Path]]:
         known = self._known()
         return [(sha256, path) for sha256, path in wanted.items() if sha256 not in known]
-
-    def _check_room(self, images: int) -> None:
-        needed, free = images * (self._row_bytes + _RECORD.itemsize), shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise UserError(
-                f"{images} images of data.image_size={self.size} need {needed / 1e9:.1f} GB in {self.folder}, "
-                f"where {free / 1e9:.1f} GB are free; give another paths.cache, a smaller data.image_size, or "
-                "data.cache=none, which decodes again in every epoch"
-            )
 
     def _append(
         self, missing: Sequence[tuple[str, Path]], since: float, progress: bool
@@ -194,11 +188,7 @@ class CachedPixels:
         return len(self.rows) * self.images[0].numel()
 
     def load(self, device: torch.device) -> None:
-        """Copy the images from the disk into the memory of a device.
-
-        Raises:
-            UserError: they do not fit.
-        """
+        """Copy the images from the disk into the memory of a device; a `UserError` if they do not fit."""
         if self._positions is None and self.device == device:
             return
         try:
@@ -235,11 +225,7 @@ class DecodeOnDemand:
         self.size, self.resize, self.bits = size, resize, bits
 
     def gather(self, index: Tensor) -> Tensor:
-        """The images of an index (B,), as `CachedPixels.gather`.
-
-        Raises:
-            UserError: some cannot be decoded.
-        """
+        """The images of an index (B,), as `CachedPixels.gather`; a `UserError` if some cannot be decoded."""
         chosen = index.tolist()
         if not chosen:
             return torch.empty((0, 3, self.size, self.size), dtype=torch.uint8)

@@ -125,11 +125,7 @@ def capture_time(name: str) -> str:
 
 
 def existing_root(root: str | Path) -> Path:
-    """The root as an absolute path.
-
-    Raises:
-        UserError: it is no folder.
-    """
+    """The root as an absolute path; a `UserError` if it is no folder."""
     path = Path(str(root)).expanduser().absolute()  # the command line reads a folder named 2018 as a number
     if not path.is_dir():
         meant = "" if str(path) == str(root) else f" ({path})"
@@ -146,10 +142,7 @@ def with_hashes(root: Path, images: Sequence[ImageRecord]) -> list[ImageRecord]:
 def build_catalog(images: Sequence[ImageRecord], excluded: Sequence[Excluded], classes: Sequence[str]) -> FoundImages:
     """Make the tables; logs what is excluded, with a warning if that is not `EXPECTED`.
 
-    Args:
-        images: become the rows, sorted by class and path; images of several classes and of none come last.
-        excluded: becomes the other table, sorted by path.
-        classes: all class names in their order.
+    The images are sorted by class, in the order of `classes`, and path, those of several classes and of none last.
     """
     kinds = (*classes, "several", "unlabelled")
     rank = {p.labels: kinds.index(_kind(p.label, p.labels)) for p in {p.labels: p for p in images}.values()}
@@ -189,11 +182,7 @@ def _kind(label: str, labels: str | tuple[str, ...]) -> str:
 
 
 def verify_files(root: Path, table: pd.DataFrame) -> None:
-    """Make sure that the images of a catalog lie below a root, unchanged.
-
-    Raises:
-        UserError: one is missing or has another content; it is named.
-    """
+    """Refuse with a `UserError` a catalog with an image that is not below the root or has changed; it is named."""
     paths = [root / path for path in table["path"]]
     for path in paths:
         if not path.is_file():
@@ -221,18 +210,14 @@ def load_catalog(path: Path) -> pd.DataFrame:
 
 
 def hash_files(paths: Iterable[Path]) -> list[str]:
-    """SHA-256 of the bytes of each file.
+    """SHA-256 of the bytes of each file; a `UserError` names the one that cannot be read."""
 
-    Raises:
-        UserError: a file cannot be read; it is named.
-    """
+    def sha256(path: Path) -> str:
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); fix its permissions or remove it") from error
+
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        return list(pool.map(_sha256, paths))
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); fix its permissions or remove it") from error
+        return list(pool.map(sha256, paths))

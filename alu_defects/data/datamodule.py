@@ -33,23 +33,18 @@ class DefectData(LightningDataModule):
     sent to other processes, where nothing is listed or decoded again.
 
     Args:
-        source: how `root` is read: folder, tianchi or synthetic.
-        root: the folder with the images.
-        image_size: side in pixels to which the whole frame is resized.
-        resize: squash or letterbox.
+        source: how `root`, the folder with the images, is read: folder, tianchi or synthetic.
+        image_size: side in pixels to which the whole frame is resized, by squash or letterbox.
         bits: what 16-bit images use of their bits, of `decode.BITS`, or `auto`, see `bit_depth.choose_bits`.
-        cache: where decoded pixels are kept: `disk` maps a file into memory, `memory` and `device` read it into that
-            of the machine or the GPU, `none` decodes in every epoch, and `auto` is device where they fit into a quarter
-            of a GPU's free memory, else disk.
-        cache_dir: the folder of that file, for all data sets.
-        batch_size: images a batch.
+        cache: where decoded pixels are kept: `disk` maps a file below `cache_dir` into memory, `memory` and `device`
+            read it into that of the machine or the GPU, `none` decodes in every epoch, and `auto` is device where they
+            fit into a quarter of a GPU's free memory, else disk.
         num_workers: processes that gather batches; `auto` is 0, since they would only copy pixels that are decoded, and
             one a core with `cache=none`.
         split: arguments of `splits.split_catalog`. Empty: nothing is split, and all images are in the catalog, those
             without a class too; for prediction, and where `set_catalog` gives a catalog.
         augment: options of `Augment`, or None for none.
         seed: of the order of the images and of the augmentation.
-        progress: show a progress bar while decoding.
         on_broken: `error` refuses images that cannot be decoded, `exclude` excludes them, and the others stay in their
             split. A file that cannot even be read is always an error.
         options: further options of the source.
@@ -113,9 +108,7 @@ class DefectData(LightningDataModule):
 
     @property
     def catalog(self) -> pd.DataFrame:
-        """The catalog with its split, made when it is first asked for; no image is decoded for it.
-
-        To be split, images must have exactly one class; the others are excluded.
+        """The catalog, made when it is first asked for, without decoding; to be split, images must have one class.
 
         Raises:
             UserError: images that cannot be read, trained on or split.
@@ -134,12 +127,10 @@ class DefectData(LightningDataModule):
         return self._catalog
 
     def set_catalog(self, root: Path, table: pd.DataFrame, classes: Sequence[str] | None = None) -> None:
-        """Take a catalog whose files are known to be unchanged.
+        """Take a catalog whose files, below `root`, are known to be unchanged.
 
-        Args:
-            root: of its paths.
-            table: the catalog; images without a label, and with one that is not a class, get the class id -1.
-            classes: of a trained model, in the order of their ids; None: those of the catalog as they appear in it.
+        `classes` are those of a trained model, in the order of their ids; None: those of the catalog as they appear in
+        it. Images with a label that is no class have the class id -1.
         """
         self.root, self._catalog = root, table.reset_index(drop=True)
         self.classes = [name for name in (self._catalog["label"].unique() if classes is None else classes) if name]

@@ -54,28 +54,23 @@ def decode(file: Path | BinaryIO, size: int, resize: str = "squash", bits: int |
         else:
             opened.draft("RGB", (size, size))  # JPEG: decode at the smallest DCT scale that is not below the target
             image = _rgb(ImageOps.exif_transpose(opened))
-    if resize == "letterbox":
-        image = _letterbox(image, size)
-    elif image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)  # antialiased in Pillow
+    width = height = size
+    if resize == "letterbox":  # like `ImageOps.pad`, but an image as narrow as a line keeps one pixel instead of none
+        width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)  # antialiased in Pillow
+    if image.size != (size, size):
+        frame = Image.new("RGB", (size, size), LETTERBOX_GREY)
+        frame.paste(image, ((size - width) // 2, (size - height) // 2))
+        image = frame
     return np.asarray(image)
-
-
-def _letterbox(image: Image.Image, size: int) -> Image.Image:
-    """Like `ImageOps.pad`, but an image as narrow as a line keeps one pixel instead of none."""
-    width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
-    result = Image.new("RGB", (size, size), LETTERBOX_GREY)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    result.paste(resized, ((size - width) // 2, (size - height) // 2))
-    return result
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point images have no agreed range; save it with 8 or 16 bits")
     if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, "black")
-        image = Image.alpha_composite(opaque, image.convert("RGBA"))
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
     return image.convert("RGB")
 
 
@@ -204,8 +199,7 @@ def read_all(
         read: is called with the content of each.
         paths: of the files.
         sha256s: hash of the bytes of each.
-        since: when the hashes were taken, in seconds since 1970; files changed later are hashed again. Hashing all of
-            them again would take a tenth of the time.
+        since: when the hashes were taken, in seconds since 1970; only files that changed later are hashed again.
         threads: None: one a core.
 
     Yields:

@@ -98,10 +98,7 @@ def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
     """All files below a folder in sorted order, relative to it; links are followed, but no folder is entered twice.
 
     Excluded are hidden files and folders (without what they hold), folders that are linked a second time, and folders
-    named like an image with all they hold.
-
-    Raises:
-        UserError: a folder cannot be read.
+    named like an image with all they hold. A `UserError` names a folder that cannot be read.
     """
     entered: dict[Path, str] = {}
     found: list[str] = []

@@ -42,8 +42,8 @@ class Leakage:
         if self.near_duplicates is not None:
             text += f"; pairs of near-duplicates across the split: {self.near_duplicates}"
         if self.is_strong:
-            text += ". Scores on this split are partly due to the capture time; "
-            text += "keep longer sessions together (split=session, a larger split.gap)"
+            text += ". Scores on this split are partly due to the capture time; keep longer sessions together "
+            text += "(split=session, a larger split.gap)"
         return text.replace("%", " %") + "."
 
 

@@ -10,11 +10,7 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
 
 
 def capture_seconds(table: pd.DataFrame) -> NDArray[np.float64]:
-    """Capture times in seconds since 1970, (rows,); NaN where the catalog gives none.
-
-    Raises:
-        UserError: a time that is not written like 2018-08-30T16:45:45.
-    """
+    """Capture times in seconds since 1970, (rows,); NaN for none, a `UserError` for one not in ISO 8601."""
     times = pd.to_datetime(table["time"], format=TIME_FORMAT, errors="coerce")
     wrong = times.isna() & (table["time"] != "")
     if wrong.any():

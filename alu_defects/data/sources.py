@@ -38,11 +38,7 @@ SOURCES: dict[str, Callable[..., tuple[Path, FoundImages]]] = {
 
 
 def check_source_options(source: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that are wrong whatever is in the folder; nothing is read.
-
-    Raises:
-        UserError: no such source, options that are not its own, or a round that does not exist.
-    """
+    """Refuse with a `UserError` a source, its options or a round that do not exist; nothing is read."""
     check_choice("data.source", source, SOURCES)
     try:
         inspect.signature(SOURCES[source]).bind(**options)
@@ -53,20 +49,12 @@ def check_source_options(source: str, options: Mapping[str, Any]) -> None:
 
 
 def find_images(source: str, options: Mapping[str, Any]) -> tuple[Path, FoundImages]:
-    """Find the images of a source, and the folder that they lie in; `check_source_options` has accepted the options.
-
-    Raises:
-        UserError: a folder that is not of this source.
-    """
+    """Find the images of a source, and the folder that they lie in; a `UserError` if it is not of this source."""
     return SOURCES[source](**options)
 
 
 def check_trainable(source: str, root: Path, table: pd.DataFrame) -> None:
-    """Refuse images that no classifier can be trained on; all of them can be predicted.
-
-    Raises:
-        UserError: fewer than two classes, or images outside of the class folders of the source `folder`.
-    """
+    """Refuse with a `UserError` fewer than two classes, and images that lie in the root of the source `folder`."""
     loose = table.loc[table["labels"] == "", "path"]
     if source == "folder" and len(loose):
         raise UserError(

@@ -29,7 +29,7 @@ SELECTED_ON_TEST = "selected on the evaluation images"  # what every report then
 
 
 def check_split_options(**options: Any) -> None:
-    """Refuse options of `split_catalog` that are wrong for any images, by splitting none: that takes no time."""
+    """Refuse with a `UserError` options of `split_catalog` that are wrong for any images, by splitting none."""
     split_catalog(pd.DataFrame(columns=list(catalog.COLUMNS), dtype=str), **options)
 
 
@@ -92,8 +92,7 @@ def session(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: fl
     """Hold out whole sessions: for every class as near to the fractions of its images as sessions allow.
 
     Sessions are chosen in the order of a hash; those with more than twice the images that are still wanted train. New
-    images therefore move few others to another split. scikit-learn's StratifiedGroupKFold would draw all of them again,
-    and makes only two splits, with fractions of 1/k.
+    images therefore move few others to another split; scikit-learn's StratifiedGroupKFold would draw all of them again.
     """
     return _hold_out(table, _whole_sessions(table), {"test": test_fraction, "val": val_fraction}, seed)
 
@@ -122,12 +121,7 @@ def kfold(table: pd.DataFrame, *, k: int = 5, fold: int = 0, by: str = "session"
     them is in every fold. scikit-learn's StratifiedGroupKFold does not guarantee that (its issue 34828), nor do all
     its versions stratify when it shuffles (32478).
 
-    Args:
-        table: the catalog with its sessions.
-        k: number of folds; the test images of all k folds are all images, each once.
-        fold: the one that tests, from 0 to k - 1.
-        by: what stays together: session or image.
-        seed: of the order among those of one size.
+    Over all folds, from 0 to k - 1, each image tests once. `by` is what stays together: session or image.
 
     Raises:
         UserError: an option out of range, or a class with fewer than k of them.
@@ -137,7 +131,7 @@ def kfold(table: pd.DataFrame, *, k: int = 5, fold: int = 0, by: str = "session"
     units = _whole_sessions(table) if by == "session" else table["sha256"]
     folds, total = dict[str, int](), [0] * k
     for label, own in units.groupby(table["label"]):
-        sizes = _sizes(own)
+        sizes = Counter(own.to_numpy(dtype=object))  # value_counts takes three times as long
         if len(sizes) < k:  # in whichever fold: a cross-validation is whole or not at all
             raise UserError(
                 f"class {label} has {len(sizes)} {by}s, fewer than split.k={k} folds; "
@@ -166,15 +160,12 @@ def file(table: pd.DataFrame, *, file: str) -> pd.Series:
         raise UserError(f"split.file={file} cannot be read ({error}); give a CSV with path and split") from error
     if missing := {"path", "split"}.difference(given.columns):
         raise UserError(f"split.file={file} has no column {min(missing)}, only {', '.join(given.columns)}")
-    wrong = given[~given["split"].isin([*SPLITS, VAL_AND_TEST])]
-    if len(wrong):
+    if len(wrong := given[~given["split"].isin([*SPLITS, VAL_AND_TEST])]):
         path, split = wrong[["path", "split"]].iloc[0]
         raise UserError(f"split.file={file}: {path} is in {split!r}, not in {', '.join(SPLITS)} or {VAL_AND_TEST}")
-    twice = given.loc[given["path"].duplicated(), "path"]
-    if len(twice):
+    if len(twice := given.loc[given["path"].duplicated(), "path"]):
         raise UserError(f"split.file={file} has {len(twice)} paths more than once, the first is {twice.iloc[0]}")
-    absent = table.loc[~table["path"].isin(given["path"]), "path"]
-    if len(absent):
+    if len(absent := table.loc[~table["path"].isin(given["path"]), "path"]):
         raise UserError(
             f"split.file={file} lacks {len(absent)} of the {len(table)} images, the first is {absent.iloc[0]}; "
             "add them, with paths relative to data.root"
@@ -198,10 +189,6 @@ def _whole_sessions(table: pd.DataFrame) -> pd.Series:
     return table["session"]
 
 
-def _sizes(units: pd.Series) -> dict[str, int]:
-    return Counter(units.to_numpy(dtype=object))  # pandas's value_counts takes three times as long
-
-
 def _shuffled(units: Iterable[str], seed: int) -> list[str]:
     """Units in the order of a hash of seed and name: a new unit does not change the order of the others."""
     return sorted(units, key=lambda unit: hashlib.sha256(os.fsencode(f"{seed} {unit}")).digest())
@@ -215,7 +202,7 @@ def _hold_out(table: pd.DataFrame, units: pd.Series, fractions: Mapping[str, flo
         raise UserError(f"{given}: must be above 0 and leave something below 1 to train on")
     part_of: dict[str, str] = {}
     for _, own in units.groupby(table["label"]):
-        sizes = _sizes(own)
+        sizes = Counter(own.to_numpy(dtype=object))  # value_counts takes three times as long
         left = _shuffled(sizes, seed)
         for still, (part, fraction) in zip(range(len(fractions), 0, -1), fractions.items(), strict=True):
             chosen = _fill(left, sizes, wanted=fraction * len(own), most=len(left) - still)

@@ -51,8 +51,7 @@ def check_round(round: int) -> None:
 def find_images(root: Path, *, round: int = 1, include_other: bool = False, corrections: bool = True) -> FoundImages:
     """Catalog the images of one round in all archives below the root, which may be an archive itself.
 
-    The archives overlap: of several files of one name or content only that of the newest archive is kept, or an image
-    could be in train and in test.
+    The archives overlap: of several files of one name or content only that of the newest archive is kept.
 
     Args:
         root: an absolute path.
@@ -156,12 +155,7 @@ class Location(NamedTuple):
 
 
 def find_location(folders: Folders, annotation: str) -> Location | None:
-    """Round, archive and labels of an image; None: it is not part of the competition's data.
-
-    Args:
-        folders: names of those above the image, the root's own first.
-        annotation: the annotation file of the image, or "".
-    """
+    """What the folders above an image (the root first) and its annotation file ("" for none) say; None: nothing."""
     for depth, folder in enumerate(folders):
         if found := _train(folders[:depth], folder, folders[depth + 1 :]):
             return found

@@ -26,15 +26,6 @@ class Scene:
         image_rng: for what belongs to this one image: how the phone moved, noise.
         shape: (height, width) of the image.
         severity: multiplies the strength of defects; 0.3 makes them hardly visible.
-
-    Attributes:
-        u: position along the bar, 0 in the middle of the frame when the phone has not moved.
-        v: position across the bar, from -half to half on it.
-        face: (top, bottom) of its main face within the frame.
-        tone: relative change of brightness that a defect makes.
-        missing_coat: share of the coat that is missing, 0 to 1.
-        missing_edge: how far the edge of the bar is gone.
-        mask: where the defect is.
     """
 
     def __init__(
@@ -47,6 +38,7 @@ class Scene:
     ) -> None:
         self.setting, self.rng, self.shape, self.severity = setting, piece_rng, shape, severity
         self.bar = setting.bar
+        # (top, bottom) of the main face within the frame
         self.face = max(self.bar.face[0], 0.05 - setting.middle), min(self.bar.face[1], 0.95 - setting.middle)
         self._image_rng = image_rng
         self._texture_rng = np.random.default_rng(piece_rng.integers(2**63))  # the same for any defect
@@ -59,13 +51,14 @@ class Scene:
         self._x: Field = ((np.arange(width, dtype=np.float32) + 0.5) / height - self.length / 2)[None, :]
         self._y: Field = ((np.arange(height, dtype=np.float32) + 0.5) / height - setting.middle)[:, None]
         cos, sin = np.float32(self._cos), np.float32(self._sin)
+        # positions along the bar, 0 in the middle of the frame, and across it, from -half to half
         self.u: Field = self._x * cos + self._y * sin + np.float32(self.camera_shift[0])
         narrowing = np.float32(1) - np.float32(setting.convergence) * self._x
         self.v: Field = (self._y * cos - self._x * sin) * narrowing + np.float32(self.camera_shift[1])
-        self.tone: Field = np.zeros(shape, np.float32)
-        self.missing_coat: Field = np.zeros(shape, np.float32)
-        self.missing_edge: Field = np.zeros(shape, np.float32)
-        self.mask = np.zeros(shape, np.bool_)
+        self.tone: Field = np.zeros(shape, np.float32)  # relative change of brightness that a defect makes
+        self.missing_coat: Field = np.zeros(shape, np.float32)  # share of it, 0 to 1
+        self.missing_edge: Field = np.zeros(shape, np.float32)  # how far the edge of the bar is gone
+        self.mask = np.zeros(shape, np.bool_)  # where the defect is
 
     # Places --------------------------------------------------------------------------------------------------------
 
@@ -92,10 +85,7 @@ class Scene:
         return 0.05 < v + self.setting.middle < 0.95
 
     def window(self, u: float, v: float, along: float, across: float | None = None) -> Window:
-        """The part of the frame within a distance of a place along and across the bar, as slices into every field.
-
-        At least one pixel: a place outside the frame gives its border, where the defect has faded.
-        """
+        """The part of the frame within a distance of a place along and across the bar; at least one pixel of it."""
         height, width = self.shape
         column, row = self._pixel(u, v)
         columns, rows = along * height, (along if across is None else across) * height

@@ -4,7 +4,7 @@ Lengths are in image heights, so that an image can have any size.
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,7 @@ BENCH_COLOURS = np.array([(0.06, 0.66, 0.58), (0.13, 0.52, 0.48), (0.06, 0.44, 0
 PROFILE_STEPS = 1024
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """A profile seen from the front: faces in different directions, and the bends between them."""
 
     half: float  # half the width of the bar
@@ -29,8 +28,7 @@ class Bar:
     levels: NDArray[np.float32]  # brightness across the bar at `PROFILE_STEPS` places from -half to half
 
 
-@dataclass(frozen=True)
-class Light:
+class Light(NamedTuple):
     """One bright window or lamp."""
 
     direction: tuple[float, float]  # unit vector (x, y) in the plane of the image that points to the light
@@ -41,8 +39,7 @@ class Light:
     tint: RGB
 
 
-@dataclass(frozen=True)
-class Bench:
+class Bench(NamedTuple):
     """A table of green leatherette, worn in places."""
 
     paint: RGB
@@ -53,8 +50,7 @@ class Bench:
     dim: float  # brightness of the bench below the bar against that above it
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """Everything that the images of a session share."""
 
     bar: Bar
@@ -76,10 +72,9 @@ class Setting:
     def sample(cls, rng: np.random.Generator) -> "Setting":
         """Choose at random what a session looks like."""
         coat = rng.choice(COAT_COLOURS) * rng.uniform(0.92, 1.06) * rng.uniform(0.98, 1.02, 3)
-        if float(coat.mean()) > 0.6:  # metal under a pale coat is darker than the coat
-            bare = rng.uniform((0.40, 0.40, 0.40), (0.50, 0.49, 0.47))
-        else:
-            bare = rng.uniform(0.74, 0.86) * _sample_white(rng)
+        pale = float(coat.mean()) > 0.6  # metal under a pale coat is darker than the coat
+        low, high = (0.40, 0.40, 0.40), (0.50, 0.49, 0.47)
+        bare = rng.uniform(low, high) if pale else rng.uniform(0.74, 0.86) * _sample_white(rng)
         bar = _sample_bar(rng)
         return cls(
             bar=bar,

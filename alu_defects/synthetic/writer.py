@@ -56,7 +56,7 @@ def ensure_written(root: Path, options: SyntheticOptions, *, workers: int | None
 
     Args:
         root: the folder of all generated sets.
-        options: what it is made of.
+        options: what the set is made of.
         workers: processes; None: one a core. The images are the same with any number.
         progress: show a progress bar.
 
@@ -74,27 +74,22 @@ def ensure_written(root: Path, options: SyntheticOptions, *, workers: int | None
             "read it, or remove data.root"
         )
     folder = root / options.folder_name()
-    if not folder.is_dir():
-        planned = plan_images(options.images, options.balance, options.seed)
-        root.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(folder, f"generating {folder.name}"):
-            if not folder.is_dir():
-                unfinished = folder.with_name(folder.name + ".part")
-                _write(unfinished, planned, options, workers, progress)
-                unfinished.rename(folder)
+    if folder.is_dir():
+        return folder / "images"
+    planned = plan_images(options.images, options.balance, options.seed)
+    root.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(folder, f"generating {folder.name}"):
+        if not folder.is_dir():  # another process may have written it
+            unfinished = folder.with_name(folder.name + ".part")
+            for path in list(unfinished.rglob(".*")):  # unfinished files of a killed process
+                path.unlink()
+            jobs = [delayed(_write_single)(unfinished, image, options) for image in planned]
+            jobs += [delayed(_write_multi)(unfinished, number, options) for number in range(options.multi_defect)]
+            pool = Parallel(n_jobs=workers or -1, return_as="generator_unordered", batch_size=4)
+            for _ in track(pool(jobs), f"generating {len(jobs)} images", total=len(jobs), disable=not progress):
+                pass
+            unfinished.rename(folder)
     return folder / "images"
-
-
-def _write(
-    folder: Path, planned: Sequence[PlannedImage], options: SyntheticOptions, workers: int | None, progress: bool
-) -> None:
-    for path in list(folder.rglob(".*")):  # unfinished files of a killed process
-        path.unlink()
-    jobs = [delayed(_write_single)(folder, image, options) for image in planned]
-    jobs += [delayed(_write_multi)(folder, number, options) for number in range(options.multi_defect)]
-    pool = Parallel(n_jobs=workers or -1, return_as="generator_unordered", batch_size=4)
-    for _ in track(pool(jobs), f"generating {len(jobs)} images", total=len(jobs), disable=not progress):
-        pass
 
 
 def relative_path(planned: PlannedImage) -> Path:
@@ -109,9 +104,8 @@ def _write_single(folder: Path, planned: PlannedImage, options: SyntheticOptions
     path = folder / "images" / relative_path(planned)
     if path.exists():  # written before an interruption; the image is written last
         return
-    image = draw_image(
-        options.seed, planned.kind, planned.session, planned.number, size=options.size, severity=options.severity
-    )
+    which = planned.kind, planned.session, planned.number
+    image = draw_image(options.seed, *which, size=options.size, severity=options.severity)
     for mask in image.masks:
         _save(Image.fromarray(mask), (folder / "masks" / relative_path(planned)).with_suffix(".png"))
     _save(Image.fromarray(image.pixels), path, quality=image.quality)
@@ -124,18 +118,16 @@ def _write_multi(folder: Path, number: int, options: SyntheticOptions) -> None:
         return
     rng = np.random.default_rng([options.seed, 6, number])
     names = [str(name) for name in rng.choice(ROUND2_CLASSES, rng.integers(2, 4), replace=False)]
-    kinds = {kind.name: kind for kind in CLASSES}
-    # no session of a single-defect class has such a number
-    image = draw_image(
-        options.seed, NORMAL, 10**6 + number, 0, size=options.size, severity=options.severity, defects=names
-    )
+    folders = {kind.name: kind.folder for kind in CLASSES}
+    session = 10**6 + number  # no session of a single-defect class has such a number
+    image = draw_image(options.seed, NORMAL, session, 0, size=options.size, severity=options.severity, defects=names)
     shapes = []
     for name, mask in zip(names, image.masks, strict=True):
         _save(Image.fromarray(mask), folder / "masks" / MULTI_ARCHIVE / f"{number}_{name}.png")
         if box := Image.fromarray(mask).getbbox():  # None where the defect lies outside the frame
             left, top, right, bottom = box
             corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
-            shapes.append({"label": kinds[name].folder, "points": corners})
+            shapes.append({"label": folders[name], "points": corners})
     content = {"shapes": shapes, "imagePath": path.name, "imageData": None}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
