@@ -37,7 +37,7 @@ _RECORD = np.dtype([("sha256", "u1", 32), ("hash", "u1", duplicates.HASH_BITS //
 
 
 class PixelCache:
-    """The images below the folder `root` that were decoded in one way; `bits` is None where no image has 16 bits."""
+    """Images decoded in one way, in a folder of their own below `root`; `bits`: None where no image has 16 bits."""
 
     def __init__(self, root: Path, size: int, resize: str, bits: int | None = None) -> None:
         deep = f"_{bits}bits" if bits else ""
@@ -83,7 +83,8 @@ class PixelCache:
 
     def find_rows(self, sha256s: Sequence[str]) -> npt.NDArray[np.int64]:
         """Where in `pixels` the images are, (N,); they must be there."""
-        return np.array(list(map(self._known().__getitem__, sha256s)), np.int64)
+        known = self._known()
+        return np.array([known[sha256] for sha256 in sha256s], np.int64)
 
     def hashes(self, rows: npt.NDArray[np.int64]) -> UInt8:
         """The perceptual hashes of rows, uint8 (N, `duplicates.HASH_BITS` / 8)."""
