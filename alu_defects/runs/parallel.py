@@ -40,15 +40,9 @@ BASE_MEMORY, PIXEL_MEMORY = 2 * 2**30, 2500
 def run_in_processes(
     context: HydraContext, task: TaskFunction, configs: Sequence[DictConfig], at_once: int
 ) -> list[JobReturn]:
-    """Run jobs, and show a line of progress for each; what one prints is in its train.log.
+    """Run jobs of Hydra, and show a line of progress for each; what one prints is in its train.log.
 
     A job whose process is killed fails alone. A signal to this process ends those of the jobs in order.
-
-    Args:
-        context: Hydra's.
-        task: gets the configuration of a job.
-        configs: those of the jobs, with hydra.job.num.
-        at_once: how many run at the same time.
     """
     waiting, running, results = list(enumerate(configs)), list[_Job](), dict[int, JobReturn]()
     with _job_progress() as progress, env_override(ONE_THREAD):
@@ -64,21 +58,21 @@ def run_in_processes(
                 for job in [job for job in running if job.connection in ended]:
                     results[job.number] = job.end(progress)
                     running.remove(job)
-        finally:  # also by a signal: they end in order
+        finally:  # also by a signal: they end in order, with the time to write what they have
             for job in running:
                 job.process.terminate()
-            _wait_or_kill([job.process for job in running])
+            deadline = time.monotonic() + GRACE
+            for job in running:
+                job.process.join(max(0.0, deadline - time.monotonic()))
+                job.process.kill()
     return [results[number] for number in sorted(results)]
 
 
 def count_jobs_that_fit(configs: Sequence[DictConfig]) -> int:
     """How many jobs to run at once: 1 on a GPU or if each starts several processes, else as cores and memory allow."""
-    trainers = [config.trainer for config in configs]
-    if any(trainer.strategy != "auto" for trainer in trainers):
-        return 1
     from alu_defects.training.trainer import device_type
 
-    if any(device_type(trainer.accelerator) != "cpu" for trainer in trainers):
+    if any(c.trainer.strategy != "auto" or device_type(c.trainer.accelerator) != "cpu" for c in configs):
         return 1
     largest = max(config.data.batch_size * config.data.image_size**2 for config in configs)
     memory = psutil.virtual_memory().available // (BASE_MEMORY + PIXEL_MEMORY * largest)
@@ -125,13 +119,11 @@ class _Job:
             Run.failed(self.folder, self.config, overrides, error)
         self.process.join()
         self.show(progress)
-        progress.update(self.line, outcome=f"{progress.tasks[self.line].fields['outcome']} {self._status()}".strip())
+        run = Run(self.folder)
+        status = Run(run.folder / run.status().get("run", ".")).status()["status"]
+        progress.update(self.line, outcome=f"{progress.tasks[self.line].fields['outcome']} {status}".strip())
         progress.stop_task(self.line)
         return result
-
-    def _status(self) -> str:
-        run = Run(self.folder)
-        return str(Run(run.folder / run.status().get("run", ".")).status()["status"])
 
     def show(self, progress: Progress) -> None:
         """Show how far the job is: as far as its metrics.csv."""
@@ -178,11 +170,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _wait_or_kill(processes: Sequence[SpawnProcess]) -> None:
-    """Give processes that were asked to end the time to write what they have."""
-    deadline = time.monotonic() + GRACE
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        process.kill()

@@ -29,10 +29,8 @@ if TYPE_CHECKING:  # torch takes seconds to import: a run that is resumed is loo
 class SweepCallback(Callback):
     """What belongs to a sweep as a whole: its folder, jobs that fail, and the report at its end.
 
-    It needs nothing but run.json of each job, so that the jobs may run in any process that writes into the folder.
-
-    Args:
-        compare: `alu_defects.compare.compare`, or None for jobs that are not to be compared.
+    It needs nothing but run.json of each job, so that the jobs may run in any process. `compare` is
+    `alu_defects.compare.compare`, or None for jobs that are not to be compared.
     """
 
     running: ClassVar["SweepCallback | None"] = None  # of this process
@@ -105,7 +103,7 @@ def _runs(config: DictConfig) -> list[tuple[Run, dict[str, Any]]]:
 
 
 def find_finished(config: DictConfig, data: "DefectData") -> Run | None:
-    """The newest finished run below `paths.runs` with these settings, this code and these images; None: no such run.
+    """The newest finished run below `paths.runs` with these settings, this code and these images, or None.
 
     The images are listed only where a run has the settings.
     """
@@ -120,7 +118,7 @@ def find_finished(config: DictConfig, data: "DefectData") -> Run | None:
 
 
 def find_unfinished(config: DictConfig) -> Run | None:
-    """The newest run below `paths.runs` with these settings and root that was left unfinished; None: no such run."""
+    """The newest unfinished run below `paths.runs` with these settings and root, or None."""
     wanted, root = run_identity(config)["settings"], config.data.get("root")
     left = [run for run, status in _runs(config) if status["status"] != "finished" and status.get("settings") == wanted]
     alike = (run for run in reversed(left) if run.config().data.root == root and not run.is_alive())

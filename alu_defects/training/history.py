@@ -55,13 +55,7 @@ class History(Logger):
             self.table().to_csv(file, index=False)
 
     def complete(self, epoch: int, logged: Mapping[str, float], others: Sequence[Logger]) -> None:
-        """Log the last epoch of a run that was killed after its checkpoint, but before the metrics were logged.
-
-        Args:
-            epoch: of the checkpoint.
-            logged: the metrics in the checkpoint.
-            others: the other loggers of the run.
-        """
+        """Log `logged`, which was in the checkpoint of `epoch`, where a run was killed before it did so itself."""
         row = pd.Series(self.rows.get(epoch, {})).dropna()  # read from a table, it has every column
         missing = {key: value for key, value in logged.items() if key.startswith(PREFIXES) and key not in row}
         for logger in (*others, self) if missing else ():
