@@ -208,8 +208,17 @@ def flat(config: DictConfig) -> dict[str, Any]:
 
 # Settings that hold a file or a folder. A new one belongs in here, so that it takes every path.
 PATH_SETTINGS = (
-    *("data.root", "data.cache_dir", "model.weights", "output", "paths.cache", "paths.runs"),
-    *("resume", "run", "run_dir", "runs", "split.file"),
+    "data.root",
+    "data.cache_dir",
+    "model.weights",
+    "output",
+    "paths.cache",
+    "paths.runs",
+    "resume",
+    "run",
+    "run_dir",
+    "runs",
+    "split.file",
 )
 TEXT_SETTINGS = (*PATH_SETTINGS, "operating.normal")  # what is typed for them is never a number, true or false
 LIST_SETTINGS = ("runs",)  # of these, [a,b] are two texts; elsewhere it is one that is called so
@@ -228,12 +237,8 @@ def prepare_overrides(config_name: str, words: Sequence[str], sweep: bool = Fals
 
     Settings of `TEXT_SETTINGS` reach the code exactly as they are typed, and so does every other value that Hydra
     cannot read. As in Hydra remain: what is quoted already (`"/a b"`), `null`, interpolations (`${paths.cache}/x`), and
-    values that Hydra reads, of all other settings: numbers, lists, sweeps. Prepared words are prepared already.
-
-    Args:
-        config_name: the primary configuration, which may have shorthands.
-        words: such as `data.root=/a b`; without options such as -m.
-        sweep: whether commas separate the values of a sweep (-m); a comma inside a value then needs quotes.
+    values that Hydra reads, of all other settings: numbers, lists, sweeps. Prepared words are prepared already. In a
+    `sweep` (-m) commas separate the values; a comma inside a value then needs quotes.
     """
     return [_override(SHORTHANDS.get(config_name, {}), word, sweep) for word in words]
 

@@ -146,8 +146,7 @@ def _find(name: str) -> _Entry:
         from alu_defects.models.timm import timm_backbone
 
         return _Entry(functools.partial(timm_backbone, name.removeprefix("timm/")), "none")
-    known = backbone_names()
-    if name not in known:
+    if name not in (known := backbone_names()):
         raise UserError(
             f"Unknown backbone '{name}'{did_you_mean(name, known)} "
             f"All: {', '.join(known)}, and timm/<name> for every network of timm."

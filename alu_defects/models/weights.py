@@ -29,8 +29,7 @@ def load_weights(model: nn.Module, path: str | Path, classes: Sequence[str] | No
 
     Args:
         model: A backbone, see `Backbone`.
-        path: .safetensors, or .pth / .pt / .ckpt with a state dict, bare or under the key "state_dict"; also the
-            model.safetensors and the checkpoints of alu_defects.train.
+        path: .safetensors, or .pth / .pt / .ckpt with a state dict, bare or under "state_dict"; also those of a run.
         classes: Their names in the order of the model's outputs; None: not known, only their number is compared.
 
     Raises:

@@ -77,19 +77,17 @@ def _code(backbone: str) -> str:
 
     All modules of the package of `backbone` count, if it is not ours.
     """
-    files = {name: file for name in CODE_ALONE if (file := _file(name))}
     package = backbone.partition(".")[0]
-    todo = [*CODE_WITH_IMPORTS, backbone]
-    if package != "alu_defects":
-        files |= {str(file): file for file in _files_of_package(package)}
-        todo += [name for file in _files_of_package(package) for name in _imports(file)]
+    theirs = [] if package == "alu_defects" else _files_of_package(package)
+    files = {name: file for name in CODE_ALONE if (file := _file(name))} | {str(file): file for file in theirs}
+    todo = [*CODE_WITH_IMPORTS, backbone, *(name for file in theirs for name in _imports(file))]
     while todo:
         name = todo.pop()
         if name not in files and (source := _file(name)):
             files[name] = source
             todo += _imports(source)
     digest = hashlib.sha256()
-    if package != "alu_defects" and not _files_of_package(package):  # typed into Python: no other run has the same
+    if package != "alu_defects" and not theirs:  # typed into Python: no other run has the same
         digest.update(os.urandom(32))
     for name in sorted(files):
         digest.update(files[name].read_bytes())

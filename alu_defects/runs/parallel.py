@@ -44,8 +44,10 @@ def run_in_processes(
 
     A job whose process is killed fails alone. A signal to this process ends those of the jobs in order.
     """
+    name, outcome = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[outcome]}", markup=False)
+    columns = (name, BarColumn(20), TextColumn("epoch"), MofNCompleteColumn(), outcome, TimeElapsedColumn())
     waiting, running, results = list(enumerate(configs)), list[_Job](), dict[int, JobReturn]()
-    with _job_progress() as progress, env_override(ONE_THREAD):
+    with Progress(*columns) as progress, env_override(ONE_THREAD):
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
@@ -131,12 +133,6 @@ class _Job:
         with suppress(OSError, ValueError, KeyError, UserError):  # it has not begun
             scores = pd.read_csv(Run.existing(self.folder).history_file)[monitor].dropna()
             progress.update(self.line, completed=len(scores), outcome=f"{monitor} {scores.iloc[-1]:.3f}")
-
-
-def _job_progress() -> Progress:
-    """A line a job: its folder, its epoch, and what selects its best epoch."""
-    name, outcome = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[outcome]}", markup=False)
-    return Progress(name, BarColumn(20), TextColumn("epoch"), MofNCompleteColumn(), outcome, TimeElapsedColumn())
 
 
 def _work(work: bytes, log_file: str, connection: Connection) -> None:

@@ -73,12 +73,8 @@ class Run:
     ) -> "Run":
         """Start a run in a folder of its own, which the `run_dir` of its configuration becomes.
 
-        Args:
-            folder: of the run.
-            config: of the run.
-            overrides: what the command line gave.
-            claim: take `<folder>_2`, … where the folder exists, instead of refusing one that holds a run.
-            entries: more for run.json.
+        `claim` takes `<folder>_2`, … where the folder exists, instead of refusing one that holds a run. `entries` are
+        more for run.json.
 
         Raises:
             UserError: the folder holds another run, or this process is not the first of several that were started.
@@ -283,7 +279,6 @@ def _git_commit() -> str | None:
     command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     with suppress(FileNotFoundError):  # git is not installed
-        return (
-            subprocess.run(command, capture_output=True, text=True, env=environment, check=False).stdout.strip() or None
-        )
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        return done.stdout.strip() or None
     return None

@@ -62,15 +62,15 @@ class SweepCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Report, and end with exit code 1 if a job has not finished; Hydra would turn an exception into a warning."""
         try:
-            finished = self.report()
+            code = 0 if self.report() else 1
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            code = 2
         except Exception:
             traceback.print_exc()
-            sys.exit(1)
-        if not finished:
-            sys.exit(1)
+            code = 1
+        if code:
+            sys.exit(code)
 
     def report(self) -> bool:
         """Print which jobs failed and compare the others; whether all have finished."""
@@ -94,11 +94,9 @@ def report_running() -> None:
 
 def _runs(config: DictConfig) -> list[tuple[Run, dict[str, Any]]]:
     """The runs below `paths.runs` and that in `run_dir`, each with its run.json, in the order of their start."""
-    folder = Path(config.paths.runs)
-    files = {file for pattern in ("*/run.json", "*/*/run.json") for file in folder.glob(pattern)}
-    if (own := Path(config.run_dir, "run.json")).is_file():  # a command with a run_dir, typed again
-        files.add(own)
-    runs = [Run(file.parent) for file in files]
+    folder, own = Path(config.paths.runs), Path(config.run_dir, "run.json")
+    files = {*folder.glob("*/run.json"), *folder.glob("*/*/run.json")}
+    runs = [Run(file.parent) for file in files | ({own} if own.is_file() else set())]  # a run_dir may be typed again
     return sorted(((run, run.status()) for run in runs), key=lambda found: str(found[1].get("started")))
 
 

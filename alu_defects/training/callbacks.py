@@ -206,8 +206,8 @@ class NonfiniteCheck:
         batch, loss, index = pending[finite.index(False)]
         where = f"epoch {trainer.current_epoch + 1}, batch {batch + 1} of {trainer.num_training_batches}"
         paths = trainer.datamodule.catalog["path"].iloc[index.tolist()].tolist()  # type: ignore[attr-defined]
-        more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
-        images = f"images {', '.join(paths[:8])}{more}"
+        more = len(paths) - 8
+        images = f"images {', '.join(paths[:8])}" + (f" and {more} more" if more > 0 else "")
         if not self.skip:
             raise UserError(
                 f"the training loss is {loss.item()} in {where}; the checkpoints are as they were. "

@@ -21,6 +21,8 @@ class History(Logger):
     A resumed run continues the file: an epoch that is logged again replaces its row.
     """
 
+    name, version = "history", ""  # parts of Lightning's logger interface
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
@@ -28,16 +30,6 @@ class History(Logger):
         if path.exists():
             table = pd.read_csv(path)
             self.rows = {int(row["epoch"]): row for row in table.to_dict("records")}  # type: ignore[misc]
-
-    @property
-    def name(self) -> str:
-        """Part of Lightning's logger interface."""
-        return "history"
-
-    @property
-    def version(self) -> str:
-        """Part of Lightning's logger interface."""
-        return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | argparse.Namespace, *args: Any, **kwargs: Any) -> None:

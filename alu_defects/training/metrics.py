@@ -28,8 +28,8 @@ def precision_recall_f1(
 class ClassificationMetrics(Metric):
     """Loss, confusion counts, accuracy, precision and recall of each class, and macro precision, recall and F1.
 
-    A step adds on the device; torchmetrics' own count with `bincount` and look for NaN, for which the CPU waits. Macro
-    averages are over the classes that occur among labels or predictions; undefined counts as 0, as in scikit-learn.
+    A step adds on the device; torchmetrics' own metrics make the CPU wait for the GPU. Macro averages are over the
+    classes that occur among labels or predictions, and an undefined value counts as 0, as in scikit-learn.
     """
 
     full_state_update = False

@@ -35,8 +35,7 @@ class OtherLoad:
 
 def _times() -> tuple[float, float, float]:
     """Seconds: the time, the CPU time of all programs, and that of this one with its workers."""
-    times = psutil.cpu_times(percpu=True)
-    cores = _cores()
+    times, cores = psutil.cpu_times(percpu=True), _cores()
     if cores[-1] < len(times):  # else some cores are off, and psutil's list does not say which
         times = [times[core] for core in cores]
     busy = sum(getattr(core, name, 0.0) for core in times for name in BUSY)
