@@ -20,6 +20,8 @@ from alu_defects.config import check_settings, compose, conf_dir, flat, prepare_
 from alu_defects.errors import UserError, did_you_mean
 from alu_defects.signals import Interrupted, interrupting
 
+FIXABLE = (UserError, HydraException, OmegaConfBaseException)  # by the user
+
 
 def verb(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a command-line program of a function that takes the configuration `conf/<config_name>.yaml`.
@@ -68,17 +70,10 @@ def verb(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
     return decorate
 
 
-# errors of the command line: what the user can fix
-FIXABLE = (UserError, HydraException, OmegaConfBaseException)
-
-
 def _run(job: Callable[[DictConfig], Any], config_name: str) -> None:
     """What `hydra.main` does, with prepared overrides: it offers no way to change them but `sys.argv`.
 
     Both functions are Hydra's own business, and the same in all of 1.3, to which pyproject.toml binds us.
-
-    Raises:
-        UserError: an option of Hydra that has no place here.
     """
     parser = get_args_parser()
     words = parser.parse_intermixed_args()  # options may stand anywhere: model=xception -m seed=0,1
@@ -117,7 +112,8 @@ def explain(error: BaseException, config_name: str) -> str:
     if match := re.match(r"Could not override '([^']+)'", text):
         if "No match in the defaults list" in text:  # a group of conf/; others are taken for settings
             return f"{config_name} takes no group {match[1]}; leave it out"
-        return f"there is no setting {match[1]}{did_you_mean(match[1], _settings(config_name))} `--cfg job` shows all."
+        hint = did_you_mean(match[1], flat(compose(config_name)))
+        return f"there is no setting {match[1]}{hint} `--cfg job` shows all."
     return "\n".join(line for line in text.splitlines() if line.strip())
 
 
@@ -127,12 +123,7 @@ def _unknown_choice(group: str, choice: str, options: Sequence[str]) -> str:
 
 
 def check(config: DictConfig, config_name: str) -> None:
-    """Refuse what the command line gives and cannot work, before anything is imported or read.
-
-    Raises:
-        UserError: a mandatory setting is not given, one is of another type than its default, such as a word where a
-            number is needed, or one is out of its range.
-    """
+    """Raise a `UserError` for a setting that is not given, of another type than its default, or out of its range."""
     resumed = (OmegaConf.select(config, "resume") or "auto") != "auto"  # the run has a configuration of its own
     for key, value in flat(config).items():
         if value == "???" and not resumed:
@@ -142,9 +133,8 @@ def check(config: DictConfig, config_name: str) -> None:
     defaults = hydra.compose(config_name, [o for o in overrides if setting_of(o) in groups])
     for override in overrides:
         key = setting_of(override)
-        if "=" not in override or override.startswith(("+", "~")) or key in groups:
-            continue
-        if key == "trainer.devices":  # a number, a list or auto, which Lightning checks
+        # trainer.devices is a number, a list or auto, which Lightning checks
+        if "=" not in override or override.startswith(("+", "~")) or key in groups | {"trainer.devices"}:
             continue
         try:
             default, value = OmegaConf.select(defaults, key), OmegaConf.select(config, key)
@@ -176,7 +166,3 @@ def _same_kind(default: Any, value: Any) -> bool:
     if isinstance(default, float):
         return isinstance(value, (int, float))
     return isinstance(value, int if isinstance(default, int) else type(default))
-
-
-def _settings(config_name: str) -> list[str]:
-    return list(flat(compose(config_name)))

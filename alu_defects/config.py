@@ -48,11 +48,11 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 def absolute_paths(config: DictConfig) -> DictConfig:
     """A copy whose paths mean the same in every working directory, with ~ expanded."""
-    config = copy.deepcopy(config)
 
     def absolute(path: Any) -> str:
         return str(Path(str(path)).expanduser().absolute())
 
+    config = copy.deepcopy(config)
     for key in PATH_SETTINGS:
         value = OmegaConf.select(config, key, throw_on_resolution_failure=False)
         if isinstance(value, ListConfig):
@@ -63,12 +63,7 @@ def absolute_paths(config: DictConfig) -> DictConfig:
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """The group `model` for a backbone: what stands in conf/model/<name>.yaml, or timm's for `timm/<network>`.
-
-    Raises:
-        UserError: a file that leaves the network open.
-        MissingConfigException: no such file.
-    """
+    """The group `model` for a backbone: that of conf/model/<name>.yaml, or timm's for `timm/<network>`."""
     words = ["model=timm", f"model.name={name}"] if "/" in name else [f"model={name}"]
     options: dict[str, Any] = plain(compose("train", words).model)
     if options["name"] == "???":
@@ -88,17 +83,7 @@ def backbone_options(model: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a setting may be: one of some words, or a number, or a list of `length` numbers, in a range.
-
-    Attributes:
-        kind: of a number: int or float; None: words alone.
-        lowest: that the number may be.
-        highest: that it may be.
-        above: what it must be above.
-        below: what it must be below.
-        words: allowed instead of a number, or alone.
-        length: of a list; 0: a single number.
-    """
+    """What a setting may be: some words, or a number of a kind in a range, or a list of `length` such numbers."""
 
     kind: type[int] | type[float] | None = None
     lowest: float = -math.inf
@@ -109,11 +94,7 @@ class Allowed:
     length: int = 0
 
     def check(self, key: str, value: Any) -> None:
-        """Refuse a value.
-
-        Raises:
-            UserError: with what is allowed.
-        """
+        """Raise a `UserError` that says what is allowed, unless the value is."""
         if value in self.words:
             return
         if self.kind is None:
@@ -162,11 +143,7 @@ ALLOWED = {
 
 
 def check_settings(config: DictConfig) -> None:
-    """Check the settings of `ALLOWED` that a configuration has.
-
-    Raises:
-        UserError: one is not what it may be.
-    """
+    """Raise a `UserError` if one of the settings of `ALLOWED` that a configuration has is not what it may be."""
     for key, allowed in ALLOWED.items():
         try:
             value = plain(OmegaConf.select(config, key))
@@ -177,11 +154,7 @@ def check_settings(config: DictConfig) -> None:
 
 
 def whole_numbers(config: DictConfig, key: str, least: int = 1) -> list[int]:
-    """The setting `key`, a list of numbers.
-
-    Raises:
-        UserError: it is empty, or holds what is no whole number or one below `least`.
-    """
+    """The setting `key`, a list of whole numbers of at least `least`; a `UserError` if it is another or empty."""
     values = plain(config[key])
     if not values or not all(type(value) is int and value >= least for value in values):
         raise UserError(f"{key}={values}: give whole numbers from {least} on, as in {key}=[{least},{2 * least}]")
@@ -189,11 +162,7 @@ def whole_numbers(config: DictConfig, key: str, least: int = 1) -> list[int]:
 
 
 def find_class(kind: type[T], config: Mapping[str, Any]) -> type[T]:
-    """The class that `config["_target_"]` names, see `instantiate`.
-
-    Raises:
-        UserError: the target is outside `INSTANTIABLE`, cannot be imported or is not of that kind.
-    """
+    """The class that `config["_target_"]` names; a `UserError` if it is not there, not allowed or not of that kind."""
     target = str(config.get("_target_"))
     refused = UserError(
         f"_target_={target} may not be instantiated; allowed is a {kind.__name__} of {', '.join(INSTANTIABLE)}…"
@@ -212,10 +181,7 @@ def find_class(kind: type[T], config: Mapping[str, Any]) -> type[T]:
 def instantiate(kind: type[T], config: Mapping[str, Any], **kwargs: Any) -> T:
     """Make an object of the class that `config["_target_"]` names, from the other entries and `kwargs`.
 
-    Args:
-        kind: what it must be: among the functions of these packages are some that call whatever they are told to.
-        config: the entries.
-        kwargs: further ones.
+    It must be of a kind: among the functions of these packages are some that call whatever they are told to.
 
     Raises:
         UserError: the target is outside `INSTANTIABLE`, is not of that kind or does not take these arguments.
@@ -232,10 +198,9 @@ def flat(config: DictConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {}
 
     def walk(prefix: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for name, child in node.items():
-                settings[f"{prefix}{name}"] = child
-                walk(f"{prefix}{name}.", child)
+        for name, child in node.items() if isinstance(node, dict) else ():
+            settings[f"{prefix}{name}"] = child
+            walk(f"{prefix}{name}.", child)
 
     walk("", OmegaConf.to_container(config))
     return settings
@@ -258,8 +223,7 @@ PATH_SETTINGS = (
 TEXT_SETTINGS = (*PATH_SETTINGS, "operating.normal")  # what is typed for them is never a number, true or false
 LIST_SETTINGS = ("runs",)  # of these, [a,b] are two texts; elsewhere it is one that is called so
 
-# What the user types → the override that it means, for names that Hydra would take for a group of conf/, and for
-# lists, which it would take for a sweep.
+# what Hydra would take for a group of conf/ or for a sweep → the override that is meant
 SHORTHANDS = {"evaluate": {"split": "split.name={}"}, "benchmark": {"model": "models=[{}]"}}
 
 _WORD = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[^=]*)=(?P<value>.*)", re.DOTALL)
@@ -272,14 +236,9 @@ def prepare_overrides(config_name: str, words: Sequence[str], sweep: bool = Fals
     """The words of a command line as overrides for Hydra, which would refuse or change many a path.
 
     Settings of `TEXT_SETTINGS` reach the code exactly as they are typed, and so does every other value that Hydra
-    cannot read.
-    As in Hydra remain: what is quoted already (`"/a b"`), `null`, interpolations (`${paths.cache}/x`), and values that
-    Hydra reads, of all other settings: numbers, lists, sweeps. Prepared words are prepared already.
-
-    Args:
-        config_name: the primary configuration, which may have shorthands.
-        words: such as `data.root=/a b`; without options such as -m.
-        sweep: whether commas separate the values of a sweep (-m); a comma inside a value then needs quotes.
+    cannot read. As in Hydra remain: what is quoted already (`"/a b"`), `null`, interpolations (`${paths.cache}/x`), and
+    values that Hydra reads, of all other settings: numbers, lists, sweeps. Prepared words are prepared already. In a
+    `sweep` (-m) commas separate the values; a comma inside a value then needs quotes.
     """
     return [_override(SHORTHANDS.get(config_name, {}), word, sweep) for word in words]
 
@@ -308,9 +267,8 @@ def _quoted_value(value: str, *, text: bool, lists: bool, sweep: bool = False) -
     if sweep and len(parts := _split_at_commas(value)) > 1:
         return ",".join(_quoted_value(part, text=text, lists=lists) for part in parts)
     if lists and value.startswith("[") and value.endswith("]"):
-        return (
-            "[" + ",".join(_quoted_value(part, text=text, lists=lists) for part in _split_at_commas(value[1:-1])) + "]"
-        )
+        parts = _split_at_commas(value[1:-1])
+        return f"[{','.join(_quoted_value(part, text=text, lists=lists) for part in parts)}]"
     return quote(value)
 
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 class UserError(Exception):
     """Something outside the program is wrong: a file, a folder or a setting.
 
-    The message names what, its value and the fix, in one or two lines; the command line prints it without a traceback.
+    The message names what, its value and the fix, in a line or two; the command line prints it without a traceback.
     """
 
 
@@ -25,11 +25,7 @@ def reraise_user_errors() -> Iterator[None]:
 
 
 def check_choice(key: str, name: str, known: Iterable[str]) -> None:
-    """Refuse a setting that is none of the known names.
-
-    Raises:
-        UserError: with the nearest of them, and all.
-    """
+    """Raise a `UserError` with the nearest of the known names, and all, if `name` is none of them."""
     if name not in (names := list(known)):
         raise UserError(f"{key}={name} does not exist{did_you_mean(str(name), names)} There are: {', '.join(names)}")
 

@@ -1,6 +1,5 @@
 """Files that are replaced whole or not at all, also when the power goes or the disk is full; folders of one's own."""
 
-import itertools
 import json
 import os
 import secrets
@@ -18,9 +17,8 @@ PART_SUFFIX = ".part"
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Write a file that takes the place of `path` when it is complete and safe on the disk.
 
-    Until then readers find the old one; it also stays when what happens inside raises. Several may write at once: each
-    has a file of its own beside `path`, and the last one to finish counts. A killed writer leaves its file there;
-    `remove_unfinished` removes it.
+    Until then readers find the old one; it also stays when what happens inside raises. Several may write at once, and
+    the last one to finish counts. A killed writer leaves a file beside `path`; `remove_unfinished` removes it.
 
     Raises:
         OSError: no room, no right to write, or a limit on the size of files.
@@ -58,23 +56,21 @@ def write_json(path: Path, content: Any) -> None:
 
 def claim_folder(folder: Path) -> Path:
     """Create a folder that nobody else has: this one or if that exists the first free `<name>_2`, `<name>_3`, …."""
-    for number in itertools.count(1):
-        candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+    candidate, number = folder, 1
+    while True:
         try:
             candidate.mkdir(parents=True)
+            return candidate
         except FileExistsError:
-            continue
-        return candidate
-    raise AssertionError("unreachable")
+            number += 1
+            candidate = folder.with_name(f"{folder.name}_{number}")
 
 
 @contextmanager
 def exclusive_lock(path: Path, doing: str) -> Iterator[None]:
-    """Hold a lock on `path` that no two processes hold, by a file beside it; says so when it has to wait.
+    """Hold a lock on `path` that no two processes hold, by a file beside it.
 
-    Args:
-        path: what only one process may write; it need not exist, but its folder must.
-        doing: what the other process does, for the message.
+    `path` need not exist, but its folder must. `doing` is what the other process does, for the message of who waits.
     """
     lock = FileLock(path.with_name(path.name + ".lock"))
     try:

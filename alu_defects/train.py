@@ -1,8 +1,7 @@
 """Train a classifier: `python -m alu_defects.train model=inceptionv4_scse`."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         `test` loss, accuracy, macro precision, recall and F1, and precision and recall of each class.
 
     Raises:
-        UserError: a setting, a file or a folder that the user can fix. The run is then marked failed in run.json.
+        UserError: what the user can fix. The run is then marked failed in run.json.
     """
     import time
 
@@ -51,16 +50,14 @@ def train(config: DictConfig) -> dict[str, Any]:
         config.resume, overrides = (str(unfinished.folder), []) if unfinished else (None, overrides)
     if config.resume:
         run, config = Run.resume(config.resume, overrides)
-        before = run.status()
-        changed = identity.identity_settings(config) != identity.identity_settings(run.config())
+        before, digests = run.status(), identity.run_identity(config)
         # with other code, another device or other options of the trainer, no sweep may take it for one of its own
-        digests = identity.run_identity(config)
         same = {key: value if before.get(key) == value else None for key, value in digests.items()}
+        changed = identity.identity_settings(config) != identity.identity_settings(run.config())
         run.update(**same | {"settings": None if changed else before.get("settings")})
     else:
         check_settings(config)
-        digests = identity.run_identity(config)
-        run = Run.create(Path(config.run_dir), config, overrides, claim=named_by_time, **digests)
+        run = Run.create(Path(config.run_dir), config, overrides, claim=named_by_time, **identity.run_identity(config))
     with run.recorded(), restore_threads():
         return _train(config, run, started)
 
@@ -102,48 +99,39 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
         classes=data.classes,
         class_counts=data.class_counts(),
         image_size=data.image_size,
-        loss=options["loss"],
-        optimizer=options["optimizer"],
-        scheduler=options["scheduler"],
         compile=trainer.should_compile(options["compile"], options["trainer"]),
-        on_nonfinite=options["on_nonfinite"],
-        max_nonfinite=options["max_nonfinite"],
+        **{name: options[name] for name in ("loss", "optimizer", "scheduler", "on_nonfinite", "max_nonfinite")},
     )
     loggers = trainer.create_loggers(options.get("logger") or {}, run.folder, data.first_epoch)
     history = History(run.history_file)
     history.complete(data.first_epoch - 1, last.get("logged", {}), loggers)
-    fit = trainer.create_trainer(
-        options["trainer"], options["callbacks"], [*loggers, history], classifier.backbone, run.folder
-    )
+    loggers.append(history)
+    fit = trainer.create_trainer(options["trainer"], options["callbacks"], loggers, classifier.backbone, run.folder)
     if options["trainer"]["accumulate_grad_batches"] == "auto":
         accumulation.accumulate_to_fit(fit, classifier, data, recorded.get("accumulate_grad_batches"))
     macs = multiply_adds(classifier.backbone, data.image_size)
     startup.end_stage("network")
-    known = run.status()
-    classifier.about = checkpoint.describe_model(
-        classifier, data.resize, known["bits"], known["packages"], known["data_hash"]
-    )
+    about = {name: run.status()[name] for name in ("bits", "packages", "data_hash")}
+    classifier.about = checkpoint.describe_model(classifier, data.resize, **about)
     fit.callbacks += [startup, EpochSeed(config.seed), threads]  # type: ignore[attr-defined]
     device = str(fit.strategy.root_device)
     run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)
     log.info("%s on %s in %s, into %s", options["model"]["name"], device, fit.precision, run.folder)
-    with _memory_hint(run, config, data.batch_size):
-        trainer.fit(fit, classifier, data, resumed_from)
+    _fit(fit, classifier, data, run, config.trainer.accumulate_grad_batches == "auto")
     parameters = sum(p.numel() for p in classifier.backbone.parameters())
     return _outcome(config, run, data, {"parameters": parameters, "multiply_adds": macs})
 
 
-@contextmanager
-def _memory_hint(run: "Run", config: DictConfig, batch_size: int) -> Iterator[None]:
-    """Say what helps where a GPU has too little memory; a run that cuts its batches itself resumes with more parts."""
+def _fit(fit: Any, classifier: Any, data: "DefectData", run: "Run", cuts: bool) -> None:
+    """Train; if a GPU has too little memory, say what helps: a run that cuts its batches resumes with more parts."""
     from alu_defects.training import trainer
 
     try:
-        yield
+        trainer.fit(fit, classifier, data, run.last if run.last.exists() else None)
     except trainer.GpuMemoryError as error:
         hint = "start again with a lower data.batch_size or data.image_size"
-        if config.trainer.accumulate_grad_batches == "auto" and batch_size > 2:  # batch normalisation needs two
-            parts = 2 * run.status()["accumulate_grad_batches"]
+        if cuts and data.batch_size > 2:  # batch normalisation needs two
+            parts = 2 * fit.accumulate_grad_batches
             run.update(accumulate_grad_batches=parts)
             hint = f"resume={run.folder} continues with each batch cut into {parts} parts"
         raise UserError(f"{error}; {hint}") from error
@@ -238,11 +226,7 @@ def monitored_value(monitor: str, results: Mapping[str, Any]) -> float:
 
 @verb("train")
 def main(config: DictConfig) -> float:
-    """Train, in a sweep in the folder that Hydra made for the job.
-
-    Returns:
-        The monitored value of the best epoch: the objective of a Hydra sweeper.
-    """
+    """Train, in a sweep in the folder that Hydra made for the job; returns the objective of a Hydra sweeper."""
     finished = None
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         config.run_dir = HydraConfig.get().runtime.output_dir

@@ -11,10 +11,7 @@ from alu_defects.errors import UserError
 
 
 class Backbone(nn.Module):
-    """The interface of what `registry.create_backbone` returns; no base class, only for readers and type checkers.
-
-    The names are timm's. A backbone of another package has these methods and attributes, too.
-    """
+    """The interface, with timm's names, of what `registry.create_backbone` returns; for readers and type checkers."""
 
     num_classes: int
     num_features: int  # channels of the last feature map, width of the pre-logits

@@ -27,7 +27,6 @@ from alu_defects.models.weights import load_weights
 _log = logging.getLogger(__name__)
 
 ENTRY_POINTS = "alu_defects.backbones"
-_MEMBERS = ("inception", "shufflenet", "xception")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,11 +40,7 @@ _registry: dict[str, _Entry] = {}
 
 
 def register(name: str, *, attention: str = "none") -> Callable[[F], F]:
-    """Register a function as backbone `name`; `attention` is what this name has by default.
-
-    Raises:
-        ValueError: The name is taken.
-    """
+    """Register a function as backbone `name`, which must be free; `attention` is what this name has by default."""
 
     def add(factory: F) -> F:
         if name in _registry:
@@ -58,7 +53,7 @@ def register(name: str, *, attention: str = "none") -> Callable[[F], F]:
 
 @functools.cache
 def _load_members() -> None:
-    for member in _MEMBERS:
+    for member in ("inception", "shufflenet", "xception"):
         import_module(f"alu_defects.models.{member}")
     for point in entry_points(group=ENTRY_POINTS):
         try:
@@ -66,8 +61,7 @@ def _load_members() -> None:
             known = _registry.get(point.name)
             if not isinstance(loaded, ModuleType) and (known is None or known.factory is not loaded):
                 register(point.name)(loaded)
-        except Exception as error:
-            # One broken plug-in must not hide the other backbones.
+        except Exception as error:  # one broken plug-in must not hide the other backbones
             _log.warning("The backbone plug-in %s = %s cannot be loaded: %r", point.name, point.value, error)
 
 
@@ -116,9 +110,12 @@ def create_backbone(
     if pretrained and weights is not None:
         raise UserError(f"pretrained=true and weights={weights} exclude each other; remove one.")
     entry = _find(name)
-    _check_options(name, entry.factory, options)
+    parameters = inspect.signature(entry.factory).parameters
+    for option in options if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()) else ():
+        if option not in parameters:
+            raise UserError(f"Backbone '{name}' takes no option '{option}'{did_you_mean(option, parameters)}")
     kind = _attention_kind(name, entry.attention, attention)
-    if "image_size" in inspect.signature(entry.factory).parameters:
+    if "image_size" in parameters:
         options["image_size"] = image_size
     model: Backbone = entry.factory(
         num_classes, pretrained=pretrained, in_chans=in_chans, drop_rate=drop_rate, **options
@@ -126,10 +123,8 @@ def create_backbone(
     if kind != "none":
         points = getattr(model, "attention_points", None)
         if points is None:
-            with_points = [known for known in backbone_names() if _registry[known].attention == "none"]
-            raise UserError(
-                f"attention={kind} has no place in '{name}'; backbones that take it: {', '.join(with_points)}."
-            )
+            known = ", ".join(known for known in backbone_names() if _registry[known].attention == "none")
+            raise UserError(f"attention={kind} has no place in '{name}'; backbones that take it: {known}.")
         attention_blocks.insert(
             model, points, kind, stages=attention_stages, reduction=attention_reduction, fusion=attention_fusion
         )
@@ -141,11 +136,7 @@ def create_backbone(
 
 
 def module_of(name: str) -> str:
-    """The module that creates a backbone, such as `alu_defects.models.inception`.
-
-    Raises:
-        UserError: there is no such backbone.
-    """
+    """The module that creates a backbone, such as `alu_defects.models.inception`; no such backbone is a `UserError`."""
     factory = _find(name).factory
     return str((factory.func if isinstance(factory, functools.partial) else factory).__module__)
 
@@ -155,22 +146,12 @@ def _find(name: str) -> _Entry:
         from alu_defects.models.timm import timm_backbone
 
         return _Entry(functools.partial(timm_backbone, name.removeprefix("timm/")), "none")
-    known = backbone_names()
-    if name not in known:
+    if name not in (known := backbone_names()):
         raise UserError(
             f"Unknown backbone '{name}'{did_you_mean(name, known)} "
             f"All: {', '.join(known)}, and timm/<name> for every network of timm."
         )
     return _registry[name]
-
-
-def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
-    parameters = inspect.signature(factory).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for option in options:
-        if option not in parameters:
-            raise UserError(f"Backbone '{name}' takes no option '{option}'{did_you_mean(option, parameters)}")
 
 
 def _attention_kind(name: str, promised: str, asked: str) -> str:

@@ -24,14 +24,8 @@ def timm_backbone(
 ) -> Backbone:
     """Create any of timm's networks; a transformer's `forward_features` gives tokens, not a (B, C, H, W) map.
 
-    Args:
-        name: timm's name, with or without the tag of the weights (`resnet18.a1_in1k`).
-        num_classes: Width of the classifier.
-        pretrained: Download timm's published weights.
-        in_chans: Channels of the input.
-        drop_rate: Dropout before the classifier.
-        image_size: Side of the input in pixels; None: that of the published weights, where the network is for one size.
-        options: Whatever else this network takes, for example `dynamic_img_size` for a vision transformer.
+    `name` is with or without the tag of the weights (`resnet18.a1_in1k`); `image_size` is the side in pixels, None that
+    of the published weights, where the network is for one size; `options` are whatever else this network takes.
 
     Raises:
         UserError: A name or an option that timm does not know, a size that does not fit, or no published weights.
@@ -68,19 +62,14 @@ def timm_backbone(
 
 
 def _fit(name: str, image_size: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with which the network takes images of `image_size`².
-
-    Raises:
-        UserError: There are none; with sizes that it takes.
-    """
+    """The options with which the network takes images of `image_size`²; the error has sizes that it takes."""
     if (found := _options_for(name, image_size, options)) is not None:
         return found
     below = image_size // _STRIDE
-    smaller = [_STRIDE * n for n in range(below, max(0, below - 5), -1)]
-    larger = [_STRIDE * n for n in range(below + 1, below + 6)]
+    smaller, larger = range(below, max(0, below - 5), -1), range(below + 1, below + 6)
+    candidates = ([_STRIDE * n for n in smaller], [_STRIDE * n for n in larger], [_published_size(name)])
     nearest = {
-        next((size for size in sizes if _options_for(name, size, options) is not None), 0)
-        for sizes in (smaller, larger, [_published_size(name)])
+        next((size for size in sizes if _options_for(name, size, options) is not None), 0) for sizes in candidates
     }
     if sizes := sorted(nearest - {0}):
         raise UserError(
@@ -90,9 +79,9 @@ def _fit(name: str, image_size: int, options: Mapping[str, Any]) -> dict[str, An
 
 
 def _options_for(name: str, size: int, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The options, or the options with `img_size`, if the network takes images of `size`² with them; else None.
+    """The options, or these with `img_size`, if the network takes images of `size`² with them; else None.
 
-    The network is created and run on the meta device, without memory for its weights and without computing.
+    It runs on the meta device, without memory for its weights and without computing.
     """
     for found in ({**options}, {**options, "img_size": size}) if "img_size" not in options else ({**options},):
         try:

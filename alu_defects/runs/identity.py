@@ -19,7 +19,11 @@ from alu_defects.runs.run import Run
 
 # where files lie and what the screen shows, which changes no result
 NOT_IN_IDENTITY = ("hydra", "run_dir", "resume", "paths", "sweep", "operating", "logger")
-DATA_NOT_IN_IDENTITY = ("root", "cache", "cache_dir", "num_workers", "progress")  # the images are compared by content
+IGNORED = {
+    "data": ("root", "cache", "cache_dir", "num_workers", "progress"),  # the images are compared by content
+    "trainer": ("enable_progress_bar",),
+    "callbacks": ("dashboard", "epoch_lines", "progress_bar"),
+}
 # what decides the result of a run: modules with all of ours that they import, modules alone, and packages
 CODE_WITH_IMPORTS = ("alu_defects.training.trainer", "alu_defects.training.callbacks")
 CODE_ALONE = ("alu_defects.train", "alu_defects.evaluation.predictions")
@@ -29,25 +33,15 @@ IDENTITY_PACKAGES = ("lightning", "numpy", "pillow", "timm", "torch", "torchmetr
 def identity_settings(config: DictConfig) -> dict[str, Any]:
     """The settings that decide the result of a run."""
     found: dict[str, Any] = {str(key): plain(config[key]) for key in config if key not in NOT_IN_IDENTITY}
-    found["data"] = {key: value for key, value in found.get("data", {}).items() if key not in DATA_NOT_IN_IDENTITY}
-    found["trainer"] = {key: value for key, value in found.get("trainer", {}).items() if key != "enable_progress_bar"}
-    shown = ("dashboard", "epoch_lines", "progress_bar")
-    callbacks = {name: entry or {} for name, entry in found.get("callbacks", {}).items() if name not in shown}
-    found["callbacks"] = {
-        name: {key: value for key, value in entry.items() if key != "dirpath"} for name, entry in callbacks.items()
-    }
+    for group, ignored in IGNORED.items():
+        found[group] = {key: value for key, value in (found.get(group) or {}).items() if key not in ignored}
+    for name, entry in found["callbacks"].items():
+        found["callbacks"][name] = {key: value for key, value in (entry or {}).items() if key != "dirpath"}
     return found
 
 
 def run_identity(config: DictConfig) -> dict[str, str]:
-    """What in run.json tells runs apart: digests of `identity_settings` and of the code, and the kind of device.
-
-    Reports and documents may change between two jobs of a sweep; what trains and measures, the libraries and the kind
-    of device may not.
-
-    Raises:
-        UserError: there is no such backbone.
-    """
+    """What in run.json tells runs apart: digests of `identity_settings` and of the code, and the kind of device."""
     from alu_defects.models import registry
     from alu_defects.training import trainer
 
@@ -63,11 +57,7 @@ def run_identity(config: DictConfig) -> dict[str, str]:
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file that `model.weights` means: of a run folder that with the network of its best epoch.
-
-    Raises:
-        UserError: a folder that is no run, or whose run has not finished its first epoch.
-    """
+    """The file that `model.weights` means: of a run folder the network of its best epoch; without one a `UserError`."""
     path = Path(path).expanduser()
     if not path.is_dir():
         return path
@@ -85,22 +75,19 @@ def weights_file(path: str | Path) -> Path:
 def _code(backbone: str) -> str:
     """A digest of the code; taken once, since a process continues with what it has imported.
 
-    Args:
-        backbone: the module of the network, ours or another package's, of which all modules count.
+    All modules of the package of `backbone` count, if it is not ours.
     """
-    files = {name: file for name in CODE_ALONE if (file := _file(name))}
     package = backbone.partition(".")[0]
-    todo = [*CODE_WITH_IMPORTS, backbone]
-    if package != "alu_defects":
-        files |= {str(file): file for file in _files_of_package(package)}
-        todo += [name for file in _files_of_package(package) for name in _imports(file)]
+    theirs = [] if package == "alu_defects" else _files_of_package(package)
+    files = {name: file for name in CODE_ALONE if (file := _file(name))} | {str(file): file for file in theirs}
+    todo = [*CODE_WITH_IMPORTS, backbone, *(name for file in theirs for name in _imports(file))]
     while todo:
         name = todo.pop()
         if name not in files and (source := _file(name)):
             files[name] = source
             todo += _imports(source)
     digest = hashlib.sha256()
-    if package != "alu_defects" and not _files_of_package(package):  # typed into Python: no other run has the same
+    if package != "alu_defects" and not theirs:  # typed into Python: no other run has the same
         digest.update(os.urandom(32))
     for name in sorted(files):
         digest.update(files[name].read_bytes())
@@ -132,5 +119,4 @@ def _files_of_package(name: str) -> list[Path]:
     module = sys.modules[name]
     if folders := getattr(module, "__path__", None):
         return [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
-    file = getattr(module, "__file__", None)
-    return [Path(file)] if file else []
+    return [Path(file)] if (file := getattr(module, "__file__", None)) else []

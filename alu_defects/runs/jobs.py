@@ -25,12 +25,8 @@ PROBABILITY_PREFIX = "probability_"  # of the columns with the probability of on
 class Job:
     """A job of a sweep, or a run by itself.
 
-    Attributes:
-        name: its folder's.
-        overrides: what the command line gave.
-        run: with the results, perhaps in another sweep's folder.
-        status: finished, failed, running or interrupted; gone, if the run that it stood for was removed.
-        error: why it failed.
+    `run` has the results, perhaps in another sweep's folder. `status` is finished, failed, running or interrupted; gone
+    if the run that the job stood for was removed. `overrides` are what the command line gave.
     """
 
     name: str
@@ -46,7 +42,7 @@ class Job:
 
     @property
     def seed(self) -> Any:
-        """The training's; of a job that failed before it became a run whatever was given."""
+        """The seed of the training; of a job that failed before it became a run whatever was given."""
         return self._what("seed", "seed")
 
     @property
@@ -61,7 +57,7 @@ class Job:
 
     @cached_property
     def settings(self) -> dict[str, Any] | None:
-        """Every setting that decides its outcome but seed and fold, as `optimizer.lr`, and which images there were.
+        """Settings that decide its outcome but seed and fold, as `optimizer.lr`, and which images there were.
 
         None for a job that failed before it became a run.
         """
@@ -69,10 +65,11 @@ class Job:
             return None
         config = self.run.config()
         found = flat(OmegaConf.create(identity_settings(config)))
-        found = {key: value for key, value in found.items() if value is not None and not isinstance(value, dict)}
+        apart = ("seed", "split.fold")
+        settings = {k: v for k, v in found.items() if v is not None and not isinstance(v, dict) and k not in apart}
         if config.split.name != "kfold":  # there the fold is in it
-            found["images"] = str(self.run.status().get("data_hash", ""))[:8]
-        return {key: value for key, value in found.items() if key not in ("seed", "split.fold")}
+            settings["images"] = str(self.run.status().get("data_hash", ""))[:8]
+        return settings
 
     @property
     def words(self) -> list[str]:
@@ -80,10 +77,7 @@ class Job:
         return [word for word in self.overrides if not word.startswith(_NOT_IN_NAME)]
 
     def predictions(self, split: str = "test") -> pd.DataFrame | None:
-        """One row an image, by its content hash: path, session, label, prediction and probabilities.
-
-        None where the run did not write them.
-        """
+        """One row an image, by its content hash: path, session, label, prediction, probabilities; None: not written."""
         folder = self.run.folder if split == "test" else self.run.evaluation(split)
         if not (folder / PREDICTIONS_FILE).is_file():
             return None
@@ -101,14 +95,10 @@ def read_predictions(folder: Path) -> pd.DataFrame:
 
 
 def find_jobs(folders: Sequence[Path]) -> list[Job]:
-    """The jobs in the folders: each is a run folder, or holds run folders.
-
-    Raises:
-        UserError: a folder without runs.
-    """
+    """The jobs in the folders: each is a run folder, or holds run folders; else a `UserError` is raised."""
     files: list[Path] = []
     for folder in folders:
-        found = [folder / "run.json"] if (folder / "run.json").is_file() else sorted(folder.glob("*/run.json"))
+        found = list(folder.glob("run.json")) or sorted(folder.glob("*/run.json"))
         if not found:
             raise UserError(
                 f"{folder} is not a run folder and holds none; give a sweep's folder or a list of run folders"
@@ -119,9 +109,8 @@ def find_jobs(folders: Sequence[Path]) -> list[Job]:
 
 def _job(folder: Path) -> Job:
     given = Run(folder).status()
-    run = Run(folder / given["run"]) if "run" in given else Run(folder)
+    overrides, run = given.get("overrides", []), Run(folder / given.get("run", "."))
     if not run.status_file.is_file():
-        error = f"it stood for {run.folder}; run the sweep again"
-        return Job(folder.name, given["overrides"], Run(folder), "gone", error)
+        return Job(folder.name, overrides, Run(folder), "gone", f"it stood for {run.folder}; run the sweep again")
     status = run.status()
-    return Job(folder.name, given.get("overrides", []), run, status["status"], status.get("error") or "")
+    return Job(folder.name, overrides, run, status["status"], status.get("error") or "")

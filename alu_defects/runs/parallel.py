@@ -40,18 +40,14 @@ BASE_MEMORY, PIXEL_MEMORY = 2 * 2**30, 2500
 def run_in_processes(
     context: HydraContext, task: TaskFunction, configs: Sequence[DictConfig], at_once: int
 ) -> list[JobReturn]:
-    """Run jobs, and show a line of progress for each; what one prints is in its train.log.
+    """Run jobs of Hydra, and show a line of progress for each; what one prints is in its train.log.
 
     A job whose process is killed fails alone. A signal to this process ends those of the jobs in order.
-
-    Args:
-        context: Hydra's.
-        task: gets the configuration of a job.
-        configs: those of the jobs, with hydra.job.num.
-        at_once: how many run at the same time.
     """
+    name, outcome = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[outcome]}", markup=False)
+    columns = (name, BarColumn(20), TextColumn("epoch"), MofNCompleteColumn(), outcome, TimeElapsedColumn())
     waiting, running, results = list(enumerate(configs)), list[_Job](), dict[int, JobReturn]()
-    with _job_progress() as progress, env_override(ONE_THREAD):
+    with Progress(*columns) as progress, env_override(ONE_THREAD):
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
@@ -64,21 +60,21 @@ def run_in_processes(
                 for job in [job for job in running if job.connection in ended]:
                     results[job.number] = job.end(progress)
                     running.remove(job)
-        finally:  # also by a signal: they end in order
+        finally:  # also by a signal: they end in order, with the time to write what they have
             for job in running:
                 job.process.terminate()
-            _wait_or_kill([job.process for job in running])
+            deadline = time.monotonic() + GRACE
+            for job in running:
+                job.process.join(max(0.0, deadline - time.monotonic()))
+                job.process.kill()
     return [results[number] for number in sorted(results)]
 
 
 def count_jobs_that_fit(configs: Sequence[DictConfig]) -> int:
     """How many jobs to run at once: 1 on a GPU or if each starts several processes, else as cores and memory allow."""
-    trainers = [config.trainer for config in configs]
-    if any(trainer.strategy != "auto" for trainer in trainers):
-        return 1
     from alu_defects.training.trainer import device_type
 
-    if any(device_type(trainer.accelerator) != "cpu" for trainer in trainers):
+    if any(c.trainer.strategy != "auto" or device_type(c.trainer.accelerator) != "cpu" for c in configs):
         return 1
     largest = max(config.data.batch_size * config.data.image_size**2 for config in configs)
     memory = psutil.virtual_memory().available // (BASE_MEMORY + PIXEL_MEMORY * largest)
@@ -125,13 +121,11 @@ class _Job:
             Run.failed(self.folder, self.config, overrides, error)
         self.process.join()
         self.show(progress)
-        progress.update(self.line, outcome=f"{progress.tasks[self.line].fields['outcome']} {self._status()}".strip())
+        run = Run(self.folder)
+        status = Run(run.folder / run.status().get("run", ".")).status()["status"]
+        progress.update(self.line, outcome=f"{progress.tasks[self.line].fields['outcome']} {status}".strip())
         progress.stop_task(self.line)
         return result
-
-    def _status(self) -> str:
-        run = Run(self.folder)
-        return str(Run(run.folder / run.status().get("run", ".")).status()["status"])
 
     def show(self, progress: Progress) -> None:
         """Show how far the job is: as far as its metrics.csv."""
@@ -139,12 +133,6 @@ class _Job:
         with suppress(OSError, ValueError, KeyError, UserError):  # it has not begun
             scores = pd.read_csv(Run.existing(self.folder).history_file)[monitor].dropna()
             progress.update(self.line, completed=len(scores), outcome=f"{monitor} {scores.iloc[-1]:.3f}")
-
-
-def _job_progress() -> Progress:
-    """A line a job: its folder, its epoch, and what selects its best epoch."""
-    name, outcome = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[outcome]}", markup=False)
-    return Progress(name, BarColumn(20), TextColumn("epoch"), MofNCompleteColumn(), outcome, TimeElapsedColumn())
 
 
 def _work(work: bytes, log_file: str, connection: Connection) -> None:
@@ -178,11 +166,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _wait_or_kill(processes: Sequence[SpawnProcess]) -> None:
-    """Give processes that were asked to end the time to write what they have."""
-    deadline = time.monotonic() + GRACE
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        process.kill()

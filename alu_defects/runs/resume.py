@@ -13,15 +13,11 @@ if TYPE_CHECKING:  # it imports this module
 
 
 def changing_overrides(run: "Run", words: Sequence[str]) -> list[str]:
-    """The words that would give a run another setting than the one that it has.
+    """The words, without resume=…, that would give a run another setting than the one that it has.
 
     They are applied on top of those that the run was started with: `model=xception` changes nothing of a run that was
     started with `model=xception model.drop_rate=0.3`, and `experiment=paper` nothing of a run of that experiment. Nor
     does a word of the start itself, even if it is a path that would mean another folder here.
-
-    Args:
-        run: the run, with its configuration.
-        words: overrides, without resume=….
     """
     own = run.status()["overrides"]
     started = _last(own)

@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,9 @@ class Run:
 
     @classmethod
     def existing(cls, folder: str | Path) -> "Run":
-        """The run in a folder.
-
-        Raises:
-            UserError: the folder holds no run.
-        """
+        """The run in a folder, or the one in another sweep that it stands for; a `UserError` if there is none."""
         run = cls(Path(str(folder)).expanduser())
-        if run.status_file.is_file() and (elsewhere := run.status().get("run")):  # a job that finished in another sweep
+        if run.status_file.is_file() and (elsewhere := run.status().get("run")):
             run = cls(run.folder / elsewhere)
         if not run.status_file.is_file() or not run.config_file.is_file():
             raise UserError(f"{folder} is not a run folder: it has no run.json with config.yaml beside it")
@@ -75,18 +71,13 @@ class Run:
     def create(
         cls, folder: Path, config: DictConfig, overrides: list[str], *, claim: bool = False, **entries: Any
     ) -> "Run":
-        """Start a run in a folder of its own.
+        """Start a run in a folder of its own, which the `run_dir` of its configuration becomes.
 
-        Args:
-            folder: of the run.
-            config: of the run; its `run_dir` becomes the folder.
-            overrides: what the command line gave.
-            claim: take `<folder>_2`, … where the folder exists, instead of refusing one that holds a run.
-            entries: more for run.json.
+        `claim` takes `<folder>_2`, … where the folder exists, instead of refusing one that holds a run. `entries` are
+        more for run.json.
 
         Raises:
-            UserError: the folder holds another run, which would be overwritten, or this process is not the first one of
-                several that torchrun or SLURM started.
+            UserError: the folder holds another run, or this process is not the first of several that were started.
         """
         _check_rank()
         if claim:
@@ -121,12 +112,10 @@ class Run:
 
     @classmethod
     def resume(cls, folder: str | Path, overrides: Sequence[str]) -> tuple["Run", DictConfig]:
-        """An unfinished run in a folder and its configuration, with `trainer.…=…` overrides of the resuming command.
-
-        Other overrides must give what the run has already.
+        """An unfinished run and its configuration, with `trainer.…=…` overrides of the resuming command.
 
         Raises:
-            UserError: the folder holds no run or a finished one, or an override would make it another run.
+            UserError: the folder holds no run or a finished one, or another override would make it another run.
         """
         _check_rank()
         run = cls.existing(folder)
@@ -155,11 +144,7 @@ class Run:
         return config
 
     def take_catalog(self, catalog: pd.DataFrame, root: Path) -> None:
-        """Write catalog.csv, and the data's root and hash into run.json.
-
-        Raises:
-            UserError: the run is resumed and its images are not the ones it was started with.
-        """
+        """Write catalog.csv; a resumed run whose images are not the ones that it was started with is a `UserError`."""
         digest = data_hash(catalog)
         before = self.status().get("data_hash", digest)
         if digest != before:
@@ -175,11 +160,7 @@ class Run:
         return load_catalog(self.catalog_file)
 
     def data_root(self) -> Path:
-        """Where the images lay when the run was started.
-
-        Raises:
-            UserError: they are no longer there.
-        """
+        """Where the images lay when the run was started; a `UserError` if they are no longer there."""
         root = Path(self.status()["data_root"])
         if not root.is_dir():
             raise UserError(f"the images of {self.folder} are no longer in {root}; say where with data.root=…")
@@ -189,8 +170,7 @@ class Run:
     def recorded(self) -> Iterator[None]:
         """Note in run.json how what happens inside ends: finished, failed or interrupted; train.log has what is logged.
 
-        Raises:
-            UserError: another process is just doing it.
+        That another process is just doing it is a `UserError`.
         """
         lock = FileLock(self._lock_file)
         try:
@@ -206,54 +186,39 @@ class Run:
             self.update(pid=os.getpid())
             yield
             self.update(status="finished", ended=_now())
-        except (KeyboardInterrupt, SystemExit):
-            self._update_if_possible(status="interrupted", ended=_now())
-            raise
-        except OSError as error:
-            self._update_if_possible(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
-            if error.errno not in DISK_FULL_ERRORS:
-                raise
-            raise UserError(
-                f"{error.filename or self.folder} cannot be written ({error.strerror}); what was there before is as it "
-                f"was. Make room and continue with resume={self.folder}"
-            ) from error
         except BaseException as error:
-            self._update_if_possible(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
+            interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
+            entries = {} if interrupted else {"error": f"{type(error).__name__}: {error}"}
+            status = "interrupted" if interrupted else "failed"
+            try:
+                self.update(status=status, ended=_now(), **entries)
+            except OSError as second:  # for the same reason, perhaps: it must not take the place of that one
+                log.error("%s: %s cannot be written (%s)", status, self.status_file, second.strerror)
+            if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
+                raise UserError(
+                    f"{error.filename or self.folder} cannot be written ({error.strerror}); what was there before is "
+                    f"as it was. Make room and continue with resume={self.folder}"
+                ) from error
             raise
         finally:
             logging.getLogger().removeHandler(log_file)
             log_file.close()
             lock.release()
 
-    def _update_if_possible(self, **entries: Any) -> None:
-        """Note how a run ended, unless that fails for the same reason: it must not take the place of that one."""
-        try:
-            self.update(**entries)
-        except OSError as error:
-            log.error("%s: %s cannot be written (%s)", entries["status"], self.status_file, error.strerror)
-
     def is_alive(self) -> bool:
         """Whether a process trains it; `running` in run.json may also be what a killed one left."""
         if not os.access(self.folder, os.W_OK):  # of somebody else
             return True
-        try:
-            with FileLock(self._lock_file, timeout=0):
+        for seconds in (0, LOCK_SECONDS):  # the worker processes of one that was killed notice that after some seconds
+            with suppress(Timeout), FileLock(self._lock_file, timeout=seconds):
                 return False
-        except Timeout:
             if _exists(self.status().get("pid", 0)):
                 return True
-        try:  # it was killed, and its worker processes notice that after some seconds
-            with FileLock(self._lock_file, timeout=LOCK_SECONDS):
-                return False
-        except Timeout:
-            return True
+        return True
 
     @classmethod
     def failed(cls, folder: Path, config: DictConfig, overrides: list[str], error: BaseException) -> None:
-        """Note why a job failed: also one that did not become a run, or whose process was killed.
-
-        A run that another process trains in that folder is left as it is.
-        """
+        """Note why a job failed, also one that is no run yet, but not in a run that another process trains."""
         run = cls(folder)
         if not run.status_file.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -261,20 +226,15 @@ class Run:
             run.update(status="failed", overrides=overrides, error=f"{type(error).__name__}: {error}", **known)
         elif not (run := cls(folder / run.status().get("run", "."))).is_alive():
             status = run.status()["status"]
-            status = "failed" if status == "running" else status
-            run.update(status=status, error=f"{type(error).__name__}: {error}")
+            run.update(status="failed" if status == "running" else status, error=f"{type(error).__name__}: {error}")
 
     def status(self) -> dict[str, Any]:
         """What run.json says."""
-        content: dict[str, Any] = json.loads(self.status_file.read_text(encoding="utf-8"))
-        return content
+        return dict(json.loads(self.status_file.read_text(encoding="utf-8")))
 
     def metrics(self) -> dict[str, Any]:
         """What metrics.json says; empty while the run has not ended."""
-        if not self.metrics_file.is_file():
-            return {}
-        content: dict[str, Any] = json.loads(self.metrics_file.read_text(encoding="utf-8"))
-        return content
+        return dict(json.loads(self.metrics_file.read_text(encoding="utf-8"))) if self.metrics_file.is_file() else {}
 
     def update(self, **entries: Any) -> None:
         """Add entries to run.json."""
@@ -282,11 +242,7 @@ class Run:
 
 
 def _check_rank() -> None:
-    """Refuse to write a run in each of several processes.
-
-    Raises:
-        UserError: torchrun or SLURM started this process beside a first one.
-    """
+    """Raise a `UserError` in a process that torchrun or SLURM started beside a first one, which writes the same run."""
     for name in RANK_VARIABLES:
         if os.environ.get(name, "0") != "0":
             raise UserError(
@@ -320,10 +276,9 @@ def _git_commit() -> str | None:
     folder = conf_dir().parent
     if not (folder / "pyproject.toml").is_file():  # an installed wheel, perhaps inside some other repository
         return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+    with suppress(FileNotFoundError):  # git is not installed
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    except FileNotFoundError:  # git is not installed
-        return None
-    return done.stdout.strip() or None
+        return done.stdout.strip() or None
+    return None

@@ -29,10 +29,8 @@ if TYPE_CHECKING:  # torch takes seconds to import: a run that is resumed is loo
 class SweepCallback(Callback):
     """What belongs to a sweep as a whole: its folder, jobs that fail, and the report at its end.
 
-    It needs nothing but run.json of each job, so that the jobs may run in any process that writes into the folder.
-
-    Args:
-        compare: `alu_defects.compare.compare`, or None for jobs that are not to be compared.
+    It needs nothing but run.json of each job, so that the jobs may run in any process. `compare` is
+    `alu_defects.compare.compare`, or None for jobs that are not to be compared.
     """
 
     running: ClassVar["SweepCallback | None"] = None  # of this process
@@ -64,15 +62,15 @@ class SweepCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Report, and end with exit code 1 if a job has not finished; Hydra would turn an exception into a warning."""
         try:
-            finished = self.report()
+            code = 0 if self.report() else 1
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            code = 2
         except Exception:
             traceback.print_exc()
-            sys.exit(1)
-        if not finished:
-            sys.exit(1)
+            code = 1
+        if code:
+            sys.exit(code)
 
     def report(self) -> bool:
         """Print which jobs failed and compare the others; whether all have finished."""
@@ -96,16 +94,14 @@ def report_running() -> None:
 
 def _runs(config: DictConfig) -> list[tuple[Run, dict[str, Any]]]:
     """The runs below `paths.runs` and that in `run_dir`, each with its run.json, in the order of their start."""
-    folder = Path(config.paths.runs)
-    files = {file for pattern in ("*/run.json", "*/*/run.json") for file in folder.glob(pattern)}
-    if (own := Path(config.run_dir, "run.json")).is_file():  # a command with a run_dir, typed again
-        files.add(own)
-    runs = [Run(file.parent) for file in files]
+    folder, own = Path(config.paths.runs), Path(config.run_dir, "run.json")
+    files = {*folder.glob("*/run.json"), *folder.glob("*/*/run.json")}
+    runs = [Run(file.parent) for file in files | ({own} if own.is_file() else set())]  # a run_dir may be typed again
     return sorted(((run, run.status()) for run in runs), key=lambda found: str(found[1].get("started")))
 
 
 def find_finished(config: DictConfig, data: "DefectData") -> Run | None:
-    """The newest finished run below `paths.runs` with these settings, this code and these images; None: no such run.
+    """The newest finished run below `paths.runs` with these settings, this code and these images, or None.
 
     The images are listed only where a run has the settings.
     """
@@ -120,7 +116,7 @@ def find_finished(config: DictConfig, data: "DefectData") -> Run | None:
 
 
 def find_unfinished(config: DictConfig) -> Run | None:
-    """The newest run below `paths.runs` with these settings and root that was left unfinished; None: no such run."""
+    """The newest unfinished run below `paths.runs` with these settings and root, or None."""
     wanted, root = run_identity(config)["settings"], config.data.get("root")
     left = [run for run, status in _runs(config) if status["status"] != "finished" and status.get("settings") == wanted]
     alike = (run for run in reversed(left) if run.config().data.root == root and not run.is_alive())

@@ -22,21 +22,19 @@ MEMORY_MARGIN = 0.05  # of the memory of a GPU: for fragmentation, and for what 
 
 
 def find_accumulation_steps(step: Callable[[int], object], batch_size: int) -> int:
-    """The number of parts of a batch: 1, 2, 4, … until `step(images)` no longer runs out of memory.
+    """The number of parts of a batch: 1, 2, 4, … until `step(images)` fits into the memory.
 
-    Raises:
-        UserError: not even two images fit; batch normalisation needs two.
+    Not even two images, which batch normalisation needs, are a `UserError`.
     """
     count = 1
     while True:
         size = math.ceil(batch_size / count)
         try:
             step(size)
+            return count
         except RuntimeError as error:
             if not is_oom_error(error):
                 raise
-        else:
-            return count
         finally:
             garbage_collection_cuda()  # also when it fits: pixels or another process need the memory
         if size <= 2:
@@ -52,21 +50,14 @@ def trial_step(
 ) -> Callable[[int], None]:
     """Two training steps with a number of grey images and a copy of a classifier, for `find_accumulation_steps`.
 
-    Args:
-        classifier: is copied.
-        image_size: side in pixels.
-        device: a GPU.
-        autocast: the type that the network computes in; None: its own.
-        copies: further copies of the weights that a training holds: one for a moving average, one for the gradients
-            that several processes exchange. They and `MEMORY_MARGIN` must fit, too.
+    `autocast` None computes in the type of the network. `copies` of the weights must fit, too: for a moving average,
+    and for the gradients that several processes exchange.
     """
 
     def step(number: int) -> None:
         weights = sum(p.numel() * p.element_size() for p in classifier.parameters())
-        margin = (
-            int(MEMORY_MARGIN * torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else 0
-        )
-        held = torch.empty(copies * weights + margin, dtype=torch.uint8, device=device)
+        total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+        held = torch.empty(copies * weights + int(MEMORY_MARGIN * total), dtype=torch.uint8, device=device)
         network = copy.deepcopy(classifier).to(device).train()
         optimizer = optimization.create_optimizer(network.optimizer_options, network.parameters())
         images = torch.full((number, 3, image_size, image_size), 0.5, device=device)
@@ -84,13 +75,7 @@ def accumulate_to_fit(trainer: pl.Trainer, classifier: Classifier, data: DefectD
     """Cut the batches into parts that fit into the memory of the GPU; on a CPU they stay whole.
 
     A step still learns from `data.batch_size` images, or a few more where that does not divide evenly; but batch
-    normalisation sees the parts.
-
-    Args:
-        trainer: gets the number of parts.
-        classifier: is tried out.
-        data: gets the size of a part.
-        parts: their number in a run that is resumed; None: find it.
+    normalisation sees the parts. `parts` is their number in a run that is resumed, or None: find it.
     """
     device = trainer.strategy.root_device
     whole = data.batch_size
@@ -104,15 +89,12 @@ def accumulate_to_fit(trainer: pl.Trainer, classifier: Classifier, data: DefectD
         else:
             parts = _find_steps(*trial)
     trainer.accumulate_grad_batches = parts = parts or 1
-    data.batch_size = math.ceil(whole / parts)
-    if data.batch_size < whole:
+    data.batch_size = size = math.ceil(whole / parts)
+    if size < whole:
         if trainer.limit_train_batches == 1.0:  # as many steps as with whole batches, for the schedule
             images = len(data.find_rows("train")) // trainer.world_size
             trainer.limit_train_batches = max(1, images // whole) * parts
-        log.warning(
-            "data.batch_size=%d does not fit into the memory of the GPU: %d parts of %d images",
-            *(whole, trainer.accumulate_grad_batches, data.batch_size),
-        )
+        log.warning(f"data.batch_size={whole} does not fit into the memory of the GPU: {parts} parts of {size} images")
 
 
 def _find_steps(classifier: Classifier, data: DefectData, device: torch.device, amp: str, copies: int) -> int:

@@ -43,11 +43,7 @@ class Throughput(Callback):
 
 
 class EpochSeed(Callback):
-    """Seeds PyTorch at each epoch, so that a resumed run draws the same numbers (dropout, say) as an uninterrupted one.
-
-    Args:
-        seed: of the run.
-    """
+    """Seeds PyTorch at each epoch, so that a resumed run draws the same numbers as an uninterrupted one."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -59,12 +55,7 @@ class EpochSeed(Callback):
 
 
 class EMA(EMAWeightAveraging):
-    """Lightning's moving average of the weights, kept on the device, and updated there without waiting for it.
-
-    Args:
-        decay: how much of the previous average is kept at each step.
-        options: of `EMAWeightAveraging`.
-    """
+    """Lightning's moving average of the weights, kept on the device, and updated there without waiting for it."""
 
     def __init__(self, decay: float = 0.999, **options: Any) -> None:
         super().__init__(decay=decay, **options)  # whose own function takes one tensor after the other
@@ -89,18 +80,10 @@ class EarlyStopping(LightningEarlyStopping):
 
 
 class Finetuning(Callback):
-    """Trains the classifier alone for some epochs, then the whole network.
+    """Trains the classifier alone for `frozen_epochs` (1 or more, else a `UserError`), then the whole network.
 
-    The rest of the network is frozen meanwhile: it has no gradients, and its batch norms use their statistics without
-    changing them. (Lightning's `freeze` sets `track_running_stats=False`, which trains with those of the batch.) Only
-    the number of the epoch decides, so a checkpoint stores nothing; the optimizer has all weights from the start, and
-    does not change those without gradients.
-
-    Args:
-        frozen_epochs: epochs in which only the classifier learns.
-
-    Raises:
-        UserError: `frozen_epochs` is not a whole number of 1 or more.
+    The rest has no gradients meanwhile, and its batch norms use their statistics without changing them (Lightning's
+    `freeze` trains with those of the batch). The number of the epoch alone decides: a checkpoint stores nothing.
     """
 
     def __init__(self, frozen_epochs: int) -> None:
@@ -112,13 +95,9 @@ class Finetuning(Callback):
         """Find what is to be frozen: everything that learns, except the classifier."""
         backbone: nn.Module = pl_module.backbone  # type: ignore[assignment]
         classifier = {id(part) for head in classifiers(backbone) for part in (*head.parameters(), *head.modules())}
+        rest = [module for module in backbone.modules() if id(module) not in classifier]
         self.weights = [p for p in backbone.parameters() if p.requires_grad and id(p) not in classifier]
-        # batch norm, and whatever else keeps running statistics
-        self.norms = [
-            module
-            for module in backbone.modules()
-            if module.training and id(module) not in classifier and "running_var" in module._buffers
-        ]
+        self.norms = [module for module in rest if module.training and "running_var" in module._buffers]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze or unfreeze."""
@@ -128,18 +107,15 @@ class Finetuning(Callback):
         for norm in self.norms:
             norm.train(learns)
         for optimizer in trainer.optimizers if learns else ():
-            if isinstance(optimizer, torch.optim.SGD):
+            for weight in self.weights if isinstance(optimizer, torch.optim.SGD) else ():
                 # its fused kernel fails where some weights have a momentum and others not yet
-                for weight in self.weights:
-                    optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+                optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
 
 
 class StartupTimer(Callback):
     """Measures the stages of a run until its first training step ends, and records them as `startup`.
 
-    Args:
-        record: writes entries into run.json.
-        since: when the first stage began, by `time.perf_counter`.
+    `since` is when the first stage began, by `time.perf_counter`.
     """
 
     def __init__(self, record: Callable[..., None], since: float) -> None:
@@ -161,10 +137,7 @@ class StartupTimer(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, without the metrics of the previous epoch: `EpochLines` shows them.
-
-    Both count epochs from 1.
-    """
+    """Lightning's rich progress bar, without metrics, which `EpochLines` prints; both count epochs from 1."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         text = f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
@@ -188,14 +161,7 @@ class EpochLines(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the previous epoch, whose metrics are complete only now."""
-        self._show(trainer, trainer.current_epoch)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the last epoch."""
-        self._show(trainer, trainer.current_epoch)
-
-    def _show(self, trainer: Trainer, epochs: int) -> None:
-        metrics = trainer.callback_metrics
+        metrics, epochs = trainer.callback_metrics, trainer.current_epoch
         if "val/loss" not in metrics:
             return
         parts = [text.format(float(metrics[name])) for name, text in self.PARTS.items() if name in metrics]
@@ -206,54 +172,33 @@ class EpochLines(Callback):
         elif trainer.is_global_zero:
             log.info(line)
 
-
-ON_NONFINITE = ("error", "skip")
-MAX_SHOWN_IMAGES = 8  # in a message
+    on_train_end = on_train_epoch_start  # for the last epoch
 
 
 class NonfiniteCheck:
     """Checks that the losses of the training steps are finite.
 
-    Args:
-        on_nonfinite: `error` stops at a loss that is NaN or infinite; `skip` makes no step with it, for which a GPU
-            must wait at each step.
-        max_nonfinite: so many steps may be skipped.
-
-    Attributes:
-        skipped_steps: so far.
-
-    Raises:
-        UserError: another word, or a number below 0.
+    `on_nonfinite=error` stops at a loss that is NaN or infinite; `skip` makes no step with it, but at most
+    `max_nonfinite` times, and a GPU must wait at each step.
     """
 
     def __init__(self, on_nonfinite: str, max_nonfinite: int) -> None:
-        check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
+        check_choice("on_nonfinite", on_nonfinite, ("error", "skip"))
         if max_nonfinite < 0:
             raise UserError(f"max_nonfinite={max_nonfinite} must be 0 or more")
         self.skip, self.max_nonfinite, self.skipped_steps = on_nonfinite == "skip", max_nonfinite, 0
         self._pending: list[tuple[int, Tensor, Tensor]] = []
 
     def is_usable(self, loss: Tensor, index: Tensor, trainer: Trainer, batch: int) -> bool:
-        """Whether to make the step with this loss; without `skip`, several losses are checked together.
+        """Whether to make the step with this loss of catalog rows `index`; without `skip`, losses are checked together.
 
-        Args:
-            loss: scalar, detached.
-            index: catalog rows of its images.
-            trainer: has the number of the epoch and the catalog.
-            batch: number in the epoch.
-
-        Raises:
-            UserError: this loss or an earlier one is not finite, or too many steps were skipped.
+        A loss that is not finite, or one too many, is a `UserError`.
         """
         self._pending.append((batch, loss, index))
         return len(self._pending) < (1 if self.skip else _steps_between_checks(loss)) or self.check_pending(trainer)
 
     def check_pending(self, trainer: Trainer) -> bool:
-        """Whether the losses that were not checked yet are finite; nothing may be saved before.
-
-        Raises:
-            UserError: see `is_usable`.
-        """
+        """Whether the losses that were not checked yet are finite; nothing may be saved before."""
         pending, self._pending = self._pending, []
         finite = stack([loss for _, loss, _ in pending]).isfinite().tolist() if pending else []
         if all(finite):
@@ -261,8 +206,8 @@ class NonfiniteCheck:
         batch, loss, index = pending[finite.index(False)]
         where = f"epoch {trainer.current_epoch + 1}, batch {batch + 1} of {trainer.num_training_batches}"
         paths = trainer.datamodule.catalog["path"].iloc[index.tolist()].tolist()  # type: ignore[attr-defined]
-        more = f" and {len(paths) - MAX_SHOWN_IMAGES} more" if len(paths) > MAX_SHOWN_IMAGES else ""
-        images = f"images {', '.join(paths[:MAX_SHOWN_IMAGES])}{more}"
+        more = len(paths) - 8
+        images = f"images {', '.join(paths[:8])}" + (f" and {more} more" if more > 0 else "")
         if not self.skip:
             raise UserError(
                 f"the training loss is {loss.item()} in {where}; the checkpoints are as they were. "

@@ -1,26 +1,18 @@
 """Checkpoints: written whole or not at all, and read without running any code in them.
 
-A checkpoint alone makes its classifier. Together with the run folder it makes a resumed run end with the same bits as
-an uninterrupted one. Everything that this needs:
+A checkpoint alone makes its classifier. With its run folder it makes a resumed run end with the same bits as an
+uninterrupted one. Everything that this needs:
 
-* The order of the images depends on (seed, epoch) alone: `data.loading.EpochSampler`, which `train._train` starts at
-  the right epoch (`DefectData.first_epoch`).
-* The augmentation depends on (seed, epoch, image) alone: `data.augment.uniforms`.
-* PyTorch, from which dropout draws, is seeded at each epoch by (seed, epoch, rank): `callbacks.EpochSeed`.
-* The number of threads of each epoch is recorded and repeated: `threads.Threads`.
-* Precision and gradient accumulation, which `auto` may choose otherwise on another machine, are recorded and repeated:
-  `trainer.repeat_precision`, `accumulation.accumulate_to_fit`. So are the bits of 16-bit images: `train._train`.
-* The configuration is that of the run, except for options of the trainer: `runs.run.Run.resume`. The images must be
-  those of the run: `Run.take_catalog`.
-* A checkpoint is replaced whole or not at all: `AtomicIO`.
-* last.ckpt is written at the end of an epoch, after its validation, so that a resumed run begins with a whole epoch:
-  `last` in conf/callbacks/default.yaml. A learning-rate schedule has advanced by then: `optimization.create_scheduler`.
-* The moving average of the weights is in the checkpoint, with the weights that are trained: `callbacks.EMA`.
-* The number of skipped steps is in the checkpoint: `Classifier.on_save_checkpoint`.
-* What is frozen depends on the number of the epoch alone: `callbacks.Finetuning`.
+* Order, augmentation and dropout depend on (seed, epoch) alone: `data.loading.EpochSampler`, which starts at
+  `DefectData.first_epoch`, `data.augment.uniforms`, `callbacks.EpochSeed`; what is frozen on the epoch: `Finetuning`.
+* What `auto` chose is recorded and repeated: `threads.Threads`, `trainer.repeat_precision`,
+  `accumulation.accumulate_to_fit`, and the bits of 16-bit images in `train._train`.
+* Configuration and images are those of the run, except for options of the trainer: `Run.resume`, `Run.take_catalog`.
+* last.ckpt is written whole or not at all (`AtomicIO`) at the end of an epoch, after its validation (conf/callbacks),
+  when the learning-rate schedule has advanced (`optimization.create_scheduler`).
+* It holds the moving average (`callbacks.EMA`), the number of skipped steps and the metrics that are logged after it
+  (`Classifier.on_save_checkpoint`, `history.History.complete`). TensorBoard drops later ones: `trainer.create_loggers`.
 * A run whose patience had run out stops again: `callbacks.EarlyStopping`.
-* Metrics that were logged after the last checkpoint are in it, and are logged again: `history.History.complete`.
-* TensorBoard drops what it has of the interrupted epoch: `purge_step` in `trainer.create_loggers`.
 """
 
 import json
@@ -32,6 +24,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from alu_defects import io
 from alu_defects.errors import UserError
@@ -42,17 +35,13 @@ WEIGHTS_INSIDE = {"pretrained": False, "weights": None}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint written by Lightning.
-
-    Raises:
-        UserError: no such file, a file that is damaged, or one that holds more than plain data.
-    """
+    """Read a checkpoint written by Lightning; one that is missing, damaged or more than plain data is a `UserError`."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; the run has not finished its first epoch") from error
     except Exception as error:  # a damaged file makes the unpickler raise almost anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from error
     options = content.get("hyper_parameters") if isinstance(content, dict) else None
     if not isinstance(options, dict) or not {"model", "classes"} <= options.keys() or "state_dict" not in content:
@@ -61,16 +50,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_classifier(path: Path) -> Classifier:
-    """Create the classifier in a checkpoint or a model.safetensors, in evaluation mode on the CPU.
-
-    Raises:
-        UserError: no such file, a file that is damaged, or one that holds something else.
-    """
+    """The classifier in a checkpoint or model.safetensors, in evaluation mode on the CPU; others are a `UserError`."""
     if path.suffix == ".safetensors":
-        return _load_weights(path)
-    content = read_checkpoint(path)
-    classifier = _create(content["hyper_parameters"], content["about"])
-    classifier.load_state_dict(content["state_dict"])
+        options, about, state = _read_weights(path)
+    else:
+        content = read_checkpoint(path)
+        options, about, state = content["hyper_parameters"], content["about"], content["state_dict"]
+    classifier = Classifier(**{**options, "model": {**options["model"], **WEIGHTS_INSIDE}})
+    classifier.about = about
+    classifier.load_state_dict(state)
     return classifier.eval()
 
 
@@ -79,18 +67,11 @@ def describe_model(
 ) -> dict[str, Any]:
     """What the weights need beside the hyper-parameters, as plain values.
 
-    `resize` brings images to image_size; 16-bit images are divided by 2^`bits` - 1. `mean` and `std` are of images in
-    [0, 1].
+    `resize` brings images to image_size; 16-bit images are divided by 2^`bits` - 1; `mean` and `std` are of [0, 1].
     """
     mean, std = (buffer.flatten().tolist() for buffer in (classifier.mean, classifier.std))
-    return {
-        "resize": resize,
-        "bits": bits,
-        "mean": mean,
-        "std": std,
-        "packages": dict(packages),
-        "data_hash": data_hash,
-    }
+    packages = dict(packages)
+    return {"resize": resize, "bits": bits, "mean": mean, "std": std, "packages": packages, "data_hash": data_hash}
 
 
 def save_weights(classifier: Classifier, path: Path) -> None:
@@ -102,37 +83,24 @@ def save_weights(classifier: Classifier, path: Path) -> None:
         file.write(content)
 
 
-def _load_weights(path: Path) -> Classifier:
+def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             entries = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            state = {f"backbone.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{path} cannot be read as the weights of a network: {error}") from error
     known = ("model", "classes", "class_counts", "image_size", "loss", "optimizer", "scheduler")
     if missing := [name for name in known if name not in entries]:
         raise UserError(f"{path} was not written by alu_defects.train: its metadata have no {', '.join(missing)}")
-    options = {name: entries.pop(name) for name in known}
-    classifier = _create(options, entries)
-    classifier.backbone.load_state_dict(tensors)
-    return classifier.eval()
-
-
-def _create(options: Mapping[str, Any], about: dict[str, Any]) -> Classifier:
-    classifier = Classifier(**{**options, "model": {**options["model"], **WEIGHTS_INSIDE}})
-    classifier.about = about
-    return classifier
+    return {name: entries.pop(name) for name in known}, entries, state
 
 
 class AtomicIO(TorchCheckpointIO):
     """How Lightning writes and reads checkpoints: they are replaced whole or not at all, and reading runs no code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            UserError: it cannot be written; the previous one is as it was.
-        """
+        """Write a checkpoint; if that fails (`UserError`), the previous one is as it was."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -158,11 +126,7 @@ def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
 
 
 def check_classes(path: Path, classes: list[str]) -> None:
-    """Compare the classes of a checkpoint with those of the data.
-
-    Raises:
-        UserError: they differ.
-    """
+    """Raise a `UserError` if the classes of a checkpoint are not those of the data."""
     saved = list(read_checkpoint(path)["hyper_parameters"]["classes"])
     if saved != classes:
         raise UserError(

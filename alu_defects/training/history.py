@@ -21,6 +21,8 @@ class History(Logger):
     A resumed run continues the file: an epoch that is logged again replaces its row.
     """
 
+    name, version = "history", ""  # parts of Lightning's logger interface
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
@@ -28,16 +30,6 @@ class History(Logger):
         if path.exists():
             table = pd.read_csv(path)
             self.rows = {int(row["epoch"]): row for row in table.to_dict("records")}  # type: ignore[misc]
-
-    @property
-    def name(self) -> str:
-        """Part of Lightning's logger interface."""
-        return "history"
-
-    @property
-    def version(self) -> str:
-        """Part of Lightning's logger interface."""
-        return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | argparse.Namespace, *args: Any, **kwargs: Any) -> None:
@@ -55,13 +47,7 @@ class History(Logger):
             self.table().to_csv(file, index=False)
 
     def complete(self, epoch: int, logged: Mapping[str, float], others: Sequence[Logger]) -> None:
-        """Log the last epoch of a run that was killed after its checkpoint, but before the metrics were logged.
-
-        Args:
-            epoch: of the checkpoint.
-            logged: the metrics in the checkpoint.
-            others: the other loggers of the run.
-        """
+        """Log `logged`, which was in the checkpoint of `epoch`, where a run was killed before it did so itself."""
         row = pd.Series(self.rows.get(epoch, {})).dropna()  # read from a table, it has every column
         missing = {key: value for key, value in logged.items() if key.startswith(PREFIXES) and key not in row}
         for logger in (*others, self) if missing else ():

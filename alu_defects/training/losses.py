@@ -60,10 +60,7 @@ class Focal(CrossEntropy):
 
 
 class Binary(CrossEntropy):
-    """Binary cross-entropy of each class against the rest: the literal reading of the paper's eq. 7.
-
-    The classes' terms are summed, so that its size compares with the softmax loss.
-    """
+    """Binary cross-entropy of each class against the rest, summed: the literal reading of the paper's eq. 7."""
 
     def total(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Sum of the losses of a batch, each times the weight of its image."""
@@ -78,15 +75,9 @@ class Binary(CrossEntropy):
 
 
 def create_loss(options: Mapping[str, Any], class_counts: Sequence[int]) -> CrossEntropy:
-    """Create a loss.
+    """Create a loss from `_target_` and options of a class of this module; a `UserError` says what does not fit.
 
-    Args:
-        options: `_target_` and options of a class of this module, and `class_weights`: `none`; `balanced`, inverse to
-            the class counts; or one number for each class.
-        class_counts: training images of each class.
-
-    Raises:
-        UserError: a class that is no loss, an option that it does not take, or weights that do not fit the classes.
+    `class_weights` among them are `none`; `balanced`, inverse to the class counts; or one number for each class.
     """
     options = {"class_weights": "none", **options}
     weight = _weights(options.pop("class_weights"), class_counts)
@@ -100,6 +91,6 @@ def _weights(weights: Any, counts: Sequence[int]) -> Tensor | None:
     if weights == "balanced":
         return sum(counts) / (len(counts) * torch.tensor(counts, dtype=torch.float32))
     numbers = [w for w in weights if isinstance(w, (int, float)) and w >= 0] if isinstance(weights, Sequence) else []
-    if len(numbers) != len(counts) or len(weights) != len(counts) or not any(numbers):
+    if not len(numbers) == len(counts) == len(weights) or not any(numbers):
         raise UserError(f"loss.class_weights={weights} is neither none, balanced nor a list of {len(counts)} numbers")
     return torch.tensor(numbers, dtype=torch.float32)

@@ -17,12 +17,9 @@ SUMMARY_METRICS = ("accuracy", "precision", "recall", "f1")
 def precision_recall_f1(
     hits: NDArray[Any], support: NDArray[Any], predicted: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Precision, recall and F1 of each class; NaN where there is nothing to count.
+    """Precision, recall and F1 of each class (..., C); NaN where there is nothing to count.
 
-    Args:
-        hits: correctly classified images of each class, (..., C).
-        support: images of the class.
-        predicted: images classified as it.
+    From the counts of hits, of images of the class (support), and of images classified as it (predicted).
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return hits / predicted, hits / support, 2 * hits / (support + predicted)
@@ -31,11 +28,8 @@ def precision_recall_f1(
 class ClassificationMetrics(Metric):
     """Loss, confusion counts, accuracy, precision and recall of each class, and macro precision, recall and F1.
 
-    A step adds to the counts and to the loss on the device; everything else follows from them at the end. The metrics
-    of torchmetrics count with `bincount`, and its mean looks for NaN: both make the CPU wait for the GPU.
-
-    Macro averages are over the classes that occur among labels or predictions, and an undefined value counts as 0, as
-    in scikit-learn.
+    A step adds on the device; torchmetrics' own metrics make the CPU wait for the GPU. Macro averages are over the
+    classes that occur among labels or predictions, and an undefined value counts as 0, as in scikit-learn.
     """
 
     full_state_update = False

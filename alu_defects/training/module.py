@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from alu_defects.data.augment import as_float
 from alu_defects.errors import UserError
@@ -22,7 +22,7 @@ class Classifier(LightningModule):
     """A classifier of uint8 images.
 
     All arguments are plain (dict, list, str, number): they are stored in the checkpoint, which is loaded with
-    `weights_only=True`.
+    `weights_only=True`. So is `about`, see `checkpoint.describe_model`.
 
     Args:
         model: `name` and options of `models.registry.create_backbone`.
@@ -35,9 +35,6 @@ class Classifier(LightningModule):
         compile: train with kernels that torch.compile makes; evaluation, whose last batch has another size, does not.
         on_nonfinite: see `NonfiniteCheck`.
         max_nonfinite: likewise.
-
-    Attributes:
-        about: what `checkpoint.describe_model` says; it is stored in each checkpoint.
 
     Raises:
         UserError: an unknown name, an option that does not exist, or an image size that the backbone cannot take.
@@ -74,13 +71,12 @@ class Classifier(LightningModule):
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.compile_training = compile
         self._train_backbone: Callable[[Tensor], Tensor] | None = None
-        self.register_buffer("mean", _per_channel(backbone.input_mean), persistent=False)
-        self.register_buffer("std", _per_channel(backbone.input_std), persistent=False)
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(backbone, f"input_{name}")).view(1, -1, 1, 1)
+            self.register_buffer(name, values, persistent=False)
         self.loss = losses.create_loss(loss, class_counts)
-        # the suffix: nn.Module has a method called train
-        self.metrics = nn.ModuleDict(
-            {f"{split}_metrics": metrics.ClassificationMetrics(len(classes)) for split in metrics.LOGGED_SPLITS}
-        )
+        self.train_metrics = metrics.ClassificationMetrics(len(classes))
+        self.val_metrics = metrics.ClassificationMetrics(len(classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, H, W): uint8, or float in [0, 1]."""
@@ -116,7 +112,7 @@ class Classifier(LightningModule):
                 buffer.copy_(previous)  # batch normalisation must not keep statistics of this batch
             return None
         weight = self.loss.total_weight(labels)
-        self._metrics("train").update(logits.detach(), labels, loss.detach() * weight, weight)
+        self.train_metrics.update(logits.detach(), labels, loss.detach() * weight, weight)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Outputs:  # type: ignore[override]
@@ -124,7 +120,7 @@ class Classifier(LightningModule):
         index, logits = self.predict_step(batch, batch_idx)
         labels = batch["label"][: len(index)]
         if len(index):
-            self._metrics("val").update(logits, labels, self.loss.total(logits, labels), self.loss.total_weight(labels))
+            self.val_metrics.update(logits, labels, self.loss.total(logits, labels), self.loss.total_weight(labels))
         return index, logits
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Outputs:
@@ -149,11 +145,7 @@ class Classifier(LightningModule):
         self._log(shown)
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss and metrics, overall and for each class.
-
-        Raises:
-            UserError: the loss is not finite: the network is broken, and must not be saved.
-        """
+        """Log loss and metrics, overall and of each class; a loss that is not finite is a `UserError`: not saved."""
         values = self._compute("val")
         self._log(values)
         if not math.isfinite(loss := values["val/loss"].item()):
@@ -167,12 +159,10 @@ class Classifier(LightningModule):
         self.log_dict(values | {"step": float(self.current_epoch)})
 
     def _compute(self, split: str) -> dict[str, Tensor]:
-        values = metrics.flat_names(self._metrics(split).compute(), self.classes, split)
-        self._metrics(split).reset()
+        computed = self.train_metrics if split == "train" else self.val_metrics
+        values = metrics.flat_names(computed.compute(), self.classes, split)
+        computed.reset()
         return values
-
-    def _metrics(self, split: str) -> metrics.ClassificationMetrics:
-        return cast(metrics.ClassificationMetrics, self.metrics[f"{split}_metrics"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what Lightning does not, and what it logs only after the last checkpoint of the epoch was written."""
@@ -192,11 +182,6 @@ class Classifier(LightningModule):
         total_steps = int(self.trainer.estimated_stepping_batches)
         if total_steps < 1:
             raise UserError("fewer training images than a batch of every process; lower data.batch_size")
-        scheduler = optimization.create_scheduler(
-            self.scheduler_options, optimizer, total_steps, self.trainer.max_epochs or 1
-        )
+        epochs = self.trainer.max_epochs or 1
+        scheduler = optimization.create_scheduler(self.scheduler_options, optimizer, total_steps, epochs)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-
-def _per_channel(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values).view(1, -1, 1, 1)

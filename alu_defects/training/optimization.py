@@ -13,41 +13,31 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLR
 from alu_defects.config import find_class, instantiate
 from alu_defects.errors import UserError, check_choice, did_you_mean
 
-INTERVALS = ("step", "epoch")
-
 
 def check_options(group: str, kind: type[Any], options: Mapping[str, Any]) -> None:
-    """Compare the options in a group of the configuration with what their class takes.
-
-    Raises:
-        UserError: the class is not allowed or of another kind, or does not take an option.
-    """
+    """Raise a `UserError` if the class in a group of the configuration is refused or does not take an option."""
+    known = inspect.signature(find_class(kind, options)).parameters
     for name, value in options.items():
-        if name != "_target_" and not _takes(find_class(kind, options), name):
-            known = inspect.signature(find_class(kind, options)).parameters
+        if name != "_target_" and not _takes(known, name):
             raise UserError(
                 f"{group}.{name}={value}: {options['_target_']} has no such option{did_you_mean(name, known)} "
                 f"Remove it with ~{group}.{name}"
             )
 
 
-def _takes(found: type[Any], option: str) -> bool:
-    known = inspect.signature(found).parameters
+def _takes(known: Mapping[str, inspect.Parameter], option: str) -> bool:
     return option in known or any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
 
 
 def create_optimizer(options: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Create an optimizer.
+    """Create an optimizer from `_target_` and options; `fused` is ignored where it has no such option.
 
-    Args:
-        options: `_target_` and options of a torch optimizer. `fused` only makes it faster: it is ignored where the
-            optimizer has no such option.
-        parameters: all from the start, since OneCycleLR refuses groups that are added later.
+    It gets all parameters from the start, since OneCycleLR refuses groups that are added later.
 
     Raises:
         UserError: a class that is no optimizer or not allowed, or an option that it does not take.
     """
-    takes_fused = _takes(find_class(Optimizer, options), "fused")
+    takes_fused = _takes(inspect.signature(find_class(Optimizer, options)).parameters, "fused")
     options = {name: value for name, value in options.items() if name != "fused" or takes_fused}
     check_options("optimizer", Optimizer, options)
     return instantiate(Optimizer, options, params=parameters)
@@ -67,10 +57,7 @@ class OneCycle(OneCycleLR):
 
 
 class WarmupCosine(LambdaLR):
-    """Rise linearly for `warmup_epochs`, then fall along a cosine to `final_fraction` of the learning rate.
-
-    PyTorch's CosineAnnealingLR has no warm-up.
-    """
+    """Rise linearly for `warmup_epochs`, then fall along a cosine to `final_fraction` of the learning rate."""
 
     def __init__(
         self, optimizer: Optimizer, total_steps: int, epochs: int, warmup_epochs: float, final_fraction: float
@@ -89,23 +76,17 @@ class WarmupCosine(LambdaLR):
 def create_scheduler(
     options: Mapping[str, Any], optimizer: Optimizer, total_steps: int, epochs: int
 ) -> LRSchedulerConfigType:
-    """Create a learning-rate schedule, in the form that Lightning takes.
+    """Create a learning-rate schedule, in the form that Lightning takes, from `_target_` and options.
 
-    Args:
-        options: `_target_` and options of a torch scheduler, and `interval`: whether it advances after each optimizer
-            step or after each epoch. `total_steps` (how often it advances) and `epochs` are filled in where the class
-            takes them and they are not given.
-        optimizer: whose learning rate it sets.
-        total_steps: optimizer steps of the run.
-        epochs: epochs of the run.
+    `interval` among them says whether it advances after each optimizer step or after each epoch. `total_steps` (how
+    often it advances) and `epochs` are filled in where needed.
 
     Raises:
-        UserError: a class that is no scheduler, is not allowed or needs a metric, an option that it does not take, or
-            an optimizer that it cannot control.
+        UserError: no scheduler, one that is refused or needs a metric, an option or an optimizer that it does not take.
     """
     options = dict(options)
     interval = options.pop("interval", "step")
-    check_choice("scheduler.interval", interval, INTERVALS)
+    check_choice("scheduler.interval", interval, ("step", "epoch"))
     check_options("scheduler", LRScheduler, options)
     found = find_class(LRScheduler, options)
     if issubclass(found, ReduceLROnPlateau):  # Lightning advances it after the checkpoint of the epoch was written

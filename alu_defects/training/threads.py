@@ -1,7 +1,7 @@
 """The number of threads of PyTorch: one for each free core, fewer beside other busy programs.
 
-Two threads wait for each other some thousand times a second. Where another program takes the core of one of them, both
-stand still: training beside one busy program had a tenth of the speed of a single thread.
+Two threads wait for each other some thousand times a second: where another program takes the core of one, both stand
+still. Training beside one busy program had a tenth of the speed of a single thread.
 """
 
 import os
@@ -35,8 +35,7 @@ class OtherLoad:
 
 def _times() -> tuple[float, float, float]:
     """Seconds: the time, the CPU time of all programs, and that of this one with its workers."""
-    times = psutil.cpu_times(percpu=True)
-    cores = _cores()
+    times, cores = psutil.cpu_times(percpu=True), _cores()
     if cores[-1] < len(times):  # else some cores are off, and psutil's list does not say which
         times = [times[core] for core in cores]
     busy = sum(getattr(core, name, 0.0) for core in times for name in BUSY)
@@ -70,11 +69,7 @@ def choose_threads(threads: int | str, load: OtherLoad) -> int:
 
 
 def check_threads(threads: Any) -> None:
-    """Check `trainer.threads`.
-
-    Raises:
-        UserError: neither auto nor a whole number of 1 or more.
-    """
+    """Raise a `UserError` if `trainer.threads` is neither auto nor a whole number of 1 or more."""
     if threads != "auto" and not (type(threads) is int and threads >= 1):
         raise UserError(f"trainer.threads={threads} is neither auto nor a whole number of 1 or more")
 
@@ -99,13 +94,9 @@ def restore_threads() -> Iterator[None]:
 class Threads(Callback):
     """Sets the number of threads at the start of each epoch, and records it as `threads`.
 
-    The number changes sums in their last bits, so a resumed run repeats the recorded numbers.
-
-    Args:
-        threads: a number, or auto: chosen for each epoch by how busy other programs were during the previous one (for
-            the first epoch: since this object was created). On a GPU and in several processes auto changes nothing.
-        record: writes entries into run.json.
-        recorded: of the epochs of a run that is resumed.
+    auto chooses it by how busy other programs were since the previous epoch began, or this object was created; on a GPU
+    and in several processes it changes nothing. The number changes sums in their last bits: a resumed run repeats what
+    was recorded.
     """
 
     def __init__(self, threads: int | str, record: Callable[..., None], recorded: Sequence[int] = ()) -> None:
@@ -116,10 +107,10 @@ class Threads(Callback):
         """Choose for this epoch."""
         epoch = trainer.current_epoch
         chosen = choose_threads(self.threads, self.load)
-        if self.threads == "auto" and (trainer.world_size > 1 or trainer.strategy.root_device.type != "cpu"):
-            chosen = torch.get_num_threads()
         if self.threads == "auto" and epoch < len(self.of_epochs):
             chosen = self.of_epochs[epoch]
+        elif self.threads == "auto" and (trainer.world_size > 1 or trainer.strategy.root_device.type != "cpu"):
+            chosen = torch.get_num_threads()
         torch.set_num_threads(chosen)
         self.of_epochs = [*self.of_epochs[:epoch], chosen]
         if trainer.is_global_zero:

@@ -34,13 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def check_trainer(options: Mapping[str, Any], callbacks: Mapping[str, Any], on_nonfinite: str = "error") -> None:
-    """Refuse what would fail or mislead only after the training.
-
-    Raises:
-        UserError: a precision that is not supported, several devices without trainer=ddp, steps that one of
-            several processes alone would skip, no best checkpoint by a metric that is logged, a network that is frozen
-            in a way that does not work, or what `create_trainer` refuses.
-    """
+    """Raise a `UserError` for what would fail or mislead only after the training."""
     check_precision(options["precision"])
     threads.check_threads(options["threads"])
     if on_nonfinite == "skip" and options["strategy"] != "auto":
@@ -83,11 +77,7 @@ def _check_callbacks(callbacks: Mapping[str, Any], several_processes: bool) -> N
 
 
 def _with_modes(callbacks: Mapping[str, Any]) -> dict[str, Any]:
-    """The callbacks with min or max instead of `mode: auto` or none: the best loss is low, all other metrics high.
-
-    Raises:
-        UserError: a mode that would keep the worst epoch, or none for a metric that is not ours.
-    """
+    """The callbacks with min or max instead of `mode: auto` or none: the best loss is low, all other metrics high."""
     found = dict(callbacks)
     for name, entry in callbacks.items():
         if entry and entry.get("monitor") and "mode" in signature(find_class(pl.Callback, entry)).parameters:
@@ -120,40 +110,33 @@ def create_trainer(
     network: nn.Module,
     folder: Path | None = None,
 ) -> pl.Trainer:
-    """Create the trainer.
+    """Create the trainer; what is not there, or what Lightning does not take, is a `UserError`.
 
     Args:
         options: of lightning.pytorch.Trainer, and `threads`, which is ignored. `precision: auto` is that of
             `choose_precision`, `benchmark: auto` lets cuDNN try its convolutions unless they must be deterministic, and
             `accumulate_grad_batches: auto` is 1 until `accumulate_to_fit` has tried.
-        callbacks: name → `_target_` and options; an entry that is null is skipped. `mode: auto` is min or max,
-            whichever is best for its `monitor`.
-        loggers: of `create_loggers`, say.
+        callbacks: name → `_target_` and options; null is skipped; `mode: auto` is what is best for its `monitor`.
+        loggers: of the run.
         network: to be trained or evaluated.
         folder: where callbacks without a folder of their own write; None: nowhere.
-
-    Raises:
-        UserError: a device that is not there, or options that Lightning does not take.
     """
-    # Lightning 2.6 asks torch 2.14 in the old way; nobody who trains can fix it
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
-    # worker processes would only copy images that are in memory already
-    warnings.filterwarnings("ignore", message=".*does not have many workers")
-    # of a resumed run; no other folder is written into
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # on_nonfinite=skip says so itself
-    warnings.filterwarnings("ignore", message=".*`training_step` returned `None`")
+    for harmless in (
+        ".*LeafSpec.*is deprecated",  # Lightning 2.6 asks torch 2.14 in the old way; nobody who trains can fix it
+        ".*does not have many workers",  # they would only copy images that are in memory already
+        "Checkpoint directory .* exists and is not empty",  # of a resumed run; no other folder is written into
+        ".*`training_step` returned `None`",  # on_nonfinite=skip says so itself
+    ):
+        warnings.filterwarnings("ignore", message=harmless)
     options = {key: value for key, value in options.items() if key != "threads"}
     if options.get("accelerator") in ("gpu", "cuda") and not CUDAAccelerator.is_available():
         raise UserError(
             "trainer.accelerator=gpu, but there is no GPU that PyTorch can use; trainer=auto takes what is there"
         )
+    chosen: dict[str, Any] = {"benchmark": not options.get("deterministic"), "accumulate_grad_batches": 1}
     if options.get("precision") == "auto":
-        options["precision"] = choose_precision(network, str(options.get("accelerator", "auto")))
-    if options.get("benchmark") == "auto":
-        options["benchmark"] = not options.get("deterministic")
-    if options.get("accumulate_grad_batches") == "auto":
-        options["accumulate_grad_batches"] = 1
+        chosen["precision"] = choose_precision(network, str(options.get("accelerator", "auto")))
+    options |= {key: value for key, value in chosen.items() if options.get(key) == "auto"}
     entries = _with_modes(callbacks).values()
     # Inside a SLURM allocation Lightning would take this process for one of a distributed job: only the first would
     # log, and any hpc_ckpt_*.ckpt in the working directory would be loaded.
@@ -176,16 +159,10 @@ def create_trainer(
 
 
 def create_loggers(entries: Mapping[str, Any], folder: Path, first_epoch: int) -> list[Logger]:
-    """Create the loggers of a configuration.
+    """Create the loggers of a configuration; an entry that is null is skipped, one that does not work a `UserError`.
 
-    Args:
-        entries: name → `_target_` and options; an entry that is null is skipped.
-        folder: of the run; a logger without a `save_dir` writes into a folder of its name there.
-        first_epoch: above 0 for a resumed run; TensorBoard drops what it has of this epoch and later ones.
-
-    Raises:
-        UserError: a class that is no logger or not allowed, an option that it does not take, or a package that is not
-            installed.
+    A logger without a `save_dir` writes into a folder of its name in the run folder. `first_epoch` is of a resumed run:
+    TensorBoard drops what it has of this epoch and later ones.
     """
     loggers = []
     for name, entry in entries.items():
@@ -225,8 +202,8 @@ def fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, resumed_f
         # the error of another process comes as the text of its traceback
         if not isinstance(error, torch.OutOfMemoryError) and f"{torch.OutOfMemoryError.__name__}: " not in str(error):
             raise
-        size, parts = data.batch_size, trainer.accumulate_grad_batches
-        taken = f"{size} images" if parts == 1 else f"{size} images (one of {parts} parts of a batch)"
+        parts = trainer.accumulate_grad_batches
+        taken = f"{data.batch_size} images" + ("" if parts == 1 else f" (one of {parts} parts of a batch)")
         raise GpuMemoryError(f"a training step of {taken} does not fit into the memory of the GPU") from error
     finally:
         if launcher := trainer.strategy.launcher:
@@ -234,17 +211,12 @@ def fit(trainer: pl.Trainer, classifier: Classifier, data: DefectData, resumed_f
 
 
 def should_compile(compile: bool | str, options: Mapping[str, Any]) -> bool:
-    """Whether the training step is compiled; auto: on a GPU, if there is a C++ compiler.
-
-    Raises:
-        UserError: not true, false or auto, or true without a C++ compiler.
-    """
+    """Whether to compile the training step; auto: on a GPU with a C++ compiler; true without one is a `UserError`."""
     if compile not in (True, False, "auto"):
         raise UserError(f"compile={compile} is not true, false or auto")
     on_gpu = options.get("accelerator") != "cpu" and CUDAAccelerator.is_available()
-    wanted = on_gpu if compile == "auto" else bool(compile)
-    compilers = ("c++", "g++", "clang++", "cl")
-    if not wanted or os.environ.get("CXX") or any(shutil.which(name) for name in compilers):
+    wanted, compilers = on_gpu if compile == "auto" else bool(compile), ("c++", "g++", "clang++", "cl")
+    if not wanted or os.environ.get("CXX") or any(map(shutil.which, compilers)):
         return wanted
     if compile == "auto":
         log.info("compile=auto: there is no C++ compiler (%s), so nothing is compiled", ", ".join(compilers))
@@ -264,17 +236,12 @@ def repeat_precision(options: Mapping[str, Any], status: Mapping[str, Any]) -> d
 # ShuffleNet-V2 (109), whose layers move numbers more than they multiply.
 MIN_PRODUCTS = 300
 
-# Lightning's others are refused: bf16-true and 16-true do not work, since batch statistics and metrics are float32, and
-# 64-true does not on every device.
+# not bf16-true and 16-true, since batch statistics and metrics are float32; nor 64-true, which not every device has
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
 def check_precision(precision: str | int) -> None:
-    """Refuse a precision that is not supported.
-
-    Raises:
-        UserError: it is none of `PRECISIONS`, nor 32, bf16 or 16, which is short for one of them.
-    """
+    """Raise a `UserError` if it is none of `PRECISIONS`, nor short for one of them: 32, bf16, 16."""
     if str(precision) not in (*PRECISIONS, "32", "bf16", "16"):
         raise UserError(f"trainer.precision={precision} is not supported. There are: {', '.join(PRECISIONS)}")
 
@@ -283,14 +250,10 @@ def choose_precision(network: nn.Module, accelerator: str) -> str:
     """The precision of `trainer.precision=auto`: bf16-mixed on a device with instructions for it, else 32-true.
 
     On a CPU also the network must be heavy enough, see `MIN_PRODUCTS`.
-
-    Args:
-        network: to be trained or evaluated.
-        accelerator: of the trainer.
     """
     kind = device_type(accelerator)
-    gains = kind == "cuda" or mean_products(network) >= MIN_PRODUCTS
-    return "bf16-mixed" if native_bf16(kind) and gains else "32-true"
+    heavy = kind == "cuda" or mean_products(network) >= MIN_PRODUCTS
+    return "bf16-mixed" if native_bf16(kind) and heavy else "32-true"
 
 
 def device_type(accelerator: str) -> str:
