@@ -96,10 +96,10 @@ def show(error: Exception, verbose: bool, config_name: str = "train") -> None:
     """Print an error for the user: with its traceback, or in a line or two with the fix."""
     if verbose:
         traceback.print_exception(error)
-    print(f"error: {explain(error, config_name)}", file=sys.stderr)
+    print(f"error: {explain_error(error, config_name)}", file=sys.stderr)
 
 
-def explain(error: BaseException, config_name: str) -> str:
+def explain_error(error: BaseException, config_name: str) -> str:
     """What is wrong and how to fix it, for errors of the command line, in one or two lines."""
     text = str(error).strip() or str(error.__cause__ or "")  # an error of composing a job says nothing itself
     if match := re.search(r"Missing mandatory value: (\S+)", text):

@@ -77,7 +77,7 @@ def plain(config: Any) -> Any:
 
 
 def backbone_options(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The group `model` for `models.registry.create`: the optimizer takes the learning rate, the trainer the epochs."""
+    """The group `model` for `models.registry.create_backbone`: the optimizer takes the learning rate, the trainer the epochs."""
     return {key: value for key, value in model.items() if key not in ("learning_rate", "epochs")}
 
 
@@ -130,13 +130,18 @@ ALLOWED = {
     "data.synthetic.seed": Allowed(int, lowest=0),
     "data.synthetic.severity": Allowed(float, lowest=0.1, highest=2),
     "data.synthetic.size": Allowed(int, lowest=64, highest=4096, length=2),
+    "loss.gamma": Allowed(float, lowest=0),
+    "max_nonfinite": Allowed(int, lowest=0),
     "near_duplicates.max_distance": Allowed(int, lowest=0, highest=1024),  # bits of a hash
     "operating.confidence_level": Allowed(float, above=0, below=1),
     "operating.max_escape": Allowed(float, above=0, below=1),
     "operating.reject": Allowed(float, lowest=0, below=1),
     "operating.target_accuracy": Allowed(float, above=0, below=1),
     "split.by": Allowed(words=("session", "image")),
+    "scheduler.step_size": Allowed(int, lowest=1),
+    "split.fold": Allowed(int, lowest=0),
     "split.k": Allowed(int, lowest=3),  # one fold tests, one validates, the others train
+    "split.seed": Allowed(int, lowest=0),
     "sweep.jobs": Allowed(int, lowest=1, words=("auto",)),
     "trainer.max_epochs": Allowed(int, lowest=1),
 }
@@ -146,10 +151,10 @@ def check_settings(config: DictConfig) -> None:
     """Raise a `UserError` if one of the settings of `ALLOWED` that a configuration has is not what it may be."""
     for key, allowed in ALLOWED.items():
         try:
-            value = plain(OmegaConf.select(config, key))
+            value = plain(OmegaConf.select(config, key, default="???"))
         except InterpolationResolutionError:  # of a mandatory setting that is not given, which is said elsewhere
             continue
-        if value is not None:
+        if value != "???":  # it has this setting
             allowed.check(key, value)
 
 

@@ -214,7 +214,21 @@ def _find_finished(config: DictConfig) -> "Run | None":
     elsewhere = finished or (sweep.find_unfinished(config) if config.resume == "auto" else None)
     if elsewhere:
         sweep.point_to_run(Path(config.run_dir), elsewhere, list(HydraConfig.get().overrides.task))
+    if finished and finished.folder != Path(config.run_dir):
+        _choose_operating_point(config)
     return finished
+
+
+def _choose_operating_point(config: DictConfig) -> None:
+    """Write operating.json for a job that points to a run: the options of the operating point may be others."""
+    from alu_defects.evaluation.operating import OperatingPoint
+    from alu_defects.runs.jobs import find_jobs
+    from alu_defects.runs.run import Run
+
+    folder = Path(config.run_dir)
+    val = find_jobs([folder])[0].predictions("val")
+    if val is not None and (point := OperatingPoint.choose(val, val["session"].tolist(), plain(config.operating))):
+        point.save(Run(folder).operating_file)
 
 
 def monitored_value(monitor: str, results: Mapping[str, Any]) -> float:

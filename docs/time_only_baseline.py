@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from alu_defects.data import leakage, splits
-from alu_defects.data.catalog import capture_time
+from alu_defects.data.sessions import capture_time
 from alu_defects.tianchi_classes import CLASSES
 
 NAMES = Path(__file__).parents[1] / "tests" / "data" / "tianchi_round1_names.txt.gz"

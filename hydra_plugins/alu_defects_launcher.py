@@ -6,6 +6,8 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, setup_globals
 from omegaconf import open_dict
 
+from alu_defects.config import ALLOWED
+
 
 class JobsLauncher(BasicLauncher):
     """Runs the jobs of a sweep on this machine.
@@ -20,6 +22,7 @@ class JobsLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs."""
+        ALLOWED["sweep.jobs"].check("sweep.jobs", self.jobs)  # each job checks the other settings
         if self.jobs == 1 or len(job_overrides) == 1:
             return super().launch(job_overrides, initial_job_idx)
         from alu_defects.runs import parallel

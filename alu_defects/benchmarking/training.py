@@ -21,7 +21,7 @@ from torch.utils.benchmark import timer  # waits for the device
 from alu_defects.benchmarking.measurement import Spread, peak_memory, take_turns, time_call
 from alu_defects.benchmarking.tables import Table
 from alu_defects.config import backbone_options, plain, whole_numbers
-from alu_defects.data.augment import Augment, as_float, uniforms
+from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.datamodule import DefectData
 from alu_defects.data.loading import Batch
 from alu_defects.errors import UserError
@@ -143,7 +143,7 @@ def load_batches(data: DefectData, device: torch.device, epoch: int = 0) -> Iter
     """The training batches of an epoch on the device, as a trainer takes them."""
     for batch in data.train_dataloader():
         if data.augment:
-            batch["random"] = uniforms(data.seed, epoch, batch["index"], Augment.COUNT)
+            batch["random"] = augmentation_numbers(data.seed, epoch, batch["index"], Augment.COUNT)
         yield data.on_after_batch_transfer(data.transfer_batch_to_device(batch, device, 0), 0)
 
 

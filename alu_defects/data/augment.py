@@ -12,7 +12,7 @@ from torch import Tensor
 _U64 = np.uint64
 
 
-def uniforms(seed: int, epoch: int, index: Tensor, count: int) -> Tensor:
+def augmentation_numbers(seed: int, epoch: int, index: Tensor, count: int) -> Tensor:
     """Random numbers that depend on (seed, epoch, index) alone: not on batch, worker or what was drawn before.
 
     SplitMix64 (Steele, Lea, Flood 2014) as a hash of the four counters.

@@ -16,11 +16,9 @@ import csv
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
 from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
@@ -28,6 +26,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from alu_defects.data.sessions import capture_time
 from alu_defects.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -36,9 +35,6 @@ pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed
 
 COLUMNS = ("path", "label", "labels", "boxes", "time", "archive", "sha256")
 EXCLUDED_COLUMNS = ("path", "archive", "label", "split", "reason", "detail")
-
-# 20180830164545, or as phones write it, 20180830_164545 and 20180830-164545123 with milliseconds
-_TIME = re.compile(r"(?<![0-9])([0-9]{8})(?:([0-9]{6})|[_-]([0-9]{6})(?:[0-9]{3})?)(?![0-9])")
 
 
 class Reason(StrEnum):
@@ -108,20 +104,6 @@ class FoundImages(NamedTuple):
 
     table: pd.DataFrame  # the catalog
     excluded: pd.DataFrame  # all that is not in it, with the columns `EXCLUDED_COLUMNS`; the split is still empty
-
-
-def capture_time(name: str) -> str:
-    """The date and time in a file name in ISO 8601, such as 2018-08-30T16:45:45; "" where there is none."""
-    for date, joined, separate in _TIME.findall(name):
-        clock = joined or separate
-        try:
-            time = datetime.fromisoformat(f"{date}T{clock}")  # strptime takes ten times as long
-        except ValueError:  # other digits, such as those of a bar code
-            continue
-        # there were no digital photographs before; Python 3.14 reads 24:00:00 as the next day
-        if 1990 <= time.year < 2100 and clock < "24":
-            return time.isoformat()
-    return ""
 
 
 def existing_root(root: str | Path) -> Path:

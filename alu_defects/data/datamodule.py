@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
 from alu_defects.data import bit_depth, decode, duplicates, sources, splits
-from alu_defects.data.augment import Augment, as_float, uniforms
+from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
 from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason
 from alu_defects.data.loading import Batch, EvaluationSampler, ImageDataset, TrainingSampler, return_batch
@@ -281,7 +281,7 @@ class DefectData(LightningDataModule):
         """Draw the random numbers of training batches while the index is still in the memory of the processor."""
         assert self.trainer is not None
         if self.augment is not None and self.trainer.training:
-            batch["random"] = uniforms(self.seed, self.trainer.current_epoch, batch["index"], Augment.COUNT)
+            batch["random"] = augmentation_numbers(self.seed, self.trainer.current_epoch, batch["index"], Augment.COUNT)
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

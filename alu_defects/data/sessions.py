@@ -1,5 +1,8 @@
 """Sessions: images of one class that were taken in one burst, and show the same bars in the same light."""
 
+import re
+from datetime import datetime
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -7,6 +10,23 @@ from numpy.typing import NDArray
 from alu_defects.errors import UserError
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
+
+# 20180830164545, or as phones write it, 20180830_164545 and 20180830-164545123 with milliseconds
+_TIME = re.compile(r"(?<![0-9])([0-9]{8})(?:([0-9]{6})|[_-]([0-9]{6})(?:[0-9]{3})?)(?![0-9])")
+
+
+def capture_time(name: str) -> str:
+    """The date and time in a file name in ISO 8601, such as 2018-08-30T16:45:45; "" where there is none."""
+    for date, joined, separate in _TIME.findall(name):
+        clock = joined or separate
+        try:
+            time = datetime.fromisoformat(f"{date}T{clock}")  # strptime takes ten times as long
+        except ValueError:  # other digits, such as those of a bar code
+            continue
+        # there were no digital photographs before; Python 3.14 reads 24:00:00 as the next day
+        if 1990 <= time.year < 2100 and clock < "24":
+            return time.isoformat()
+    return ""
 
 
 def capture_seconds(table: pd.DataFrame) -> NDArray[np.float64]:

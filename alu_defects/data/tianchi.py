@@ -104,10 +104,10 @@ def _read_image(root: Path, path: str, note: str, round: int) -> ImageRecord | E
         return image.exclude(_REASON_OF_ROUND[location.round])
     if location.unknown:
         return image.exclude(Reason.UNKNOWN_CLASS, location.unknown)
-    return image if location.unlabelled else _annotated(root, image, note, round)
+    return image if location.unlabelled else _labels_from_boxes(root, image, note, round)
 
 
-def _annotated(root: Path, image: ImageRecord, note: str, round: int) -> ImageRecord | Excluded:
+def _labels_from_boxes(root: Path, image: ImageRecord, note: str, round: int) -> ImageRecord | Excluded:
     """The image with its boxes and, where no folder names a class, with their classes."""
     if not note:
         return image if image.labels else image.exclude(Reason.NO_ANNOTATION, "missing")

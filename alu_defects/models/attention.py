@@ -119,7 +119,7 @@ def attach(block: nn.Module, attention: nn.Module) -> None:
     block.register_forward_hook(_apply)
 
 
-def insert(
+def insert_attention(
     model: nn.Module, points: Points, kind: str, *, stages: str | Iterable[str] | None = None, **options: Any
 ) -> None:
     """Attach attention after every block of the chosen stages (None: all of them)."""

@@ -125,7 +125,7 @@ def create_backbone(
         if points is None:
             known = ", ".join(known for known in backbone_names() if _registry[known].attention == "none")
             raise UserError(f"attention={kind} has no place in '{name}'; backbones that take it: {known}.")
-        attention_blocks.insert(
+        attention_blocks.insert_attention(
             model, points, kind, stages=attention_stages, reduction=attention_reduction, fusion=attention_fusion
         )
     if weights is not None:

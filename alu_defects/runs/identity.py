@@ -25,7 +25,7 @@ IGNORED = {
     "callbacks": ("dashboard", "epoch_lines", "progress_bar"),
 }
 # what decides the result of a run: modules with all of ours that they import, modules alone, and packages
-CODE_WITH_IMPORTS = ("alu_defects.training.trainer", "alu_defects.training.callbacks")
+CODE_WITH_IMPORTS = tuple(f"alu_defects.training.{name}" for name in ("trainer", "accumulation", "callbacks"))
 CODE_ALONE = ("alu_defects.train", "alu_defects.evaluation.predictions")
 IDENTITY_PACKAGES = ("lightning", "numpy", "pillow", "timm", "torch", "torchmetrics", "torchvision")
 

@@ -15,7 +15,18 @@ from alu_defects.runs.identity import identity_settings
 from alu_defects.runs.run import Run
 
 # overrides that tell runs of one model apart, or that are said elsewhere
-_NOT_IN_NAME = ("model=", "model.name=", "seed=", "split.fold=", "sweep=", "sweep.force=", "sweep.jobs=", "resume=")
+_NOT_IN_NAME = (
+    "model=",
+    "model.name=",
+    "seed=",
+    "split.fold=",
+    "sweep=",
+    "sweep.",
+    "resume=",
+    "run_dir=",
+    "paths.",
+    "logger=",
+)
 
 PREDICTIONS_FILE = "predictions.csv"
 PROBABILITY_PREFIX = "probability_"  # of the columns with the probability of one class

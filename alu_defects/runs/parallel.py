@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from alu_defects.errors import UserError
@@ -66,7 +66,9 @@ def run_in_processes(
             deadline = time.monotonic() + GRACE
             for job in running:
                 job.process.join(max(0.0, deadline - time.monotonic()))
-                job.process.kill()
+                if job.process.is_alive():  # Python loses a signal that arrives while it collects garbage, for one
+                    job.process.kill()
+                    Run(job.folder).update(status="interrupted")
     return [results[number] for number in sorted(results)]
 
 
@@ -76,7 +78,9 @@ def count_jobs_that_fit(configs: Sequence[DictConfig]) -> int:
 
     if any(c.trainer.strategy != "auto" or device_type(c.trainer.accelerator) != "cpu" for c in configs):
         return 1
-    largest = max(config.data.batch_size * config.data.image_size**2 for config in configs)
+    sizes = [(config.data.batch_size, config.data.image_size) for config in configs]
+    # others are refused by their jobs
+    largest = max((batch * side**2 for batch, side in sizes if type(batch) is type(side) is int), default=0)
     memory = psutil.virtual_memory().available // (BASE_MEMORY + PIXEL_MEMORY * largest)
     return max(1, min(int(joblib.cpu_count()), int(memory), len(configs)))
 
@@ -102,7 +106,8 @@ class _Job:
         process = context.Process(target=_work, args=(work, str(folder / "train.log"), sender))
         process.start()
         sender.close()  # the process has its own: the connection ends with it
-        line = progress.add_task(folder.name, total=config.trainer.max_epochs, outcome="")
+        epochs = config.trainer.max_epochs
+        line = progress.add_task(folder.name, total=epochs if isinstance(epochs, int) else None, outcome="")
         return cls(number, config, folder, process, receiver, line)
 
     def end(self, progress: Progress) -> JobReturn:
@@ -129,7 +134,7 @@ class _Job:
 
     def show(self, progress: Progress) -> None:
         """Show how far the job is: as far as its metrics.csv."""
-        monitor = str(self.config.callbacks.best.monitor)
+        monitor = str(OmegaConf.select(self.config, "callbacks.best.monitor"))
         with suppress(OSError, ValueError, KeyError, UserError):  # it has not begun
             scores = pd.read_csv(Run.existing(self.folder).history_file)[monitor].dropna()
             progress.update(self.line, completed=len(scores), outcome=f"{monitor} {scores.iloc[-1]:.3f}")

@@ -11,6 +11,10 @@ from alu_defects.config import PATH_SETTINGS, absolute_paths, compose, conf_dir,
 if TYPE_CHECKING:  # it imports this module
     from alu_defects.runs.run import Run
 
+# settings that a resumed run may change
+FREE_ON_RESUME = "trainer."
+FIXED_ON_RESUME = ("trainer.max_epochs=",)  # the schedule was laid out for it
+
 
 def changing_overrides(run: "Run", words: Sequence[str]) -> list[str]:
     """The words, without resume=…, that would give a run another setting than the one that it has.

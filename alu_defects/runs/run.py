@@ -124,8 +124,7 @@ class Run:
         if run.is_alive():
             raise _alive(folder)
         words = [word for word in overrides if setting_of(word) != "resume"]
-        fixed = ("trainer.max_epochs=",)  # the schedule was laid out for it
-        free = [word for word in words if word.startswith("trainer.") and not word.startswith(fixed)]
+        free = [w for w in words if w.startswith(resume.FREE_ON_RESUME) and not w.startswith(resume.FIXED_ON_RESUME)]
         if refused := resume.changing_overrides(run, [word for word in words if word not in free]):
             raise UserError(f"a resumed run keeps its configuration; leave out {' '.join(refused)}, or start a new run")
         made = run.status()["folder"]

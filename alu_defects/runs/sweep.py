@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from alu_defects.config import quote
+from alu_defects.config import plain, quote
 from alu_defects.data.catalog import data_hash
 from alu_defects.errors import UserError
 from alu_defects.io import claim_folder
@@ -35,9 +35,10 @@ class SweepCallback(Callback):
 
     running: ClassVar["SweepCallback | None"] = None  # of this process
 
-    def __init__(self, compare: Callable[[list[Path], Path], Any] | None = None) -> None:
+    def __init__(self, compare: Callable[[list[Path], Path, Any], Any] | None = None) -> None:
         self.compare = compare
         self.folder = Path()
+        self.operating: Any = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Claim a folder that no other sweep has, also if both start in the same second, unless the user named it."""
@@ -46,6 +47,7 @@ class SweepCallback(Callback):
             config.hydra.sweep.dir = folder
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote(folder)}")  # for the jobs
         self.folder = Path(config.hydra.sweep.dir)
+        self.operating = plain(config.get("operating"))
         SweepCallback.running = self
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -82,7 +84,7 @@ class SweepCallback(Callback):
             lines = (f"  {' '.join(job.overrides)}: {job.error or job.status}" for job in failed)
             print("failed jobs:", *lines, sep="\n", file=sys.stderr)
         if self.compare:
-            self.compare([self.folder], self.folder / "comparison")
+            self.compare([self.folder], self.folder / "comparison", self.operating)
         return not failed
 
 

@@ -57,7 +57,7 @@ class EpochSeed(Callback):
 class EMA(EMAWeightAveraging):
     """Lightning's moving average of the weights, kept on the device, and updated there without waiting for it."""
 
-    def __init__(self, decay: float = 0.999, **options: Any) -> None:
+    def __init__(self, decay: float = 0.99, **options: Any) -> None:
         super().__init__(decay=decay, **options)  # whose own function takes one tensor after the other
         self._kwargs = {"multi_avg_fn": get_ema_multi_avg_fn(decay)}  # type: ignore[no-untyped-call]
 

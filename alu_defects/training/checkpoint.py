@@ -4,7 +4,7 @@ A checkpoint alone makes its classifier. With its run folder it makes a resumed 
 uninterrupted one. Everything that this needs:
 
 * Order, augmentation and dropout depend on (seed, epoch) alone: `data.loading.EpochSampler`, which starts at
-  `DefectData.first_epoch`, `data.augment.uniforms`, `callbacks.EpochSeed`; what is frozen on the epoch: `Finetuning`.
+  `DefectData.first_epoch`, `data.augment.augmentation_numbers`, `callbacks.EpochSeed`; what is frozen on the epoch: `Finetuning`.
 * What `auto` chose is recorded and repeated: `threads.Threads`, `trainer.repeat_precision`,
   `accumulation.accumulate_to_fit`, and the bits of 16-bit images in `train._train`.
 * Configuration and images are those of the run, except for options of the trainer: `Run.resume`, `Run.take_catalog`.

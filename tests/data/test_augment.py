@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from alu_defects.data.augment import Augment, uniforms
+from alu_defects.data.augment import Augment, augmentation_numbers
 
 OFF = Augment(
     horizontal_flip=False, vertical_flip=False, degrees=0, translate=0, scale=0, brightness=0, contrast=0, saturation=0
@@ -16,7 +16,7 @@ OFF = Augment(
 
 
 def drawn(index: Tensor, *, seed: int, epoch: int) -> Tensor:
-    return uniforms(seed, epoch, index, Augment.COUNT)
+    return augmentation_numbers(seed, epoch, index, Augment.COUNT)
 
 
 def make_images(count: int, size: int = 24) -> Tensor:
@@ -45,9 +45,9 @@ def test_seeds_epochs_and_images_are_changed_differently() -> None:
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: uniforms(0, 0, torch.arange(4000), 8),
-        lambda: torch.cat([uniforms(3, epoch, torch.tensor([17]), 8) for epoch in range(2000)]),
-        lambda: torch.cat([uniforms(seed, 5, torch.tensor([17]), 8) for seed in range(2000)]),
+        lambda: augmentation_numbers(0, 0, torch.arange(4000), 8),
+        lambda: torch.cat([augmentation_numbers(3, epoch, torch.tensor([17]), 8) for epoch in range(2000)]),
+        lambda: torch.cat([augmentation_numbers(seed, 5, torch.tensor([17]), 8) for seed in range(2000)]),
     ],
     ids=["over images", "over epochs", "over seeds"],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from alu_defects.data import catalog, folder
+from alu_defects.data import catalog, folder, sessions
 from alu_defects.data.catalog import Excluded, ImageRecord, Reason
 from alu_defects.errors import UserError
 
@@ -76,7 +76,7 @@ def test_catalog_holds_one_row_an_image_in_text(tmp_path: Path) -> None:
     ],
 )
 def test_the_time_is_found_in_a_file_name(name: str, time: str) -> None:
-    assert catalog.capture_time(name) == time
+    assert sessions.capture_time(name) == time
 
 
 def test_rows_are_in_the_order_of_classes_and_the_summary_counts_them(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from alu_defects.data import leakage, splits
-from alu_defects.data.catalog import capture_time
 from alu_defects.data.leakage import Leakage
+from alu_defects.data.sessions import capture_time
 from alu_defects.errors import UserError
 from alu_defects.tianchi_classes import CLASSES
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from alu_defects.errors import UserError
-from alu_defects.models.attention import SCSE, ChannelSE, SpatialSE, attach, build, insert
+from alu_defects.models.attention import SCSE, ChannelSE, SpatialSE, attach, build, insert_attention
 
 
 def randomise(module):
@@ -152,7 +152,7 @@ def test_invalid_settings_are_named(arguments, message):
 def test_stages_are_chosen_by_name():
     net = nn.Sequential(nn.Identity(), nn.Identity())
     points = {"1": {"0": 4}, "2": {"1": 4}}
-    insert(net, points, "sse", stages=[2])  # as a config file would give it
+    insert_attention(net, points, "sse", stages=[2])  # as a config file would give it
     assert [hasattr(block, "attention") for block in net] == [False, True]
     with pytest.raises(UserError, match="'3' in attention_stages; this backbone has 1, 2"):
-        insert(net, points, "sse", stages="3")
+        insert_attention(net, points, "sse", stages="3")
