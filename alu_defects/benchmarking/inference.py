@@ -99,7 +99,7 @@ def create_variants(network: Backbone, images: Tensor, compiled: bool) -> dict[s
 
 @contextmanager
 def _hints(name: str, pixels: int, batch: int, device: torch.device) -> Iterator[None]:
-    """Say what the user can do about a memory that is too small, and about a compiler that is not there."""
+    """Say what to do about a memory that is too small, and about a compiler that is not there."""
     try:
         yield
     except TorchDynamoException as error:

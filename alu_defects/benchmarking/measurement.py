@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import psutil
@@ -144,23 +144,23 @@ class Table:
 
     def to_markdown(self) -> str:
         """The same in Markdown, below a heading."""
-        rule = ["---" if _is_text(self.rows, name) else "---:" for name in self.rows[0]]
+        rule = ["---" if side == "left" else "---:" for side in _alignment(self.rows).values()]
         cells = [list(self.rows[0]), rule, *(map(format_value, row.values()) for row in self.rows)]
         lines = [f"| {' | '.join(row)} |" for row in cells]
         return "\n".join([f"## {self.title}", "", *lines, *(["", self.note] if self.note else [])])
 
 
+def _alignment(rows: list[dict[str, Any]]) -> dict[str, Literal["left", "right"]]:
+    return {name: "left" if all(isinstance(row[name], str) for row in rows) else "right" for name in rows[0]}
+
+
 def _rich_table(rows: list[dict[str, Any]], header: bool = True) -> rich.table.Table:
     table = rich.table.Table(box=SIMPLE, show_header=header, show_edge=False, pad_edge=False, collapse_padding=True)
-    for name in rows[0]:
-        table.add_column(escape(name), justify="left" if _is_text(rows, name) else "right", overflow="fold")
+    for name, justify in _alignment(rows).items():
+        table.add_column(escape(name), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(escape(format_value(value)) for value in row.values()))
     return table
-
-
-def _is_text(rows: list[dict[str, Any]], name: str) -> bool:
-    return all(isinstance(row[name], str) for row in rows)
 
 
 def format_value(value: Any) -> str:

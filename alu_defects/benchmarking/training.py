@@ -48,7 +48,7 @@ def _measure_size(config: DictConfig, models: Mapping[str, Mapping[str, Any]], p
     if len(data.train_dataloader()) < 2:
         raise UserError(f"data.batch_size={data.batch_size} leaves fewer than two batches to train on; lower it")
     torch._dynamo.reset()  # networks of one class share a cache of few entries, and run eagerly when it is full
-    rows: dict[str, dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
     loops: dict[str, dict[str, TimedLoop]] = {}
     for name, model in models.items():
         pl.seed_everything(0, verbose=False)
@@ -65,24 +65,19 @@ def _measure_size(config: DictConfig, models: Mapping[str, Mapping[str, Any]], p
         fit = trainer.create_trainer({**plain(config.trainer), "max_epochs": 1}, {}, [], network)
         device, precision = fit.strategy.root_device, str(fit.precision)
         loops[name], memory = _create_loops(config, classifier, data, device, precision)
-        rows[name] = {
-            "network": name,
-            "precision": precision,
-            "parameters (M)": sum(p.numel() for p in network.parameters()) / 1e6,
-            "GMACs": multiply_adds(network, pixels) / 1e9,
-            "memory (MB)": memory / 1e6,
-        }
+        parameters = sum(p.numel() for p in network.parameters()) / 1e6
+        row: dict[str, Any] = {"network": name, "precision": precision, "parameters (M)": parameters}
+        rows.append(row | {"GMACs": multiply_adds(network, pixels) / 1e9, "memory (MB)": memory / 1e6})
     steps = {name: max(1, math.ceil(config.seconds / loops[name][FIXED](1))) for name in models}
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in product(models, LOOPS)}
     order = list(take_turns(seconds, config.repeats))
     for name, kind in track(order, f"training at {pixels} pixels", disable=not config.trainer.enable_progress_bar):
         seconds[name, kind].append(loops[name][kind](steps[name]) / steps[name])
-    for name, row in rows.items():
-        step = {kind: np.array(seconds[name, kind]) for kind in LOOPS}
+    for row in rows:
+        step = {kind: np.array(seconds[row["network"], kind]) for kind in LOOPS}
         row |= {f"{kind} (img/s)": Spread.of_rounds(data.batch_size / step[kind]) for kind in LOOPS}
-        row["1 / eager"] = Spread.of_rounds(step[EAGER] / step[FIXED])
-        row["2 / 1"] = Spread.of_rounds(step[FIXED] / step[FED])
-        row["3 / 2"] = Spread.of_rounds(step[FED] / step[LIGHTNING])
+        for name, slower, faster in (("1 / eager", FIXED, EAGER), ("2 / 1", FED, FIXED), ("3 / 2", LIGHTNING, FED)):
+            row[name] = Spread.of_rounds(step[faster] / step[slower])
         # forward, and backward to inputs and to weights
         operations = 3 * 2 * row["GMACs"] * 1e9 * data.batch_size / float(np.median(step[FIXED]))
         row["share of the matrix peak"] = operations / matrix_peak(device, row["precision"])
@@ -92,7 +87,7 @@ def _measure_size(config: DictConfig, models: Mapping[str, Mapping[str, Any]], p
         "fed by the data path, augmented; 3: with Lightning, metrics and logging. Median (range) of "
         f"{config.repeats} interleaved rounds of all networks; ratios round by round."
     )
-    return Table(f"training at {pixels}×{pixels} on {device.type}", list(rows.values()), note)
+    return Table(f"training at {pixels}×{pixels} on {device.type}", rows, note)
 
 
 def _create_loops(

@@ -77,14 +77,8 @@ class Dashboard(Callback):
         logs = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
         return logs and self.every_n_epochs > 0 and (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
-    def on_validation_batch_end(  # noqa: PLR0917
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep the predictions of an epoch that is drawn."""
         if self._draws(trainer):
