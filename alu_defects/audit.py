@@ -19,9 +19,6 @@ def audit(config: DictConfig) -> "Audit":
 
     Nothing below the root of the images is changed.
 
-    Args:
-        config: conf/audit.yaml, composed; `output` becomes a folder.
-
     Returns:
         The tables and the findings; `fails` says whether training would fail.
 
@@ -35,13 +32,12 @@ def audit(config: DictConfig) -> "Audit":
 
     check_settings(config)
     options = plain(config)
-    max_distance = options["near_duplicates"]["max_distance"]
     data = DefectData(**options["data"], split=options["split"])
     output = Path(str(options["output"])).expanduser()
     root = Path(str(data.source_options["root"])).expanduser()
     if output.resolve().is_relative_to(root.resolve()):
         raise UserError(f"output={output} lies below the images, {root}; give a folder outside of it")
-    result = checks.audit_images(data, max_distance=max_distance, progress=data.progress)
+    result = checks.audit_images(data, max_distance=options["near_duplicates"]["max_distance"], progress=data.progress)
     output.mkdir(parents=True, exist_ok=True)
     # as in the catalog: names may hold line ends, or not be UTF-8
     result.findings.to_csv(output / "audit.csv", index=False, quoting=csv.QUOTE_ALL, errors="surrogateescape")

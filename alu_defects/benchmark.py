@@ -17,16 +17,14 @@ from alu_defects.errors import UserError, check_choice
 
 
 def benchmark(config: DictConfig) -> dict[str, Any]:
-    """Measure training or inference, print the tables, and write them as benchmark.json and benchmark.md.
-
-    Args:
-        config: conf/benchmark.yaml, composed; `output` becomes a folder.
+    """Measure training or inference, print the tables, and write them as benchmark.json and benchmark.md in `output`.
 
     Returns:
         What benchmark.json holds: `what`, `command`, `machine`, and `tables` with their rows.
 
     Raises:
-        UserError: an unknown measurement or network, or a setting that they cannot work with.
+        UserError: an unknown measurement or network, an image too small for one, a batch too large for the memory, a
+            GPU or a compiler that is not there, or settings of the data that cannot be.
     """
     check_settings(config)
     check_choice("what", config.what, ("train", "infer"))

@@ -15,9 +15,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     Temperature, threshold and the confidences of selective prediction are chosen on val; the first two replace
     operating.json of the run.
 
-    Args:
-        config: conf/evaluate.yaml, composed.
-
     Returns:
         What metrics.json holds: under the name of the split loss, accuracy, macro precision, recall and F1, and
         precision and recall of each class; `intervals`, `calibration`, and `operating` if there is a threshold.
@@ -56,15 +53,13 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     catalog.verify_files(root, table)
     data.set_catalog(root, table)
     checkpoint.check_classes(run.best, data.classes)
-    classifier, computing = (
-        checkpoint.load_classifier(run.best),
-        trainer.repeat_precision(plain(config.trainer), run.status()),
-    )
+    classifier = checkpoint.load_classifier(run.best)
+    computing = trainer.repeat_precision(plain(config.trainer), run.status())
+    split = config.split.name
     with threads.restore_threads():
         torch.set_num_threads(threads.choose_threads(config.trainer.threads, load))
         results = {
-            split: predictions.evaluate(classifier, data, split, computing)
-            for split in dict.fromkeys(("val", config.split.name))
+            name: predictions.evaluate(classifier, data, name, computing) for name in dict.fromkeys(("val", split))
         }
     for result in results.values():
         result.check_numbers()
@@ -73,7 +68,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     assert point is not None  # the numbers were checked
     point.save(run.operating_file)
     images = {name: CalibratedPredictions(result, sessions[name], point) for name, result in results.items()}
-    split = config.split.name
     assessment = Assessment(images["val"], images[split], point, operating["reject"], operating["target_accuracy"])
     result = results[split]
     metrics = {split: result.metrics, "note": predictions.join_notes(results.values()), **assessment.as_dict()}

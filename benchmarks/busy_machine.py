@@ -19,7 +19,7 @@ import pandas as pd
 import psutil
 from rich.progress import track
 
-from alu_defects.benchmarking.tables import Table
+from alu_defects.benchmarking.measurement import Table
 from alu_defects.config import compose
 from alu_defects.train import train
 

@@ -21,8 +21,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from alu_defects.benchmarking.measurement import Spread, Task, peak_memory, time_tasks
-from alu_defects.benchmarking.tables import Table
+from alu_defects.benchmarking.measurement import Spread, Table, Task, peak_memory, time_tasks
 from alu_defects.benchmarking.training import load_batches
 from alu_defects.config import compose, plain
 from alu_defects.data.datamodule import DefectData

@@ -21,8 +21,7 @@ import numpy as np
 import psutil
 from rich.progress import track
 
-from alu_defects.benchmarking.measurement import Spread, peak_memory, take_turns
-from alu_defects.benchmarking.tables import Table, format_value
+from alu_defects.benchmarking.measurement import Spread, Table, format_value, peak_memory, take_turns
 from alu_defects.config import compose, plain
 from alu_defects.data import catalog, duplicates, leakage, splits
 from alu_defects.data.catalog import ImageRecord

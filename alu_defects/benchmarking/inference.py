@@ -14,8 +14,7 @@ from rich.progress import track
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
-from alu_defects.benchmarking.measurement import Spread, Task, time_call, time_tasks
-from alu_defects.benchmarking.tables import Table
+from alu_defects.benchmarking.measurement import Spread, Table, Task, time_call, time_tasks
 from alu_defects.config import backbone_options, plain, whole_numbers
 from alu_defects.errors import UserError
 from alu_defects.models import registry
@@ -27,33 +26,24 @@ EAGER = "eager"  # float32, NCHW: what all others are compared with
 
 
 def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Measure the size of each network, the latency of one image and the throughput of batches.
-
-    Args:
-        config: conf/benchmark.yaml, composed.
-        models: what a network is called in the tables → its group `model`.
-
-    Raises:
-        UserError: an unknown network, an image too small for one, a batch too large for the memory, or a GPU or a
-            compiler that is not there.
-    """
+    """Measure the size of `models` (name → group `model`), the latency of one image and the throughput of batches."""
     batch_sizes, image_sizes = whole_numbers(config, "batch_sizes"), whole_numbers(config, "image_sizes")
     threads.set_threads(config.trainer.threads)
-    networks = {(name, pixels): _network(name, models[name], pixels) for name, pixels in product(models, image_sizes)}
-    device = trainer.create_trainer(plain(config.trainer), {}, [], next(iter(networks.values()))).strategy.root_device
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # the one that PyTorch's timer waits for
-    sizes: list[dict[str, Any]] = [
-        {
-            "network": name,
-            "pixels": pixels,
-            "parameters (M)": sum(p.numel() for p in network.parameters()) / 1e6,
-            "GMACs": multiply_adds(network, pixels) / 1e9,
-        }
-        for (name, pixels), network in networks.items()
-    ]
+    networks: dict[tuple[str, int], Backbone] = {}
+    sizes: list[dict[str, Any]] = []
     latency: list[dict[str, Any]] = []
     throughput: list[dict[str, Any]] = []
+    for name, pixels in product(models, image_sizes):
+        options = backbone_options(models[name])
+        network = registry.create_backbone(**options, num_classes=len(CLASS_NAMES), image_size=pixels).eval()
+        if pixels < network.min_input_size:
+            raise UserError(f"image_sizes={pixels} is too small for {name}; give {network.min_input_size} or more")
+        networks[name, pixels] = network
+        size = {"parameters (M)": sum(p.numel() for p in network.parameters()) / 1e6}
+        sizes.append({"network": name, "pixels": pixels, **size, "GMACs": multiply_adds(network, pixels) / 1e9})
+    device = trainer.create_trainer(plain(config.trainer), {}, [], network).strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # the one that PyTorch's timer waits for
     cells = list(product(networks, batch_sizes))
     for (name, pixels), batch in track(cells, "inference", disable=not config.trainer.enable_progress_bar):
         with _hints(name, pixels, batch, device), torch.inference_mode():
@@ -62,38 +52,28 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
             variants = create_variants(networks[name, pixels], images, bool(config.compile))
             first = {variant: time_call(task) for variant, task in variants.items()}
             rounds = time_tasks(variants, repeats=config.repeats, seconds=config.seconds, each_call=batch == 1)
-        typical = {
-            variant: np.array([np.median(calls) if batch == 1 else np.mean(calls) for calls in turns])
-            for variant, turns in rounds.items()
-        }
+        average = np.median if batch == 1 else np.mean
+        typical = {name: np.array([average(calls) for calls in turns]) for name, turns in rounds.items()}
         for variant, seconds in typical.items():
+            ratio = {"× eager": Spread.of_rounds(typical[EAGER] / seconds), "first call (s)": first[variant]}
             row: dict[str, Any] = {"network": name, "pixels": pixels}
             if batch == 1:
-                row |= {"variant": variant, "p50 (ms)": Spread.of_rounds(1e3 * seconds)}
-                row["p95 (ms)"] = float(1e3 * np.percentile(np.concatenate(rounds[variant]), 95))
+                p95 = float(1e3 * np.percentile(np.concatenate(rounds[variant]), 95))
+                row |= {"variant": variant, "p50 (ms)": Spread.of_rounds(1e3 * seconds), "p95 (ms)": p95}
             else:
                 row |= {"batch": batch, "variant": variant, "img/s": Spread.of_rounds(batch / seconds)}
-            row |= {"× eager": Spread.of_rounds(typical[EAGER] / seconds), "first call (s)": first[variant]}
-            (latency if batch == 1 else throughput).append(row)
+            (latency if batch == 1 else throughput).append(row | ratio)
     note = (
         "eager: float32, NCHW; channels_last: float32, NHWC; bf16: channels_last with autocast; compiled: "
         "channels_last with torch.compile. Images are on the device already. Median (range) of "
         f"{config.repeats} interleaved rounds; × eager: how many times as fast, round by round."
     )
-    tables = [Table("networks", sizes, f"{len(CLASS_NAMES)} classes; GMACs: of one image.")]
-    if latency:
-        p95 = "p95: of the calls of all rounds. "
-        tables.append(Table(f"latency of one image on {device.type}", latency, p95 + note, names=2))
-    if throughput:
-        tables.append(Table(f"throughput on {device.type}", throughput, note, names=2))
-    return tables
-
-
-def _network(name: str, options: Mapping[str, Any], pixels: int) -> Backbone:
-    network = registry.create_backbone(**backbone_options(options), num_classes=len(CLASS_NAMES), image_size=pixels)
-    if pixels < network.min_input_size:
-        raise UserError(f"image_sizes={pixels} is too small for {name}; give {network.min_input_size} or more")
-    return network.eval()
+    tables = [
+        Table("networks", sizes, f"{len(CLASS_NAMES)} classes; GMACs: of one image."),
+        Table(f"latency of one image on {device.type}", latency, f"p95: of the calls of all rounds. {note}", names=2),
+        Table(f"throughput on {device.type}", throughput, note, names=2),
+    ]
+    return [table for table in tables if table.rows]
 
 
 def create_variants(network: Backbone, images: Tensor, compiled: bool) -> dict[str, Task]:
@@ -107,11 +87,8 @@ def create_variants(network: Backbone, images: Tensor, compiled: bool) -> dict[s
         with torch.autocast(device.type, torch.bfloat16):
             return module(nhwc_images)
 
-    variants: dict[str, Task] = {
-        EAGER: partial(nchw, images),
-        "channels_last": partial(nhwc, nhwc_images),
-        "bf16": partial(bf16, nhwc),
-    }
+    variants: dict[str, Task] = {EAGER: partial(nchw, images), "channels_last": partial(nhwc, nhwc_images)}
+    variants["bf16"] = partial(bf16, nhwc)
     if compiled:
         fast = torch.compile(nhwc, dynamic=False)
         variants["compiled"] = partial(fast, nhwc_images)
@@ -122,7 +99,7 @@ def create_variants(network: Backbone, images: Tensor, compiled: bool) -> dict[s
 
 @contextmanager
 def _hints(name: str, pixels: int, batch: int, device: torch.device) -> Iterator[None]:
-    """Say what the user can do about a memory that is too small, and about a compiler that is not there."""
+    """Say what to do about a memory that is too small, and about a compiler that is not there."""
     try:
         yield
     except TorchDynamoException as error:

@@ -5,7 +5,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from itertools import chain, count, islice, repeat
+from itertools import chain, count, islice, product, repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.benchmark import timer  # waits for the device
 
-from alu_defects.benchmarking.measurement import Spread, peak_memory, take_turns, time_call
-from alu_defects.benchmarking.tables import Table
+from alu_defects.benchmarking.measurement import Spread, Table, peak_memory, take_turns, time_call
 from alu_defects.config import backbone_options, plain, whole_numbers
 from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.datamodule import DefectData
@@ -31,21 +30,12 @@ from alu_defects.training.history import History
 from alu_defects.training.module import Classifier
 
 LOOPS = EAGER, FIXED, FED, LIGHTNING = "eager", "1 fixed", "2 fed", "3 Lightning"
+TimedLoop = Callable[[int], float]  # steps → seconds
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-
-TimedLoop = Callable[[int], float]  # a number of training steps → the seconds that they took
 
 
 def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Measure the training of networks at `config.image_sizes`.
-
-    Args:
-        config: conf/benchmark.yaml, composed.
-        models: what a network is called in the tables → its group `model`.
-
-    Raises:
-        UserError: an unknown network, an image too small for one, or settings of the data that cannot be.
-    """
+    """Measure the training of `models` (name → group `model`) at `config.image_sizes`."""
     threads.set_threads(config.trainer.threads)
     return [_measure_size(config, models, pixels) for pixels in whole_numbers(config, "image_sizes")]
 
@@ -59,38 +49,35 @@ def _measure_size(config: DictConfig, models: Mapping[str, Mapping[str, Any]], p
         raise UserError(f"data.batch_size={data.batch_size} leaves fewer than two batches to train on; lower it")
     torch._dynamo.reset()  # networks of one class share a cache of few entries, and run eagerly when it is full
     rows: list[dict[str, Any]] = []
-    loops: dict[tuple[str, str], TimedLoop] = {}
+    loops: dict[str, dict[str, TimedLoop]] = {}
     for name, model in models.items():
         pl.seed_everything(0, verbose=False)
+        parts = {key: config[key] for key in ("loss", "optimizer", "scheduler")}
+        parts = plain(OmegaConf.create(parts | {"model": dict(model)}))  # whose learning rate the optimizer takes
         classifier = Classifier(
-            model=backbone_options(model),
+            **parts | {"model": backbone_options(model)},
             classes=data.classes,
             class_counts=data.class_counts(),
             image_size=pixels,
-            loss=plain(config.loss),
-            optimizer=plain(OmegaConf.create({"model": dict(model), "optimizer": config.optimizer}).optimizer),
-            scheduler=plain(config.scheduler),
             compile=trainer.should_compile(config.compile, plain(config.trainer)),
         )
-        fit = trainer.create_trainer({**plain(config.trainer), "max_epochs": 1}, {}, [], classifier.backbone)
+        network = classifier.backbone
+        fit = trainer.create_trainer({**plain(config.trainer), "max_epochs": 1}, {}, [], network)
         device, precision = fit.strategy.root_device, str(fit.precision)
-        created, memory = _create_loops(config, classifier, data, device, precision)
-        loops |= {(name, kind): loop for kind, loop in created.items()}
-        parameters = sum(p.numel() for p in classifier.backbone.parameters())
-        row: dict[str, Any] = {"network": name, "precision": precision, "parameters (M)": parameters / 1e6}
-        row |= {"GMACs": multiply_adds(classifier.backbone, pixels) / 1e9, "memory (MB)": memory / 1e6}
-        rows.append(row)
-    steps = {name: max(1, math.ceil(config.seconds / loops[name, FIXED](1))) for name in models}
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in loops}
-    order = list(take_turns(loops, config.repeats))
+        loops[name], memory = _create_loops(config, classifier, data, device, precision)
+        parameters = sum(p.numel() for p in network.parameters()) / 1e6
+        row: dict[str, Any] = {"network": name, "precision": precision, "parameters (M)": parameters}
+        rows.append(row | {"GMACs": multiply_adds(network, pixels) / 1e9, "memory (MB)": memory / 1e6})
+    steps = {name: max(1, math.ceil(config.seconds / loops[name][FIXED](1))) for name in models}
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in product(models, LOOPS)}
+    order = list(take_turns(seconds, config.repeats))
     for name, kind in track(order, f"training at {pixels} pixels", disable=not config.trainer.enable_progress_bar):
-        seconds[name, kind].append(loops[name, kind](steps[name]) / steps[name])
+        seconds[name, kind].append(loops[name][kind](steps[name]) / steps[name])
     for row in rows:
         step = {kind: np.array(seconds[row["network"], kind]) for kind in LOOPS}
         row |= {f"{kind} (img/s)": Spread.of_rounds(data.batch_size / step[kind]) for kind in LOOPS}
-        row["1 / eager"] = Spread.of_rounds(step[EAGER] / step[FIXED])
-        row["2 / 1"] = Spread.of_rounds(step[FIXED] / step[FED])
-        row["3 / 2"] = Spread.of_rounds(step[FED] / step[LIGHTNING])
+        for name, slower, faster in (("1 / eager", FIXED, EAGER), ("2 / 1", FED, FIXED), ("3 / 2", LIGHTNING, FED)):
+            row[name] = Spread.of_rounds(step[faster] / step[slower])
         # forward, and backward to inputs and to weights
         operations = 3 * 2 * row["GMACs"] * 1e9 * data.batch_size / float(np.median(step[FIXED]))
         row["share of the matrix peak"] = operations / matrix_peak(device, row["precision"])
@@ -116,11 +103,15 @@ def _create_loops(
     fixed = next(batches)
     loops: dict[str, TimedLoop] = {LIGHTNING: lambda steps: _lightning(config, classifier, data, steps)}
 
+    def add_loop(kind: str, step: Callable[[Batch], object], source: Iterator[Batch]) -> None:
+        loops[kind] = lambda steps: time_call(lambda: [step(batch) for batch in islice(source, steps)])
+
     def create_ours() -> None:
         ours = copy.deepcopy(classifier).to(device).train()
         ours.on_fit_start()
         step = create_step(lambda batch: ours(batch["image"]), ours, precision)
-        loops[FIXED], loops[FED] = _timed_loop(step, repeat(fixed)), _timed_loop(step, batches)
+        add_loop(FIXED, step, repeat(fixed))
+        add_loop(FED, step, batches)
         loops[FIXED](2)  # allocates, chooses kernels, compiles; the second step finds the optimizer's state
 
     memory = peak_memory(create_ours, device.type)
@@ -129,14 +120,10 @@ def _create_loops(
     images = fixed["image"] if fixed["image"].dtype == torch.float32 else as_float(fixed["image"])
     normalised = ((images - plainly.mean) / plainly.std).contiguous()
     eager = create_step(lambda batch: plainly.backbone(normalised), plainly, "32-true", fused=False)
-    loops[EAGER] = _timed_loop(eager, repeat(fixed))
+    add_loop(EAGER, eager, repeat(fixed))
     for kind in (FED, LIGHTNING, EAGER):
         loops[kind](2)
     return loops, memory
-
-
-def _timed_loop(step: Callable[[Batch], object], batches: Iterator[Batch]) -> TimedLoop:
-    return lambda steps: time_call(lambda: [step(batch) for batch in islice(batches, steps)])
 
 
 def load_batches(data: DefectData, device: torch.device, epoch: int = 0) -> Iterator[Batch]:
@@ -166,7 +153,7 @@ def create_step(
 
 def _lightning(config: DictConfig, classifier: Classifier, data: DefectData, steps: int) -> float:
     counted = min(steps, len(data.train_dataloader()) - 1)
-    options = {**plain(config.trainer), "max_epochs": 1, "limit_train_batches": counted + 1, "limit_val_batches": 0}
+    options = plain(config.trainer) | {"max_epochs": 1, "limit_train_batches": counted + 1, "limit_val_batches": 0}
     options |= {"enable_progress_bar": False, "enable_checkpointing": False}
     times: list[float] = []  # after the first step, and at the end with what belongs to the end of an epoch
     with tempfile.TemporaryDirectory() as folder:

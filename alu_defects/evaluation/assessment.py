@@ -14,7 +14,15 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from alu_defects.evaluation import statistics
-from alu_defects.evaluation.operating import Bools, Floats, OperatingPoint, Outcome, class_ids, raw_probabilities
+from alu_defects.evaluation.operating import (
+    Bools,
+    Floats,
+    OperatingPoint,
+    Outcome,
+    both_kinds,
+    class_ids,
+    raw_probabilities,
+)
 from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.evaluation.statistics import SmallSampleCorrection
 from alu_defects.training.metrics import SUMMARY_METRICS
@@ -25,13 +33,7 @@ CALIBRATION_BINS = 15  # as in Guo et al. (2017)
 
 
 class CalibratedPredictions:
-    """An evaluation with calibrated probabilities, as arrays.
-
-    Args:
-        evaluation: of val or test.
-        sessions: of its images; the images of one session go right or wrong together.
-        point: with the calibration and the normal class.
-    """
+    """An evaluation with calibrated probabilities, as arrays."""
 
     def __init__(self, evaluation: Evaluation, sessions: list[str], point: OperatingPoint) -> None:
         self.evaluation, self.sessions, self.classes = evaluation, sessions, point.classes
@@ -49,29 +51,24 @@ class CalibratedPredictions:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What val chose, and how good it is.
+    """What val chose, and how good it is."""
 
-    Attributes:
-        val: the images that chose the operating point and the confidences of selective prediction.
-        evaluated: val or test, which shows how good they are.
-        point: the operating point.
-        reject: share of the least confident images that goes to a person.
-        target_accuracy: of the images that are decided without one.
-    """
-
-    val: CalibratedPredictions
-    evaluated: CalibratedPredictions
+    val: CalibratedPredictions  # chose the operating point and the confidences of selective prediction
+    evaluated: CalibratedPredictions  # val or test, which shows how good they are
     point: OperatingPoint
-    reject: float
-    target_accuracy: float
+    reject: float  # share of the least confident images that goes to a person
+    target_accuracy: float  # of the images that are decided without one
 
     @cached_property
     def outcomes(self) -> dict[str, Outcome]:
         """Split → what the threshold does there; empty where there is none, or nothing to try it on."""
-        tables = [images.evaluation for images in (self.val, self.evaluated)]
-        found = {table.split: self.point.outcome(table.predictions) for table in tables}
-        known = {split: outcome for split, outcome in found.items() if outcome is not None}
-        return known if len(known) == len(found) else {}
+        found: dict[str, Outcome] = {}
+        for evaluation in (self.val.evaluation, self.evaluated.evaluation):
+            outcome = self.point.outcome(evaluation.predictions)
+            if outcome is None:
+                return {}
+            found[evaluation.split] = outcome
+        return found
 
     @cached_property
     def classes(self) -> pd.DataFrame:
@@ -82,19 +79,18 @@ class Assessment:
         rows = statistics.per_class(images.classes, images.labels, [images.predicted], images.sessions, scores)
         for k, row in enumerate(rows):
             own, scores_of_class = images.labels == k, images.probabilities[:, k]
-            known = 0 < own.sum() < len(own)
-            row["average_precision"] = average_precision_score(own, scores_of_class) if known else math.nan
-            row["roc_auc"] = roc_auc_score(own, scores_of_class) if known else math.nan
+            for name, score in (("average_precision", average_precision_score), ("roc_auc", roc_auc_score)):
+                row[name] = score(own, scores_of_class) if both_kinds(own) else math.nan
         return pd.DataFrame(rows)
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % intervals of the summary by session, and Wilson's for accuracy."""
         images = self.evaluated
-        drawn = statistics.bootstrap(images.labels, images.predicted, len(images.classes), images.sessions).summary
-        of: dict[str, Any] = {"labels": images.labels, "groups": images.sessions}
+        labels, groups, metrics = images.labels, images.sessions, images.evaluation.metrics
+        drawn = statistics.bootstrap(labels, images.predicted, len(images.classes), groups).summary
         found: dict[str, tuple[float, float]] = {
-            name: statistics.summary_interval(name, images.evaluation.metrics[name], drawn[name], **of)
+            name: statistics.summary_interval(name, metrics[name], drawn[name], labels=labels, groups=groups)
             for name in SUMMARY_METRICS
         }
         return found | {"accuracy_wilson": statistics.wilson(int(images.right.sum()), len(images.right))}
@@ -121,8 +117,7 @@ class Assessment:
     def calibration_errors(self) -> tuple[float, float]:
         """Expected calibration error as trained, and with the temperature."""
         images = self.evaluated
-        before, after = (calibration_error(p, images.labels) for p in (images.raw, images.probabilities))
-        return before, after
+        return calibration_error(images.raw, images.labels), calibration_error(images.probabilities, images.labels)
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers for metrics.json."""
@@ -142,10 +137,8 @@ class Assessment:
 
 def calibration_error(probabilities: Floats, labels: NDArray[np.intp]) -> float:
     """Expected calibration error: how far confidence is from the share that is right, over 15 bins of equal width."""
-    ids, classes = torch.from_numpy(labels.astype(np.int64)), probabilities.shape[1]
-    return float(
-        multiclass_calibration_error(torch.from_numpy(probabilities), ids, classes, CALIBRATION_BINS, norm="l1")
-    )
+    given, ids = torch.from_numpy(probabilities), torch.from_numpy(labels.astype(np.int64))
+    return float(multiclass_calibration_error(given, ids, given.shape[1], CALIBRATION_BINS, norm="l1"))
 
 
 def _descending(values: Floats) -> tuple[NDArray[np.intp], Bools]:

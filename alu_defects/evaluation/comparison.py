@@ -33,15 +33,10 @@ MIN_SESSIONS = 6
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several runs show.
+    """What several runs show."""
 
-    Attributes:
-        jobs: every job, whatever became of it.
-        groups: those with a complete repeat, the most accurate first.
-    """
-
-    jobs: list[Job]
-    groups: list[ModelGroup]
+    jobs: list[Job]  # all, whatever became of them
+    groups: list[ModelGroup]  # those with a complete repeat, the most accurate first
 
     @classmethod
     def read(cls, folders: Sequence[Path]) -> "Comparison":
@@ -64,15 +59,19 @@ class Comparison:
     def table(self) -> pd.DataFrame:
         """Table 2, one row a group, as fractions: each metric, its standard deviation over seeds and its interval.
 
-        The interval of accuracy is Wilson's, which takes the images for independent; `accuracy_session_low` and
-        `_high` and the other metrics' ends know of sessions (`statistics.summary_interval`).
+        `accuracy_low` and `_high` are Wilson's, of independent images; all others know of sessions.
         """
         return pd.DataFrame([_table_row(group) for group in self.groups])
 
     @cached_property
     def classes(self) -> pd.DataFrame:
         """One row a group and class: support, and precision, recall and F1 with intervals, as fractions."""
-        return pd.DataFrame([row for group in self.groups for row in _class_rows(group)])
+        rows = []
+        for group in self.groups:
+            labels, predictions = group.ids[0][0], [predicted for _, predicted in group.ids]
+            found = statistics.per_class(group.classes, labels, predictions, group.sessions, group.scores)
+            rows += [{"group": group.name, **row} for row in found]
+        return pd.DataFrame(rows)
 
     @cached_property
     def pairs(self) -> list[tuple[ModelGroup, ModelGroup]]:
@@ -90,11 +89,8 @@ class Comparison:
         rows = [_difference(a, b) for a, b in self.pairs]
         corrected = statistics.holm([row["p"] for row in rows])
         for row, p in zip(rows, corrected, strict=True):
-            row |= {
-                "p_holm": p,
-                "clear": p < SIGNIFICANCE_LEVEL,
-                "real": p < SIGNIFICANCE_LEVEL and row["repeats"] > 1,
-            }
+            clear = p < SIGNIFICANCE_LEVEL
+            row |= {"p_holm": p, "clear": clear, "real": clear and row["repeats"] > 1}
         return pd.DataFrame(rows)
 
     @cached_property
@@ -104,21 +100,15 @@ class Comparison:
         `clear`: the p-value of the difference in recall is below 0.05 after Holm's correction for the classes of
         `MIN_SESSIONS` test sessions or more. Of fewer, a bootstrap of sessions says too little; of one, nothing.
         """
-        names = {group.name: group for group in self.groups}
-        pairs = [
-            (names.get(ATTENTION_NAME.sub("", name)), group)
-            for name, group in names.items()
-            if ATTENTION_NAME.search(name)
-        ]
-        known = [(plain, attentive) for plain, attentive in pairs if plain is not None]
-        return pd.DataFrame([row for a, b in known if same_images(a, b) for row in _attention_rows(a, b)])
+        names, rows = {group.name: group for group in self.groups}, []
+        for name, group in names.items():
+            plain = names.get(ATTENTION_NAME.sub("", name))
+            if ATTENTION_NAME.search(name) and plain and same_images(plain, group):
+                rows += _attention_rows(plain, group)
+        return pd.DataFrame(rows)
 
     def operating_points(self, options: Mapping[str, Any]) -> pd.DataFrame:
-        """One row a group with a normal class: escape and overkill on test at thresholds that each run's val chooses.
-
-        Args:
-            options: those of conf/operating: normal, max_escape, confidence_level.
-        """
+        """One row a group with a normal class: escape and overkill on test at thresholds that val chooses."""
         return pd.DataFrame([row for group in self.groups if (row := _operating_row(group, options))])
 
     @cached_property
@@ -138,14 +128,13 @@ class Comparison:
 
 def _run_row(job: Job, name: str) -> dict[str, Any]:
     metrics = job.run.metrics() if job.status == "finished" else {}
-    test = metrics.get("test", {})
     return {
         "job": job.name,
         "group": name,
         "model": job.model,
         "seed": job.seed,
         "status": job.status,
-        **{metric: test.get(metric) for metric in SUMMARY_METRICS},
+        **{metric: metrics.get("test", {}).get(metric) for metric in SUMMARY_METRICS},
         "note": metrics.get("note", ""),
         **{key: metrics.get(key) for key in ("best_epoch", "epochs", "parameters", "multiply_adds", "seconds")},
         "error": job.error,
@@ -154,25 +143,20 @@ def _run_row(job: Job, name: str) -> dict[str, Any]:
 
 
 def _table_row(group: ModelGroup) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "group": group.name,
-        "repeats": len(group.repeats),
-        "folds": len(group.repeats[0].jobs),
-        "images": len(group.images),
-        "sessions": len(set(group.sessions)),
-    }
+    row: dict[str, Any] = {"group": group.name, "repeats": len(group.repeats), "folds": len(group.repeats[0].jobs)}
+    row |= {"images": len(group.images), "sessions": len(set(group.sessions))}
     labels = group.images["label"].tolist()
     for metric in SUMMARY_METRICS:
         values = group.scores.summary[metric]
         value, resampled = float(values.mean()), group.resampled.summary[metric].mean(axis=0)
         ends = statistics.summary_interval(metric, value, resampled, labels=labels, groups=group.sessions)
         row |= {metric: value, f"{metric}_sd": _deviation(values)}
+        name = metric
         if metric == "accuracy":
             low, high = statistics.wilson(value * len(labels), len(labels))
             row |= {"accuracy_low": low, "accuracy_high": high}
-            row |= {"accuracy_session_low": ends.low, "accuracy_session_high": ends.high}
-        else:
-            row |= {f"{metric}_low": ends.low, f"{metric}_high": ends.high}
+            name = "accuracy_session"
+        row |= {f"{name}_low": ends.low, f"{name}_high": ends.high}
     row |= {f"{metric}_fold_sd": _deviation(values) for metric, values in group.folds().items()}
     speeds = [h["train/images_per_second"].median() for h in group.histories() if "train/images_per_second" in h]
     row |= {name: _mean(group.results(name)) for name in ("parameters", "multiply_adds", "seconds")}
@@ -188,12 +172,6 @@ def _paper_numbers(group: ModelGroup) -> dict[str, float]:
     return {f"paper_{name}": v / 100 for name, v in zip(SUMMARY_METRICS[:3], PAPER_TABLE2[group.model], strict=True)}
 
 
-def _class_rows(group: ModelGroup) -> list[dict[str, Any]]:
-    labels, predictions = group.ids[0][0], [predicted for _, predicted in group.ids]
-    rows = statistics.per_class(group.classes, labels, predictions, group.sessions, group.scores)
-    return [{"group": group.name, **row} for row in rows]
-
-
 def _operating_row(group: ModelGroup, options: Mapping[str, Any]) -> dict[str, Any] | None:
     """None without a normal class, without good and defective images, or where the network has diverged."""
     thresholds, outcomes = [], []
@@ -203,8 +181,7 @@ def _operating_row(group: ModelGroup, options: Mapping[str, Any]) -> dict[str, A
             return None
         thresholds.append(point.threshold)
         outcomes.append(outcome)
-    escapes, overkills = [outcome.escape for outcome in outcomes], [outcome.overkill for outcome in outcomes]
-    return {
+    row = {
         "group": group.name,
         "runs": len(outcomes),
         "max_escape": options["max_escape"],
@@ -214,11 +191,11 @@ def _operating_row(group: ModelGroup, options: Mapping[str, Any]) -> dict[str, A
         "bound_together": max(threshold.bound_together for threshold in thresholds),
         "defective": outcomes[0].defective,
         "normal": outcomes[0].normal,
-        "escape": _mean(escapes),
-        "escape_sd": _deviation(escapes),
-        "overkill": _mean(overkills),
-        "overkill_sd": _deviation(overkills),
     }
+    for name in ("escape", "overkill"):
+        rates = [getattr(outcome, name) for outcome in outcomes]
+        row |= {name: _mean(rates), f"{name}_sd": _deviation(rates)}
+    return row
 
 
 def same_images(a: ModelGroup, b: ModelGroup) -> bool:
@@ -268,10 +245,9 @@ def _attention_rows(plain: ModelGroup, attentive: ModelGroup) -> list[dict[str, 
 
 
 def _mean(values: Any) -> float:
-    known = np.asarray([value for value in values if not np.isnan(value)], float)
-    return float(known.mean()) if len(known) else float("nan")
+    return float(pd.Series(values, dtype=float).mean())  # without those that are NaN
 
 
 def _deviation(values: Any) -> float:
     """Standard deviation of the population that the values are drawn from; NaN for one."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan

@@ -1,7 +1,7 @@
 """Jobs → groups of a comparison: runs that differ in nothing but seed and fold, the folds joined."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from alu_defects.evaluation import statistics
 from alu_defects.evaluation.operating import class_ids
-from alu_defects.evaluation.statistics import CLASS_METRICS, Scores, SmallSampleCorrection
+from alu_defects.evaluation.statistics import Scores, SmallSampleCorrection
 from alu_defects.runs.jobs import Job
 from alu_defects.runs.run import Run
 from alu_defects.training.history import History
@@ -21,38 +21,23 @@ from alu_defects.training.metrics import SUMMARY_METRICS
 
 @dataclass(frozen=True)
 class Repeat:
-    """One network trained once, or once a fold with the folds joined: every test image is in it once.
-
-    Attributes:
-        seed: of its runs.
-        jobs: one, or one a fold.
-        parts: `Job.predictions` of each job on its val and on its test images.
-        predictions: one row a test image, in the order of their content hashes; those of all parts, with `fold`.
-    """
+    """One network trained once, or once a fold with the folds joined: every test image is in it once."""
 
     seed: int
-    jobs: list[Job]
-    parts: list[tuple[pd.DataFrame, pd.DataFrame]]
-    predictions: pd.DataFrame
+    jobs: list[Job]  # one, or one a fold
+    parts: list[tuple[pd.DataFrame, pd.DataFrame]]  # `Job.predictions` of each job on its val and on its test images
+    predictions: pd.DataFrame  # one row a test image of all parts, in the order of content hashes, with `fold`
 
 
 @dataclass(frozen=True)
 class ModelGroup:
-    """One row of Table 2: the runs that differ in nothing but seed and fold.
+    """One row of Table 2: the runs that differ in nothing but seed and fold."""
 
-    Attributes:
-        name: the network, and what else the command line gave for it and not for all.
-        model: the network's name.
-        jobs: all, also those that failed.
-        repeats: the complete ones, one a seed.
-        classes: their names in the order of their ids.
-    """
-
-    name: str
+    name: str  # the network, and what else the command line gave for it and not for all
     model: str
-    jobs: list[Job]
-    repeats: list[Repeat]
-    classes: list[str]
+    jobs: list[Job]  # also those that failed
+    repeats: list[Repeat]  # the complete ones, one a seed
+    classes: list[str]  # in the order of their ids
 
     @property
     def images(self) -> pd.DataFrame:
@@ -99,13 +84,13 @@ class ModelGroup:
     def scores(self) -> Scores:
         """The metrics, one row a repeat."""
         classes, every = len(self.classes), np.ones((1, len(self.images)))
-        return _join_scores([statistics.weighted_scores(*ids, classes, every) for ids in self.ids], np.concatenate)
+        return Scores.join([statistics.weighted_scores(*ids, classes, every) for ids in self.ids])
 
     @cached_property
     def resampled(self) -> Scores:
         """The metrics of resamples of the test images (repeats, resamples, …), whole sessions drawn."""
         classes, sessions = len(self.classes), self.sessions
-        return _join_scores([statistics.bootstrap(*ids, classes, sessions) for ids in self.ids], np.stack)
+        return Scores.join([statistics.bootstrap(*ids, classes, sessions) for ids in self.ids], np.stack)
 
     @cached_property
     def correction(self) -> SmallSampleCorrection:
@@ -122,17 +107,12 @@ class ModelGroup:
         return [History(run.history_file).table() for run in self.runs if run.history_file.is_file()]
 
 
-def _join_scores(parts: Sequence[Scores], join: Callable[[list[Any]], Any]) -> Scores:
-    summary = {name: join([part.summary[name] for part in parts]) for name in SUMMARY_METRICS}
-    return Scores(summary, *(join([getattr(part, name) for part in parts]) for name in CLASS_METRICS))
-
-
 def group_jobs(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
     """Name and jobs that differ in nothing but seed and fold.
 
-    The name is the network's with what the command line gave for some jobs and not for all; where that does not tell
-    two groups apart, such as those started from Python, with the settings that do. A job that failed before it became
-    a run goes with those of the same words.
+    The name is the network's with what the command line gave for some jobs and not for all; where that is the same for
+    two groups, with the settings that differ. A job that failed before it became a run goes with those of the same
+    words.
     """
     groups: dict[str, list[Job]] = {}
     for job in sorted(jobs, key=lambda job: job.settings is None):
@@ -171,11 +151,8 @@ def model_groups(jobs: Sequence[Job]) -> list[ModelGroup]:
 
 
 def _join_folds(seed: int, jobs: Sequence[Job]) -> Repeat | None:
-    """Join the folds; None where some or their predictions are missing, or do not fit together.
-
-    Of jobs that are alike the last counts.
-    """
-    last = {job.run.config().split.get("fold", 0): job for job in jobs}
+    """Join the folds; None where some or their predictions are missing, or do not fit together."""
+    last = {job.run.config().split.get("fold", 0): job for job in jobs}  # of jobs that are alike the last counts
     split = jobs[0].run.config().split
     if split.name == "kfold" and len(last) < split.k:
         return None

@@ -17,7 +17,6 @@ from scipy.special import log_softmax, softmax
 
 from alu_defects.errors import UserError, did_you_mean
 from alu_defects.evaluation import statistics
-from alu_defects.evaluation.statistics import Interval
 from alu_defects.io import write_json
 from alu_defects.runs.jobs import PROBABILITY_PREFIX
 
@@ -45,27 +44,17 @@ def check_options(options: Mapping[str, Any], classes: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One temperature for all logits, fitted on val (Guo et al. 2017): 90 % confidence then means 90 % right.
+    """One temperature for all logits, fitted on val (Guo et al. 2017): 90 % confidence then means 90 % right."""
 
-    Attributes:
-        temperature: that logits are divided by; above 1 where the network is too confident.
-        images: of val.
-        one_against_rest: the probabilities are of each class against the rest and need not sum to one, as with
-            loss=binary.
-    """
-
-    temperature: float
-    images: int
-    one_against_rest: bool = False
+    temperature: float  # that logits are divided by; above 1 where the network is too confident
+    images: int  # of val
+    one_against_rest: bool = False  # each probability is of a class against the rest, as with loss=binary
 
     @classmethod
     def fit(cls, probabilities: Floats, labels: NDArray[np.intp]) -> "Calibration":
-        """Find the temperature with the least cross-entropy: probabilities (N, C), class ids (N,).
-
-        1 where all are right: the best temperature would then be 0.
-        """
+        """Find the temperature with the least cross-entropy: probabilities (N, C), ids (N,); 1 if all are right."""
         one_against_rest = not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
-        if (probabilities.argmax(axis=1) == labels).all():
+        if (probabilities.argmax(axis=1) == labels).all():  # the best temperature would be 0
             return cls(1.0, len(labels), one_against_rest)
         logits = _logits(probabilities, one_against_rest)
 
@@ -98,13 +87,11 @@ class Threshold:
         confidence_level: of the bound.
         escapes: defective images below the threshold, where it was chosen.
         defective: defective images there.
-        bound: one-sided Clopper-Pearson upper bound of the escape rate. For scores that do not depend on
-            these images it holds although they chose the threshold: this is the score of a defective image whose
-            rank was fixed before, and how many of all defective pieces lie below it has this very distribution.
+        bound: one-sided Clopper-Pearson upper bound of the escape rate. It holds although these images chose the
+            threshold: that is the score of a defective image whose rank was fixed before.
         needed: defective images without an escape that would do for the rate that was asked for.
         independent: `statistics.effective_sample_size` defective images there.
-        bound_together: the bound if the images of one session pass or are caught together: that of as many
-            independent ones, after Korn and Graubard (1998).
+        bound_together: the bound if images of one session pass or are caught together (Korn and Graubard 1998).
     """
 
     score: float
@@ -143,26 +130,20 @@ class Outcome:
         return self.overkills / self.normal if self.normal else math.nan
 
     @property
-    def escape_interval(self) -> Interval:
+    def escape_interval(self) -> statistics.Interval:
         """Two-sided, Clopper and Pearson."""
-        return _exact(self.escapes, self.defective)
+        return statistics.exact(self.escapes, self.defective)
 
     @property
-    def overkill_interval(self) -> Interval:
+    def overkill_interval(self) -> statistics.Interval:
         """Two-sided, Clopper and Pearson."""
-        return _exact(self.overkills, self.normal)
+        return statistics.exact(self.overkills, self.normal)
 
     def breaks(self, bound: float) -> float:
         """How likely as many escapes or more would be if the escape rate were `bound`."""
         if not self.defective:
             return 1.0
         return float(stats.binomtest(self.escapes, self.defective, bound, alternative="greater").pvalue)
-
-
-def _exact(events: int, total: int) -> Interval:
-    level = statistics.CONFIDENCE_LEVEL
-    ends = stats.binomtest(events, total).proportion_ci(level, method="exact") if total else (math.nan, math.nan)
-    return Interval(float(ends[0]), float(ends[1]))
 
 
 def both_kinds(defective: Bools) -> bool:
@@ -179,15 +160,8 @@ def choose_threshold(
 ) -> Threshold:
     """The highest threshold whose escape rate is bounded by `max_escape` with this confidence level.
 
-    Where the images are too few for any such bound, the highest one at which no greater share of them escapes; the
-    bound then says what can be promised, and `needed` how many images it takes.
-
-    Args:
-        scores: (images,).
-        defective: (images,).
-        max_escape: share of the defective pieces that may pass.
-        confidence_level: of the bound.
-        groups: sessions of the images, None where each is its own.
+    Where the images are too few for any such bound, the highest one at which no greater share of them escapes.
+    `groups` are the sessions of the images, None where each is its own.
     """
     own = np.sort(scores[defective])
     total = len(own)
@@ -195,13 +169,18 @@ def choose_threshold(
         lambda k: statistics.upper_bound(k, total, confidence_level) <= max_escape, range(total)
     )
     rank = max(bounded, default=min(math.floor(max_escape * total), total - 1))
-    score = float(own[rank])
-    escapes = int((own < score).sum())
-    bound = statistics.upper_bound(rank, total, confidence_level)
-    needed = statistics.images_needed(max_escape, confidence_level)
     independent = float(total) if groups is None else statistics.effective_sample_size(np.array(groups)[defective])
-    together = statistics.upper_bound(rank * independent / total, independent, confidence_level)
-    return Threshold(score, max_escape, confidence_level, escapes, total, bound, needed, independent, together)
+    return Threshold(
+        float(own[rank]),
+        max_escape,
+        confidence_level,
+        escapes=int((own < own[rank]).sum()),
+        defective=total,
+        bound=statistics.upper_bound(rank, total, confidence_level),
+        needed=statistics.images_needed(max_escape, confidence_level),
+        independent=independent,
+        bound_together=statistics.upper_bound(rank * independent / total, independent, confidence_level),
+    )
 
 
 def count_outcome(scores: Floats, defective: Bools, threshold: float) -> Outcome:
@@ -235,24 +214,19 @@ class OperatingPoint:
     def choose(
         cls, predictions: pd.DataFrame, sessions: Sequence[str], options: Mapping[str, Any]
     ) -> "OperatingPoint | None":
-        """Choose on val; None where the network has diverged, so that its probabilities are NaN.
-
-        Args:
-            predictions: on the val images, as in predictions.csv.
-            sessions: of these images.
-            options: those of conf/operating: normal, max_escape, confidence_level.
-        """
-        columns = map(str, predictions.filter(like=PROBABILITY_PREFIX))
-        classes = [name.removeprefix(PROBABILITY_PREFIX) for name in columns]
+        """Choose on val, with the options of conf/operating; None where the probabilities are NaN."""
+        columns = predictions.filter(like=PROBABILITY_PREFIX)
+        classes = [str(name).removeprefix(PROBABILITY_PREFIX) for name in columns]
         raw = raw_probabilities(predictions, classes)
         if np.isnan(raw).any():
             return None
         calibration = Calibration.fit(raw, class_ids(predictions["label"], classes))
         normal = options["normal"] if options["normal"] in classes else None
         point = cls(classes, calibration, normal)
-        if normal is None or not both_kinds(point.defective(predictions)):
+        defective = point.defective(predictions)
+        if normal is None or not both_kinds(defective):
             return point
-        scores, defective = point.scores(predictions), point.defective(predictions)
+        scores = point.scores(predictions)
         threshold = choose_threshold(scores, defective, options["max_escape"], options["confidence_level"], sessions)
         return replace(point, threshold=threshold, val=count_outcome(scores, defective, threshold.score))
 

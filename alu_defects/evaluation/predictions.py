@@ -21,23 +21,14 @@ PARTIAL_NOTE = "partial evaluation"  # begins the note on an evaluation of some 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of a classifier on one split.
+    """The results of a classifier on one split."""
 
-    Attributes:
-        split: val or test.
-        metrics: loss, accuracy, macro precision, recall and F1; under `per_class` precision and recall of each class.
-        predictions: one row an image, in catalog order: path, label, prediction, and the probability of each class.
-        confusion: images by label (row) and prediction (column).
-        rows: the catalog rows of the predictions.
-        notes: warnings about the numbers.
-    """
-
-    split: str
-    metrics: dict[str, Any]
-    predictions: pd.DataFrame
-    confusion: pd.DataFrame
-    rows: list[int]
-    notes: tuple[str, ...] = ()
+    split: str  # val or test
+    metrics: dict[str, Any]  # loss, accuracy, macro precision, recall, F1; `per_class`: precision and recall
+    predictions: pd.DataFrame  # one row an image, in catalog order: path, label, prediction, probability of each class
+    confusion: pd.DataFrame  # images by label (row) and prediction (column)
+    rows: list[int]  # of the catalog
+    notes: tuple[str, ...] = ()  # warnings about the numbers
 
     @property
     def note(self) -> str:
@@ -66,13 +57,9 @@ class Evaluation:
 
 
 def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapping[str, Any]) -> Evaluation:
-    """Run a classifier over the val or test images.
+    """Run a classifier over the val or test images, with the options of a trainer.
 
-    Args:
-        classifier: with the weights to evaluate.
-        data: with the images.
-        split: val or test.
-        options: of the trainer; one device is used, so that each image is counted once.
+    One device is used, so that each image is counted once.
 
     Raises:
         UserError: images that cannot be decoded, where that is done only now; or trainer.limit_<split>_batches=0.
@@ -95,15 +82,7 @@ def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapp
 
 
 def summarize(classifier: Classifier, data: DefectData, split: str, index: Tensor, logits: Tensor) -> Evaluation:
-    """The evaluation of predictions in any order.
-
-    Args:
-        classifier: with its loss and class names.
-        data: with the catalog.
-        split: val or test.
-        index: catalog rows int64 (N,).
-        logits: float32 (N, C), on the device of the classifier.
-    """
+    """The evaluation of predictions in any order: catalog rows int64 (N,), logits (N, C) on the classifier's device."""
     names, order = classifier.classes, index.argsort()  # batches are shuffled, and of several processes
     index, logits = index[order].cpu(), logits[order]
     rows = data.catalog.loc[index.tolist()]
@@ -116,13 +95,7 @@ def summarize(classifier: Classifier, data: DefectData, split: str, index: Tenso
         counted.update(logits, labels, loss.total(logits, labels), loss.total_weight(labels))
         # the predicted class is that of the logits, as in the metrics: sigmoids of large logits are all 1
         predicted, probabilities = logits.argmax(dim=1).tolist(), loss.probabilities(logits).cpu()
-    table = pd.DataFrame(
-        {
-            "path": rows["path"].to_list(),
-            "label": rows["label"].to_list(),
-            "prediction": [names[i] for i in predicted],
-        }
-    )
+    table = rows[["path", "label"]].reset_index(drop=True).assign(prediction=[names[i] for i in predicted])
     columns = pd.DataFrame(probabilities.double().numpy(), columns=[PROBABILITY_PREFIX + name for name in names])
     values = counted.compute()
     confusion = pd.DataFrame(values["confusion"].numpy(), index=pd.Index(names, name="label"), columns=names)

@@ -5,7 +5,7 @@ scipy and statsmodels; what is here says which of them, on what.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,6 +41,14 @@ def wilson(hits: float, total: float) -> Interval:
     return Interval(float(low), float(high))
 
 
+def exact(events: int, total: int) -> Interval:
+    """Two-sided interval of a rate after Clopper and Pearson (1934)."""
+    if total == 0:
+        return Interval(math.nan, math.nan)
+    ends = stats.binomtest(events, total).proportion_ci(CONFIDENCE_LEVEL, method="exact")
+    return Interval(float(ends.low), float(ends.high))
+
+
 def effective_sample_size(groups: Sequence[str] | NDArray[np.str_]) -> float:
     """How many independent images say as much as these, of which each group goes right or wrong as one.
 
@@ -50,22 +58,11 @@ def effective_sample_size(groups: Sequence[str] | NDArray[np.str_]) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
 
 
-def _effective_by_label(
-    labels: Sequence[Any] | NDArray[Any], groups: Sequence[str] | NDArray[np.str_]
-) -> "pd.Series[float]":
-    """Label → how many independent images its groups are worth."""
-    return pd.Series(list(groups), dtype=str).groupby(np.asarray(labels)).agg(effective_sample_size).astype(float)
-
-
 def class_interval(metric: str, value: float, total: float) -> Interval:
     """Wilson's interval of precision, recall or F1 of a class.
 
-    F1 = 2J / (1 + J) for the share J of hits among the images that are of the class or taken for it.
-
-    Args:
-        metric: its name.
-        value: what was measured, or its mean over trainings.
-        total: `effective_sample_size` images that are of the class (recall), taken for it (precision), or either (F1).
+    `total` independent images are of the class (recall), taken for it (precision) or either (F1). F1 = 2J / (1 + J)
+    for the share J of hits among the latter.
     """
     if math.isnan(value):
         return Interval(math.nan, math.nan)
@@ -102,18 +99,10 @@ def summary_interval(
 ) -> Interval:
     """Interval of accuracy or a macro average of images whose groups go right or wrong together.
 
-    The effective sample size of Korn and Graubard (1998), value · (1 − value) / variance, corrected for the degrees of
-    freedom by Student's t, and Wilson's interval of that many images, which Franco, Little, Louis and Slud (2019)
-    found to hold the truth more often than others. The variance is that of the resamples, corrected by
-    `SmallSampleCorrection`. Where nothing varies, as when all images are right, it is unknown: the size is then the
-    `effective_sample_size` of groups that go right or wrong as one.
-
-    Args:
-        metric: its name; for accuracy all images are one class.
-        value: what was measured, or its mean over runs.
-        drawn: the same of each resample of whole groups.
-        labels: of each image.
-        groups: of each image.
+    Wilson's interval of the effective sample size of Korn and Graubard (1998), value · (1 − value) / variance,
+    corrected by Student's t; Franco, Little, Louis and Slud (2019) found that it holds the truth most often. The
+    variance is that of the resamples, `drawn`. Where nothing varies, as when all images are right, it is unknown: the
+    size is then the `effective_sample_size` of the groups.
     """
     few = SmallSampleCorrection.of(np.zeros(len(groups)) if metric == "accuracy" else labels, groups)
     variance = float(np.var(drawn)) * few.inflation**2
@@ -143,7 +132,8 @@ class SmallSampleCorrection(NamedTuple):
         cls, labels: Sequence[Any] | NDArray[Any], groups: Sequence[str] | NDArray[np.str_]
     ) -> "SmallSampleCorrection":
         """From the label and the group of each image; n is the harmonic mean over classes, at least 2."""
-        worth = _effective_by_label(labels, groups)
+        by_label = pd.Series(list(groups), dtype=str).groupby(np.asarray(labels))
+        worth = by_label.agg(effective_sample_size).astype(float)  # independent images of each label
         n = max(float(stats.hmean(worth)), 2.0) if len(worth) else 2.0
         return cls(math.sqrt(n / (n - 1)), max(float(worth.sum()) - len(worth), 1.0))
 
@@ -174,19 +164,18 @@ def resample_groups(groups: Sequence[str], resamples: int = RESAMPLES, seed: int
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of one set of images, or of many resamples of it.
+    """The metrics of one set of images, or of many resamples of it: (resamples,), of classes (resamples, classes)."""
 
-    Attributes:
-        summary: `learning.metrics.SUMMARY` → (resamples,). Macro averages are over classes that occur.
-        precision: (resamples, classes); NaN for a class that is never predicted.
-        recall: (resamples, classes); NaN for a class without images.
-        f1: (resamples, classes); NaN for a class that does not occur.
-    """
+    summary: dict[str, Floats]  # `SUMMARY_METRICS`; macro averages are over classes that occur
+    precision: Floats  # NaN for a class that is never predicted
+    recall: Floats  # NaN for a class without images
+    f1: Floats  # NaN for a class that does not occur
 
-    summary: dict[str, Floats]
-    precision: Floats
-    recall: Floats
-    f1: Floats
+    @classmethod
+    def join(cls, parts: Sequence["Scores"], join: Callable[[list[Floats]], Floats] = np.concatenate) -> "Scores":
+        """Join scores metric by metric."""
+        summary = {name: join([part.summary[name] for part in parts]) for name in SUMMARY_METRICS}
+        return cls(summary, *(join([getattr(part, name) for part in parts]) for name in CLASS_METRICS))
 
 
 def weighted_scores(labels: NDArray[np.intp], predicted: NDArray[np.intp], classes: int, weights: Floats) -> Scores:
@@ -213,9 +202,8 @@ def bootstrap(
     resamples: int = RESAMPLES,
 ) -> Scores:
     """The metrics of resamples that are drawn group by group, from class ids (images,) and a group for each."""
-    parts = [weighted_scores(labels, predicted, classes, weights) for weights in resample_groups(groups, resamples)]
-    summary = {name: np.concatenate([part.summary[name] for part in parts]) for name in SUMMARY_METRICS}
-    return Scores(summary, *(np.concatenate([getattr(p, name) for p in parts]) for name in CLASS_METRICS))
+    drawn = resample_groups(groups, resamples)
+    return Scores.join([weighted_scores(labels, predicted, classes, weights) for weights in drawn])
 
 
 def per_class(
@@ -227,7 +215,7 @@ def per_class(
 ) -> list[dict[str, Any]]:
     """One row a class: support, and precision, recall and F1 with intervals.
 
-    Resamples of the few groups of one class know too little: of 0 of 20 images they never hold a hit.
+    Not of resamples: those of the few groups of one class never hold a hit where 0 of 20 images are right.
 
     Args:
         classes: names in the order of their ids.
@@ -262,10 +250,10 @@ class Difference(NamedTuple):
 
 
 def difference(values: Floats, other: Floats, drawn: Floats, few: SmallSampleCorrection) -> Difference:
-    """The difference between two models, which knows of test images and of trainings.
+    """The difference between two models: Welch's t interval with the variance between resamples added.
 
-    Welch's t interval with the variance between resamples added: of two or three trainings, percentiles would be far
-    too narrow. One training each knows nothing of others; the interval is then that of these two networks.
+    Percentiles of two or three trainings would be far too narrow. Of one training each, the interval is that of these
+    two networks.
 
     Args:
         values: of each training of one model.

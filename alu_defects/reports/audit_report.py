@@ -57,8 +57,7 @@ def _files(audit: Audit, paths: list[str]) -> dict[str, dict[str, Any]]:
     rows = rows.loc[rows.index.intersection(pd.Index(paths)).unique()]
     decoded = list(rows.index[rows["width"] > 0])
     with ThreadPoolExecutor() as pool:
-        made = pool.map(_thumbnail, [audit.root / path for path in decoded])
-        thumbnails = dict(zip(decoded, made, strict=True))
+        thumbnails = dict(zip(decoded, pool.map(_thumbnail, [audit.root / path for path in decoded]), strict=True))
     captions = {path: " · ".join(filter(None, map(str, row))) for path, *row in rows[["label", "split"]].itertuples()}
     return {
         path: {

@@ -16,13 +16,9 @@ _LINES = ("-", "--", "-.", ":")  # beside the colours, for print and for more mo
 
 
 def plot_epochs(histories: Mapping[str, Sequence[pd.DataFrame]], column: str, ylabel: str, title: str) -> Figure:
-    """A metric per epoch for all models, as the paper's Figures 7 and 8: mean and range over trainings.
+    """A column of metrics.csv per epoch for all models, as the paper's Figures 7 and 8: mean and range over trainings.
 
-    Args:
-        histories: name → metrics.csv of each training.
-        column: of metrics.csv.
-        ylabel: what it is.
-        title: above the plot.
+    `histories` has each training's metrics.csv by the model's name.
     """
     fig = Figure((8.5, 4.6), layout="constrained")
     ax = fig.subplots()
@@ -46,20 +42,12 @@ def plot_epochs(histories: Mapping[str, Sequence[pd.DataFrame]], column: str, yl
 
 
 def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], time_only: float | None) -> Figure:
-    """Accuracy of each model with its intervals, each training as a dot, and the time-only baseline.
-
-    Args:
-        table: `Comparison.table`.
-        seeds: entry → accuracy of each training.
-        time_only: accuracy of the time-only baseline.
-    """
+    """Accuracy of each model in `Comparison.table` with its intervals and trainings, and the time-only baseline's."""
     fig = Figure((8.5, 0.55 * len(table) + 1.9), layout="constrained")
     ax = fig.subplots()
     for row, entry in enumerate(table.to_dict("records")):
-        for low, high, width, alpha in (
-            (entry["accuracy_session_low"], entry["accuracy_session_high"], 2, 0.9),
-            (entry["accuracy_low"], entry["accuracy_high"], 9, 0.25),
-        ):
+        for name, width, alpha in (("accuracy_session", 2, 0.9), ("accuracy", 9, 0.25)):
+            low, high = entry[f"{name}_low"], entry[f"{name}_high"]
             ax.hlines(row, low, high, color=BLUE, linewidth=width, alpha=alpha)
         dots = seeds[entry["group"]]
         ax.scatter(dots, np.full(len(dots), row), 26, facecolors="white", edgecolors=BLUE, zorder=3)
@@ -68,9 +56,8 @@ def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], t
     ax.plot([], [], linewidth=9, alpha=0.25, color=BLUE, label="95 % interval, images independent (Wilson)")
     ax.plot([], [], linewidth=2, color=BLUE, label="95 % interval, by session")
     if time_only is not None:
-        ax.axvline(
-            time_only, color=ORANGE, linestyle="--", label=f"time-only baseline, which sees no pixels: {time_only:.1%}"
-        )
+        label = f"time-only baseline, which sees no pixels: {time_only:.1%}"
+        ax.axvline(time_only, color=ORANGE, linestyle="--", label=label)
     plots.style_rows(ax, list(table["group"]))
     ax.set_xlabel("accuracy on the test images")
     fig.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
@@ -78,11 +65,7 @@ def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], t
 
 
 def plot_class_map(table: pd.DataFrame) -> Figure:
-    """Precision, recall and F1 of each class and model as colours: a red cell is where a model fails.
-
-    Args:
-        table: `Comparison.classes`.
-    """
+    """Precision, recall and F1 in `Comparison.classes` as colours: a red cell is where a model fails."""
     entries, names = list(table["group"].unique()), list(table["class"].unique())
     support = table.groupby("class")["support"].max()
     width = max(0.62 * len(entries), 1.6)
@@ -107,12 +90,7 @@ def plot_class_map(table: pd.DataFrame) -> Figure:
 
 
 def plot_class_differences(table: pd.DataFrame, title: str) -> Figure:
-    """What attention changes class by class: differences in recall and F1 with 95 % intervals; 0 is no difference.
-
-    Args:
-        table: rows of `Comparison.attention` of one pair.
-        title: above the plot.
-    """
+    """What attention changes class by class: rows of `Comparison.attention` of one pair with 95 % intervals."""
     fig = Figure((9.5, 0.36 * len(table) + 1.9), layout="constrained")
     labels = [f"{row['class']} ({row['support']} in {row['sessions']})" for row in table.to_dict("records")]
     rows = np.arange(len(table))

@@ -1,6 +1,5 @@
 """A comparison → report.html, report.md, tables as CSV, figures as PNG and SVG."""
 
-import csv
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -18,10 +17,9 @@ from alu_defects.reports import comparison_plots as figures
 from alu_defects.reports import html
 from alu_defects.reports.comparison_text import difference_interval, findings, time_only_accuracy, warnings
 from alu_defects.reports.plots import readable
-from alu_defects.reports.terminal import numbers_to_the_right, p_value, percent, points
+from alu_defects.reports.terminal import METRIC_TITLES, numbers_to_the_right, p_value, percent, points
 from alu_defects.training.metrics import SUMMARY_METRICS
 
-METRICS = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
 METHOD = f"""
 * Each number is the mean over the seeds of a row, ± their standard deviation. In brackets the 95 % interval for
   other test images of the same kind: of accuracy Wilson's, which assumes that images are independent; of the macro
@@ -45,16 +43,9 @@ METHOD = f"""
 
 
 def write_comparison_report(comparison: Comparison, folder: Path, operating: Mapping[str, Any]) -> Path:
-    """Write the report into a folder, which is made; returns report.html.
-
-    Args:
-        comparison: of what.
-        folder: of the report.
-        operating: options of the operating point, as in conf/operating.
-    """
+    """Write the report into a folder, which is made; returns report.html. `operating` is as in conf/operating."""
     folder.mkdir(parents=True, exist_ok=True)
     operating_points = comparison.operating_points(operating)
-    options: dict[str, Any] = {"index": False, "errors": "surrogateescape", "quoting": csv.QUOTE_NONNUMERIC}
     tables = {
         "runs": comparison.runs,
         "table2": comparison.table,
@@ -64,9 +55,7 @@ def write_comparison_report(comparison: Comparison, folder: Path, operating: Map
         "operating": operating_points,
         "predictions": comparison.predictions,
     }
-    for name, table in tables.items():
-        if len(table.columns):
-            table.to_csv(folder / f"{name}.csv", **options)
+    html.write_tables(folder, tables)
     return html.write_report(folder, "Comparison of models", [*_parts(comparison, operating_points, folder)])
 
 
@@ -145,7 +134,7 @@ def table2(comparison: Comparison) -> pd.DataFrame:
     rows = []
     for group in comparison.table.to_dict("records"):
         row = {"model": group["group"], "seeds": _seeds(group)}
-        for metric, title in METRICS.items():
+        for metric, title in METRIC_TITLES.items():
             row[f"{title} (%)"] = _with_interval(group, metric)
             if metric == "accuracy":
                 low, high = group["accuracy_session_low"], group["accuracy_session_high"]
@@ -186,9 +175,8 @@ def classes(comparison: Comparison) -> pd.DataFrame:
     for name, own in table.groupby("group", sort=False):
         cells = own.set_index("class").reindex(support.index)
         for metric in ("recall", "f1"):
-            result[f"{readable(str(name))}, {metric}"] = [
-                _with_interval(row, metric) for row in cells.to_dict("records")
-            ]
+            texts = [_with_interval(row, metric) for row in cells.to_dict("records")]
+            result[f"{readable(str(name))}, {metric}"] = texts
     return result
 
 
@@ -210,7 +198,7 @@ def runs(comparison: Comparison) -> pd.DataFrame:
     """Every job and what became of it, as text."""
     rows = []
     for row in comparison.runs.to_dict("records"):
-        scores = {metric: _percent(row[metric]) for metric in SUMMARY_METRICS}
+        scores = {name: "–" if pd.isna(row[name]) else f"{100 * row[name]:.1f}" for name in SUMMARY_METRICS}
         best = "–" if pd.isna(row["best_epoch"]) else f"{row['best_epoch'] + 1:.0f} of {row['epochs']:.0f}"
         status = row["status"] + (f": {row['error']}" if row["error"] else "")
         named = {"run": row["job"], "model": row["group"], "seed": row["seed"]}
@@ -253,10 +241,6 @@ def _with_interval(row: Any, metric: str) -> str:
 def _seeds(group: Any) -> str:
     seeds, folds = int(group["repeats"]), int(group["folds"])
     return f"{seeds} × {folds} folds" if folds > 1 else str(seeds)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None or pd.isna(value) else f"{100 * value:.1f}"
 
 
 def _scaled(value: float, unit: float, name: str, digits: int = 2) -> str:

@@ -16,20 +16,14 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from alu_defects.data.datamodule import DefectData
 from alu_defects.evaluation import assessment
 from alu_defects.evaluation.assessment import GRID
-from alu_defects.evaluation.operating import Outcome, Threshold
+from alu_defects.evaluation.operating import Bools, Floats, Outcome, Threshold, both_kinds
 from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.reports import plots
 from alu_defects.reports.plots import BLUE, GREEN, GREY, ORANGE, name_style, readable, style_axes
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Draw = Callable[[Axes, Bools, Floats], str]  # draws one class against the rest; returns a line for its title
+BAND = "95 % interval (whole sessions drawn)"
 LINEAR_BELOW = 0.01  # of escape and overkill: below it the axes are linear, so that 0 can be shown
-
-
-def plot_confusion_shares(counts: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """Each row of the confusion matrix in per cent of the images of the true class."""
-    return plots.plot_confusion(counts, class_names, in_per_cent=True)
 
 
 def plot_precision_recall(truth: Bools, probabilities: Floats, class_names: Sequence[str]) -> Figure:
@@ -69,7 +63,7 @@ def _small_multiples(
             ax.set_axis_off()
             continue
         own = truth[:, k]
-        number = draw(ax, own, probabilities[:, k]) if 0 < own.sum() < len(own) else "no images"
+        number = draw(ax, own, probabilities[:, k]) if both_kinds(own) else "no images"
         ax.set_title(f"{readable(class_names[k])}\n{number}", fontsize=9, **name_style())
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         ax.grid(alpha=0.25)
@@ -82,27 +76,17 @@ def _small_multiples(
 def plot_reliability(
     before: Floats, after: Floats, right: Bools, errors: tuple[float, float], temperature: float
 ) -> Figure:
-    """Confidence against the share that is right, as trained and with the temperature; the diagonal is perfect.
-
-    Args:
-        before: confidence (N,) of the images as trained.
-        after: the same, calibrated.
-        right: which images are classified right (N,).
-        errors: expected calibration error before and after.
-        temperature: of the calibration.
-    """
+    """Confidence (N,) as trained and calibrated, against the share that is right; the diagonal is perfect."""
     fig = Figure((9.5, 4.9), layout="constrained")
     edges = np.linspace(0, 1, 11)
-    titles = ("as trained", f"temperature {temperature:.2f}, fitted on val")
-    for ax, confidence, error, title in zip(
-        fig.subplots(1, 2, sharey=True), (before, after), errors, titles, strict=True
-    ):
+    axes, titles = fig.subplots(1, 2, sharey=True), ("as trained", f"temperature {temperature:.2f}, fitted on val")
+    for ax, confidence, error, title in zip(axes, (before, after), errors, titles, strict=True):
         number, _ = np.histogram(confidence, edges)
         hits, _ = np.histogram(confidence[right], edges)
         known = number > 0
-        middle = (edges[:-1] + edges[1:]) / 2
-        ax.bar(middle[known], hits[known] / number[known], width=0.092, color=BLUE, alpha=0.75)
-        for x, y, n in zip(middle[known], hits[known] / number[known], number[known], strict=True):
+        middle, share = ((edges[:-1] + edges[1:]) / 2)[known], hits[known] / number[known]
+        ax.bar(middle, share, width=0.092, color=BLUE, alpha=0.75)
+        for x, y, n in zip(middle, share, number[known], strict=True):
             ax.text(x, y + 0.012, str(n), ha="center", fontsize=8, color=GREY)
         ax.plot([0, 1], [0, 1], color=ORANGE, linestyle="--", linewidth=1.5)
         ax.set_title(f"{title}: ECE {100 * error:.1f} %", fontsize=11)
@@ -119,7 +103,7 @@ def plot_operating_curve(
     fig = Figure((8.5, 5.4), layout="constrained")
     ax = fig.subplots()
     low, high = assessment.escape_band(scores, defective, groups)
-    ax.fill_between(GRID, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95 % interval (whole sessions drawn)")
+    ax.fill_between(GRID, low, high, color=BLUE, alpha=0.18, linewidth=0, label=BAND)
     overkill, escape = assessment.escape_overkill_curve(scores, defective)
     ax.plot(overkill, escape, color=BLUE, label=f"every threshold, on {split}")
     ax.axhline(threshold.max_escape, color=GREY, linestyle=":", label=f"asked for: {threshold.max_escape:.1%} escape")
@@ -146,9 +130,7 @@ def plot_risk_coverage(confidence: Floats, right: Bools, groups: Sequence[str], 
     fig = Figure((8.5, 4.6), layout="constrained")
     ax = fig.subplots()
     low, high = assessment.coverage_band(confidence, right, groups)
-    ax.fill_between(
-        1 - GRID, low, high, color=GREEN, alpha=0.18, linewidth=0, label="95 % interval (whole sessions drawn)"
-    )
+    ax.fill_between(1 - GRID, low, high, color=GREEN, alpha=0.18, linewidth=0, label=BAND)
     share, accuracy = assessment.coverage_curve(confidence, right)
     ax.plot(1 - share, accuracy, color=GREEN, label=f"on {split}")
     style_axes(ax, percent="xy")
@@ -160,12 +142,7 @@ def plot_risk_coverage(confidence: Floats, right: Bools, groups: Sequence[str], 
 
 
 def plot_confusions(pairs: Sequence[tuple[str, NDArray[np.uint8]]], columns: int) -> Figure:
-    """The most frequent confusions, a row each, with their most confident mistakes.
-
-    Args:
-        pairs: a title and the images (n, H, W, 3) of each confusion, n up to `columns`.
-        columns: images a row.
-    """
+    """The most frequent confusions, a row each: a title, and up to `columns` images (n, H, W, 3)."""
     fig = Figure((1.75 * columns + 0.4, max(2.05 * len(pairs), 1.2)), layout="constrained")
     if not pairs:
         fig.text(0.5, 0.5, "no mistakes", ha="center", va="center", fontsize=14, color=GREY)
@@ -198,9 +175,9 @@ def draw_mistakes(result: Evaluation, data: DefectData) -> NDArray[np.uint8]:
         page.paste(Image.fromarray(image).resize((side, side)), (x, y))
         file_name = plots.renderable(PurePath(mistake["path"]).name, missing="…")
         captions = (
-            (plots.readable(mistake["label"]), "black"),
-            (f"→ {plots.readable(mistake['prediction'])} {mistake['confidence']:.0%}", plots.ORANGE),
-            (plots.shorten(file_name, 20), plots.GREY),
+            (readable(mistake["label"]), "black"),
+            (f"→ {readable(mistake['prediction'])} {mistake['confidence']:.0%}", ORANGE),
+            (plots.shorten(file_name, 20), GREY),
         )
         for number, (text, colour) in enumerate(captions):
             draw.text((x, y + side + number * line), text, colour, font)

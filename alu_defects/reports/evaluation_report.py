@@ -1,6 +1,5 @@
 """How good one model is on one split: report.html, report.md, tables and figures."""
 
-import csv
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.io import write_json
 from alu_defects.reports import evaluation_plots, html, plots
 from alu_defects.reports.plots import readable
-from alu_defects.reports.terminal import percent, span
+from alu_defects.reports.terminal import METRIC_TITLES, percent, span
 from alu_defects.runs.jobs import PREDICTIONS_FILE
 
 MOST_CONFUSIONS, THUMBNAILS = 6, 6
@@ -26,12 +25,10 @@ MOST_CONFUSIONS, THUMBNAILS = 6, 6
 
 def write_evaluation_report(assessment: Assessment, data: DefectData, folder: Path, title: str) -> Path:
     """Write the report; returns report.html."""
-    options: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "errors": "surrogateescape"}
-    assessment.classes.to_csv(folder / "classes.csv", index=False, **options)
-    assessment.selective.to_csv(folder / "reject.csv", index=False, **options)
     confusion = assessment.evaluated.evaluation.confusion
     shares = confusion.div(confusion.sum(axis=1).clip(1), axis=0)
-    shares.to_csv(folder / "confusion_normalised.csv", **options)
+    html.write_tables(folder, {"classes": assessment.classes, "reject": assessment.selective})
+    html.write_tables(folder, {"confusion_normalised": shares}, index=True)
     return html.write_report(folder, title, list(_parts(assessment, data, folder)))
 
 
@@ -48,13 +45,9 @@ def _parts(assessment: Assessment, data: DefectData, folder: Path) -> Iterator[s
     yield "\n".join(f"* {html.escape_markdown(text)}" for text in operating_sentences(assessment))
     if assessment.outcomes and point.threshold:
         outcome = assessment.outcomes[result.split]
+        scored = images.scores, images.defective, images.sessions
         figure = evaluation_plots.plot_operating_curve(
-            images.scores,
-            images.defective,
-            images.sessions,
-            threshold=point.threshold,
-            result=outcome,
-            split=result.split,
+            *scored, threshold=point.threshold, result=outcome, split=result.split
         )
         yield html.save_figure(figure, folder, "operating", "Escape against overkill")
         yield html.markdown_table(_operating(assessment.outcomes))
@@ -64,15 +57,14 @@ def _parts(assessment: Assessment, data: DefectData, folder: Path) -> Iterator[s
     yield html.markdown_table(_selective(assessment.selective))
     yield "## Classes"
     yield "![Confusion matrix](confusion.png)"
-    figure = evaluation_plots.plot_confusion_shares(result.confusion.to_numpy(), names)
+    figure = plots.plot_confusion(result.confusion.to_numpy(), names, in_per_cent=True)
     yield html.save_figure(figure, folder, "confusion_normalised", "Confusion matrix in per cent")
     yield html.markdown_table(_classes(assessment.classes, result.confusion))
     truth = images.labels[:, None] == np.arange(len(names))
-    for name, draw in (
-        ("precision_recall", evaluation_plots.plot_precision_recall),
-        ("roc", evaluation_plots.plot_roc),
-    ):
-        yield html.save_figure(draw(truth, images.probabilities, names), folder, name, name.replace("_", " "))
+    figure = evaluation_plots.plot_precision_recall(truth, images.probabilities, names)
+    yield html.save_figure(figure, folder, "precision_recall", "precision recall")
+    figure = evaluation_plots.plot_roc(truth, images.probabilities, names)
+    yield html.save_figure(figure, folder, "roc", "roc")
     yield f"## Mistakes: {total - right} of {total}"
     yield html.save_figure(_confusions(result, data), folder, "confusions", "The most frequent confusions", svg=False)
     Image.fromarray(evaluation_plots.draw_mistakes(result, data)).save(folder / "mistakes.png")
@@ -152,10 +144,9 @@ def _verdict(threshold: Threshold, outcome: Outcome) -> str:
 
 def _summary(assessment: Assessment) -> pd.DataFrame:
     metrics, ends = assessment.evaluated.evaluation.metrics, assessment.intervals
-    titles = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
     rows = [
         {"metric": title, "%": percent(metrics[name], ""), "95 %, by session": span(ends[name], "")}
-        for name, title in titles.items()
+        for name, title in METRIC_TITLES.items()
     ]
     rows[0]["95 %, images independent (Wilson)"] = span(ends["accuracy_wilson"], "")
     return pd.DataFrame(rows).fillna("")
@@ -217,11 +208,9 @@ def _confusions(result: Evaluation, data: DefectData) -> Any:
 def write_evaluation(evaluation: Evaluation, folder: Path, metrics: Mapping[str, Any]) -> None:
     """Write predictions.csv, confusion.csv, confusion.png and metrics.json into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    # as in the catalog: names may hold line ends, or be no UTF-8
-    options: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "errors": "surrogateescape"}
-    evaluation.predictions.to_csv(folder / PREDICTIONS_FILE, index=False, **options)
-    evaluation.confusion.to_csv(folder / "confusion.csv", **options)
-    names = list(evaluation.confusion.columns)
-    figure = plots.plot_confusion(evaluation.confusion.to_numpy(), names, evaluation.note)
+    html.write_tables(folder, {Path(PREDICTIONS_FILE).stem: evaluation.predictions})
+    html.write_tables(folder, {"confusion": evaluation.confusion}, index=True)
+    confusion = evaluation.confusion
+    figure = plots.plot_confusion(confusion.to_numpy(), list(confusion.columns), evaluation.note)
     figure.savefig(folder / "confusion.png", dpi=150)
     write_json(folder / "metrics.json", metrics)

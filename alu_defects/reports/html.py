@@ -1,6 +1,7 @@
 """HTML pages from templates/; each is one file that needs nothing beside it. A report is written in Markdown first."""
 
 import base64
+import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from alu_defects.reports.terminal import printable
+
+
+def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], index: bool = False) -> None:
+    """Write tables that have columns as CSV, as the catalog: names may hold line ends, or be no UTF-8."""
+    for name, table in tables.items():
+        if len(table.columns):
+            file = folder / f"{name}.csv"
+            table.to_csv(file, index=index, quoting=csv.QUOTE_NONNUMERIC, errors="surrogateescape")
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> str:

@@ -153,29 +153,25 @@ def plot_confusion(
 def plot_curves(metrics: pd.DataFrame, *, monitor: str = "val/f1") -> Figure:
     """Losses on the left, validation scores on the right, and the epoch where `monitor` was best.
 
-    Args:
-        metrics: `epoch` and any of `train/loss val/loss val/accuracy val/recall val/f1`; cells may be empty.
-        monitor: the column that chose the best checkpoint; the smallest value counts if its name ends in `loss`.
+    `metrics` has `epoch` and any of `train/loss val/loss val/accuracy val/recall val/f1`; cells may be empty.
     """
     fig = Figure((10, 4.2), layout="constrained")
     left, right = fig.subplots(1, 2)
-    losses = _draw_columns(
-        left, metrics, {"train/loss": ("train", BLUE, "-"), "val/loss": ("validation", ORANGE, "--")}
-    )
+    losses = {"train/loss": ("train", BLUE, "-"), "val/loss": ("validation", ORANGE, "--")}
     scores = {
         "val/accuracy": ("accuracy", BLUE, "-"),
         "val/recall": ("macro recall", ORANGE, "--"),
         "val/f1": ("macro F1", GREEN, "-."),
     }
-    values = _draw_columns(right, metrics, scores)
+    drawn = [_draw_columns(ax, metrics, styles) for ax, styles in ((left, losses), (right, scores))]
     title, epoch = "Training and validation", None
     watched = _recorded(metrics, monitor)
     if not watched.empty:
         best = int((watched.argmin if monitor.endswith("loss") else watched.argmax)())
         epoch = int(watched.index[best])
         title = f"Best {monitor}: {watched.iloc[best]:.3f} at epoch {epoch}"
-    style_epochs(left, losses, "loss", loss=True, best=epoch)
-    style_epochs(right, values, "on validation images", loss=False, best=epoch)
+    style_epochs(left, drawn[0], "loss", loss=True, best=epoch)
+    style_epochs(right, drawn[1], "on validation images", loss=False, best=epoch)
     fig.suptitle(title)
     return fig
 

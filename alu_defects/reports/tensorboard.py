@@ -77,14 +77,8 @@ class Dashboard(Callback):
         logs = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
         return logs and self.every_n_epochs > 0 and (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
-    def on_validation_batch_end(  # noqa: PLR0917
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep the predictions of an epoch that is drawn."""
         if self._draws(trainer):
@@ -144,10 +138,9 @@ def _layout(classes: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
     }
     for metric in LOGGED_PER_CLASS:
         tags = {name: f"^val/{metric}/{re.escape(name)}$" for name in classes}
-        charts = {f"{metric} of all classes": ["Multiline", list(tags.values())]}
-        layout[f"{metric} of each class (val)"] = charts | {
-            f"{metric}: {name}": ["Multiline", [tag]] for name, tag in tags.items()
-        }
+        charts = {f"{metric} of all classes": list(tags.values())}
+        charts |= {f"{metric}: {name}": [tag] for name, tag in tags.items()}
+        layout[f"{metric} of each class (val)"] = {name: ["Multiline", own] for name, own in charts.items()}
     return layout
 
 
@@ -234,9 +227,8 @@ def _cell(text: str) -> str:
 
 def _markdown(settings: Mapping[str, Any], evaluations: Sequence[Evaluation]) -> str:
     lines = ["| split | " + " | ".join(HPARAMS_METRICS) + " |", "|---" * (len(HPARAMS_METRICS) + 1) + "|"]
-    lines += [
-        f"| {e.split} | " + " | ".join(f"{e.metrics[m]:.4f}" for m in HPARAMS_METRICS) + " |" for e in evaluations
-    ]
+    for e in evaluations:
+        lines.append(f"| {e.split} | " + " | ".join(f"{e.metrics[m]:.4f}" for m in HPARAMS_METRICS) + " |")
     if note := predictions.join_notes(evaluations):
         lines += ["", f"**{note}**"]
     lines += ["", "| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in settings.items())]

@@ -18,6 +18,8 @@ from alu_defects.data.splits import SELECTED_ON_TEST, SPLITS, in_split, selected
 from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.training.metrics import SUMMARY_METRICS
 
+METRIC_TITLES = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
+
 
 def print_data(data: DefectData) -> None:
     """Print the images by class and split, by archive where there are several, and what was excluded."""

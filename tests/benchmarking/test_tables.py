@@ -4,8 +4,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from alu_defects.benchmarking.measurement import Spread
-from alu_defects.benchmarking.tables import Table, format_value
+from alu_defects.benchmarking.measurement import Spread, Table, format_value
 
 ROWS = [
     {"network": "xception", "batch": 8, "img/s": Spread(123.456, 119.21, 128.04), "GMACs": 8.357403496},

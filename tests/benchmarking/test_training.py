@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from alu_defects.benchmarking import training
-from alu_defects.benchmarking.tables import format_value
+from alu_defects.benchmarking.measurement import format_value
 from alu_defects.config import compose, model_options
 from alu_defects.errors import UserError
 
