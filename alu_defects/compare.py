@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from alu_defects.cli import verb
-from alu_defects.config import absolute_paths, compose, plain
+from alu_defects.config import absolute_paths, check_settings, compose, plain
 
 if TYPE_CHECKING:  # takes a while to import: --help and --cfg must not wait for it
     from alu_defects.evaluation.comparison import Comparison
@@ -30,13 +30,14 @@ def compare(
         UserError: a folder without runs, or an option that cannot be.
     """
     from alu_defects.evaluation.comparison import Comparison
-    from alu_defects.evaluation.operating import check_options
+    from alu_defects.evaluation.operating import check_normal
     from alu_defects.reports import comparison_report
 
     operating = operating or plain(compose("compare").operating)
+    check_settings(OmegaConf.create({"operating": dict(operating)}))
     comparison = Comparison.read(folders)
     if comparison.groups:
-        check_options(operating, sorted({name for group in comparison.groups for name in group.classes}))
+        check_normal(operating["normal"], sorted({name for group in comparison.groups for name in group.classes}))
     comparison_report.print_comparison(comparison)
     if output:
         print(f"report: {comparison_report.write_comparison_report(comparison, output, operating)}")

@@ -77,7 +77,7 @@ def plain(config: Any) -> Any:
 
 
 def backbone_options(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The group `model` for `models.registry.create_backbone`: the optimizer takes the learning rate, the trainer the epochs."""
+    """The group `model` for `models.registry.create_backbone`, without the settings of optimizer and trainer."""
     return {key: value for key, value in model.items() if key not in ("learning_rate", "epochs")}
 
 

@@ -29,7 +29,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from alu_defects.data.datamodule import DefectData
     from alu_defects.evaluation import predictions
     from alu_defects.evaluation.assessment import Assessment, CalibratedPredictions
-    from alu_defects.evaluation.operating import OperatingPoint, check_options
+    from alu_defects.evaluation.operating import OperatingPoint, check_normal
     from alu_defects.reports import evaluation_report, terminal
     from alu_defects.runs.run import Run
     from alu_defects.training import checkpoint, threads, trainer
@@ -48,7 +48,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     data = DefectData(**{**options["data"], **here}, split={}, seed=options["seed"])
     root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
     table = run.catalog()
-    check_options(operating, sorted(set(table["label"])))
+    check_normal(operating["normal"], sorted(set(table["label"])))
     table = table[splits.in_split(table, "val") | splits.in_split(table, config.split.name)]
     catalog.verify_files(root, table)
     data.set_catalog(root, table)

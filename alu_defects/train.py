@@ -65,7 +65,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     from lightning.pytorch import seed_everything
 
-    from alu_defects.evaluation.operating import check_options
+    from alu_defects.evaluation.operating import check_normal
     from alu_defects.models.backbone import multiply_adds
     from alu_defects.runs import identity
     from alu_defects.training import accumulation, checkpoint, trainer
@@ -84,7 +84,7 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     options["data"]["bits"] = recorded.get("bits", options["data"]["bits"])
     data = _data(options)
     _prepare(data, run, startup)
-    check_options(options["operating"], data.classes)
+    check_normal(options["operating"]["normal"], data.classes)
     resumed_from = run.last if run.last.exists() else None
     model = backbone_options(options["model"])
     last = checkpoint.read_checkpoint(resumed_from) if resumed_from else {}

@@ -24,22 +24,11 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-def check_options(options: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Refuse options of conf/operating that cannot be.
-
-    Raises:
-        UserError: a rate or a confidence level that is not between 0 and 1, or a normal class that does not exist.
-    """
-    for name, value in options.items():
-        if name == "reject" and not 0 <= value < 1:
-            raise UserError(f"operating.reject={value} must be 0 or more and below 1")
-        if name not in ("normal", "reject") and not 0 < value < 1:
-            raise UserError(f"operating.{name}={value} must be above 0 and below 1")
-    name = options["normal"]
-    if name not in (*classes, "normal"):  # the default may be missing: then there is no threshold
-        raise UserError(
-            f"operating.normal={name} is not a class{did_you_mean(name, classes)} There are: {', '.join(classes)}"
-        )
+def check_normal(name: str, classes: Sequence[str]) -> None:
+    """Raise a `UserError` if operating.normal is no class; the default may be missing: then there is no threshold."""
+    if name not in (*classes, "normal"):
+        hint = did_you_mean(str(name), classes)
+        raise UserError(f"operating.normal={name} is not a class{hint} There are: {', '.join(classes)}")
 
 
 @dataclass(frozen=True)

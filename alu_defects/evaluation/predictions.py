@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from alu_defects.data import splits
@@ -71,11 +72,15 @@ def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapp
         options["limit_predict_batches"] = options["overfit_batches"]
     data.predict_split = split
     single = trainer.create_trainer(options, callbacks={}, loggers=[], network=classifier.backbone)
-    with reraise_user_errors():
-        outputs = single.predict(classifier, datamodule=data)
+    try:
+        with reraise_user_errors():
+            outputs = single.predict(classifier, datamodule=data)
+    except MisconfigurationException:  # a fraction of less than one batch
+        outputs = None
     if not outputs:  # Lightning has skipped it
         raise UserError(
-            f"trainer.{limit}=0 leaves no {split} images to evaluate; give trainer.{limit}=1 or more, or 1.0 for all"
+            f"trainer.{limit}={options['limit_predict_batches']} leaves no {split} images to evaluate; "
+            f"give trainer.{limit}=1 or more, or 1.0 for all"
         )
     index, logits = (torch.cat(parts) for parts in zip(*outputs, strict=True))
     return summarize(classifier, data, split, index, logits)

@@ -52,7 +52,7 @@ def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], t
         dots = seeds[entry["group"]]
         ax.scatter(dots, np.full(len(dots), row), 26, facecolors="white", edgecolors=BLUE, zorder=3)
         ax.scatter([entry["accuracy"]], [row], 60, color=BLUE, marker="D", zorder=4)
-    ax.plot([], [], "D", color=BLUE, label="mean of the trainings (circles)")
+    ax.plot([], [], "D", color=BLUE, label="mean of the seeds (circles)")
     ax.plot([], [], linewidth=9, alpha=0.25, color=BLUE, label="95 % interval, images independent (Wilson)")
     ax.plot([], [], linewidth=2, color=BLUE, label="95 % interval, by session")
     if time_only is not None:

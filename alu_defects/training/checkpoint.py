@@ -3,8 +3,9 @@
 A checkpoint alone makes its classifier. With its run folder it makes a resumed run end with the same bits as an
 uninterrupted one. Everything that this needs:
 
-* Order, augmentation and dropout depend on (seed, epoch) alone: `data.loading.EpochSampler`, which starts at
-  `DefectData.first_epoch`, `data.augment.augmentation_numbers`, `callbacks.EpochSeed`; what is frozen on the epoch: `Finetuning`.
+* Order, augmentation and dropout depend on (seed, epoch) alone: `data.loading.TrainingSampler`, which starts at
+  `DefectData.first_epoch`, `data.augment.augmentation_numbers`, `callbacks.EpochSeed`; what is frozen depends on the
+  epoch: `callbacks.Finetuning`.
 * What `auto` chose is recorded and repeated: `threads.Threads`, `trainer.repeat_precision`,
   `accumulation.accumulate_to_fit`, and the bits of 16-bit images in `train._train`.
 * Configuration and images are those of the run, except for options of the trainer: `Run.resume`, `Run.take_catalog`.

@@ -240,19 +240,12 @@ def test_a_network_that_has_diverged_has_no_operating_point():
     assert OperatingPoint.choose(made_up().assign(probability_pit=np.nan), ["a"] * 100, OPTIONS) is None
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"max_escape": 0}, r"operating\.max_escape=0 must be above 0 and below 1"),
-        ({"confidence_level": 1}, r"operating\.confidence_level=1 must be above 0 and below 1"),
-        ({"reject": 1}, r"operating\.reject=1 must be 0 or more and below 1"),
-        ({"normal": "pits"}, r"operating\.normal=pits is not a class; did you mean pit\? There are: dent, pit"),
-    ],
-)
-def test_options_that_cannot_be_are_refused(option, message):
-    operating.check_options(OPTIONS, ["dent", "pit"])  # normal is the default, and may be missing
-    with pytest.raises(UserError, match=message):
-        operating.check_options(OPTIONS | option, ["dent", "pit"])
+def test_unknown_normal_class_is_refused_with_the_nearest_name():
+    operating.check_normal("normal", ["dent", "pit"])  # the default, which may be missing
+    with pytest.raises(
+        UserError, match=r"operating\.normal=pits is not a class; did you mean pit\? There are: dent, pit"
+    ):
+        operating.check_normal("pits", ["dent", "pit"])
 
 
 # curves
