@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -54,13 +55,16 @@ def verb(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
 
             try:
                 _run(job, config_name)
-            except Interrupted as signal:
-                print(f"interrupted by {signal.name}", file=sys.stderr)
+            except Interrupted as interrupt:
+                print(f"interrupted by {interrupt.name}", file=sys.stderr)
                 raise
             except FIXABLE as error:
                 show(error, verbose, config_name)
                 interrupted = error.__context__  # a sweep, whose report then failed
                 sys.exit(interrupted.code if isinstance(interrupted, Interrupted) else 2)
+            except BrokenPipeError:  # whoever reads has enough, such as head
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(128 + signal.SIGPIPE)
             finally:
                 HydraConfig.instance().cfg = None  # what Python calls next is not of this command line
                 os.environ["HYDRA_FULL_ERROR"] = "1" if verbose else "0"
@@ -79,6 +83,8 @@ def _run(job: Callable[[DictConfig], Any], config_name: str) -> None:
     words = parser.parse_intermixed_args()  # options may stand anywhere: model=xception -m seed=0,1
     if words.experimental_rerun:
         raise UserError("--experimental-rerun reads a pickle, which may run anything; give the words of the command")
+    if any(setting_of(word) == "hydra.run.dir" for word in words.overrides):
+        raise UserError("hydra.run.dir has no effect; run_dir=<folder> names the folder of a run")
     sweep = words.multirun or "hydra.mode=MULTIRUN" in words.overrides
     words.overrides = prepare_overrides(config_name, words.overrides, sweep)
     hydra.version.setbase("1.3")
@@ -110,11 +116,19 @@ def explain_error(error: BaseException, config_name: str) -> str:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         return _unknown_choice(group, choice, error.options)
     if match := re.match(r"Could not override '([^']+)'", text):
-        if "No match in the defaults list" in text:  # a group of conf/; others are taken for settings
-            return f"{config_name} takes no group {match[1]}; leave it out"
-        hint = did_you_mean(match[1], flat(compose(config_name)))
-        return f"there is no setting {match[1]}{hint} `--cfg job` shows all."
+        return _unknown_setting(match[1], config_name, group="No match in the defaults list" in text)
+    if "missing EQUAL" in text:
+        return f"{text.splitlines()[0].removeprefix('Error parsing override ')} is no setting; write <setting>=<value>"
     return "\n".join(line for line in text.splitlines() if line.strip())
+
+
+def _unknown_setting(key: str, config_name: str, group: bool) -> str:
+    if group:  # of conf/; others are taken for settings
+        return f"{config_name} takes no group {key}; leave it out"
+    settings = flat(compose(config_name))
+    if key in settings:  # with the choices that are the defaults
+        return f"there is no setting {key} with this choice of {key.partition('.')[0]}; `--cfg job` shows all."
+    return f"there is no setting {key}{did_you_mean(key, settings)} `--cfg job` shows all."
 
 
 def _unknown_choice(group: str, choice: str, options: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ def compare(
     Args:
         folders: run folders, or folders of run folders.
         output: the folder of the report; None: nowhere.
-        operating: options of the operating point, as in conf/operating; None: its defaults.
+        operating: options of the operating point, as in conf/compare.yaml; None: those of the first run.
 
     Returns:
         The tables: runs, Table 2 with intervals, differences with tests, classes, attention.
@@ -30,13 +30,14 @@ def compare(
         UserError: a folder without runs, or an option that cannot be.
     """
     from alu_defects.evaluation.comparison import Comparison
-    from alu_defects.evaluation.operating import check_normal
+    from alu_defects.evaluation.operating import check_normal, fill_options
     from alu_defects.reports import comparison_report
 
     operating = operating or plain(compose("compare").operating)
     check_settings(OmegaConf.create({"operating": dict(operating)}))
     comparison = Comparison.read(folders)
     if comparison.groups:
+        operating = fill_options(operating, comparison.groups[0].config.operating)
         check_normal(operating["normal"], sorted({name for group in comparison.groups for name in group.classes}))
     comparison_report.print_comparison(comparison)
     if output:

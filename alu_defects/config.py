@@ -7,6 +7,7 @@ shorthands such as `split=test` of evaluate are written out. What a setting may 
 import copy
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from alu_defects.errors import UserError, check_choice
+from alu_defects.errors import UserError, check_choice, did_you_mean
 
 T = TypeVar("T")
 
@@ -91,11 +92,12 @@ class Allowed:
     above: float = -math.inf
     below: float = math.inf
     words: tuple[str, ...] = ()
+    null: bool = False
     length: int = 0
 
     def check(self, key: str, value: Any) -> None:
         """Raise a `UserError` that says what is allowed, unless the value is."""
-        if value in self.words:
+        if value in self.words or (self.null and value is None):
             return
         if self.kind is None:
             check_choice(key, value, self.words)
@@ -133,8 +135,8 @@ ALLOWED = {
     "loss.gamma": Allowed(float, lowest=0),
     "max_nonfinite": Allowed(int, lowest=0),
     "near_duplicates.max_distance": Allowed(int, lowest=0, highest=1024),  # bits of a hash
-    "operating.confidence_level": Allowed(float, above=0, below=1),
-    "operating.max_escape": Allowed(float, above=0, below=1),
+    "operating.confidence_level": Allowed(float, above=0, below=1, null=True),
+    "operating.max_escape": Allowed(float, above=0, below=1, null=True),
     "operating.reject": Allowed(float, lowest=0, below=1),
     "operating.target_accuracy": Allowed(float, above=0, below=1),
     "split.by": Allowed(words=("session", "image")),
@@ -169,17 +171,20 @@ def whole_numbers(config: DictConfig, key: str, least: int = 1) -> list[int]:
 def find_class(kind: type[T], config: Mapping[str, Any]) -> type[T]:
     """The class that `config["_target_"]` names; a `UserError` if it is not there, not allowed or not of that kind."""
     target = str(config.get("_target_"))
-    refused = UserError(
-        f"_target_={target} may not be instantiated; allowed is a {kind.__name__} of {', '.join(INSTANTIABLE)}…"
-    )
+    article = "an" if kind.__name__[0] in "AEIO" else "a"
+    refused = f"_target_={target} may not be instantiated; allowed is {article} {kind.__name__} of "
+    refused += ", ".join(prefix.rstrip(".") for prefix in INSTANTIABLE)
     if not target.startswith(INSTANTIABLE):
-        raise refused
+        raise UserError(refused)
     try:
         found = hydra.utils.get_object(target)
     except (TypeError, ValueError, ImportError) as error:
-        raise UserError(f"{target} cannot be made from the configuration: {error}") from error
+        module, _, name = target.rpartition(".")
+        members = vars(sys.modules[module]) if module in sys.modules else {}
+        known = [n for n, member in members.items() if isinstance(member, type) and issubclass(member, kind)]
+        raise UserError(f"_target_={target} does not exist{did_you_mean(name, known)}") from error
     if not (isinstance(found, type) and issubclass(found, kind)):
-        raise refused
+        raise UserError(refused)
     return found
 
 

@@ -29,7 +29,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from alu_defects.data.datamodule import DefectData
     from alu_defects.evaluation import predictions
     from alu_defects.evaluation.assessment import Assessment, CalibratedPredictions
-    from alu_defects.evaluation.operating import OperatingPoint, check_normal
+    from alu_defects.evaluation.operating import OperatingPoint, check_normal, fill_options
     from alu_defects.reports import evaluation_report, terminal
     from alu_defects.runs.run import Run
     from alu_defects.training import checkpoint, threads, trainer
@@ -39,9 +39,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     splits.check_held_out(config.split.name)
     threads.check_threads(config.trainer.threads)
     load = threads.OtherLoad()
-    operating = plain(config.operating)
     run = Run.existing(config.run)
     options = plain(run.config())
+    operating = fill_options(plain(config.operating), options["operating"])
     here = {key: config.data[key] for key in ("cache", "cache_dir")}  # the run's may be of another machine
     here["bits"] = run.status()["bits"]  # auto would look at a part of the run's images
     here["on_broken"] = "error"  # what was excluded is not in the catalog of the run

@@ -42,6 +42,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     from alu_defects.runs.run import Run
     from alu_defects.training.threads import restore_threads
 
+    if config.resume == "":  # of an empty shell variable
+        raise UserError("resume= is empty; give a run folder, or auto")
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     named_by_time = OmegaConf.is_interpolation(config, "run_dir")  # other runs may have started in the same second
     config = absolute_paths(config)  # a run is resumed from anywhere

@@ -66,6 +66,8 @@ def check_classes(table: pd.DataFrame, classes: Iterable[str], fix: str) -> None
     for split in SPLITS:
         if missing := set(classes).difference(table.loc[in_split(table, split), "label"].unique()):
             own = table[table["label"] == min(missing)]
+            if len(own) < len(SPLITS):
+                fix = f"; it needs {len(SPLITS)} or more: add images or remove the class"
             raise UserError(
                 f"class {min(missing)} has no images in {split}: "
                 f"it has {len(own)} in {own['session'].nunique()} sessions {fix}"

@@ -101,9 +101,9 @@ class Assessment:
         val, images = self.val, self.evaluated
         shares = sorted({*REJECTED_SHARES, self.reject})
         rules = [("nobody", -math.inf)]
-        rules += [(f"{share:.0%} on val", confidence_for_share(val.confidence, share)) for share in shares]
+        rules += [(f"{100 * share:g} % on val", confidence_for_share(val.confidence, share)) for share in shares]
         least = confidence_for_accuracy(val.confidence, val.right, self.target_accuracy)
-        rules.append((f"until {self.target_accuracy:.1%} are right on val", least))
+        rules.append((f"until {100 * self.target_accuracy:g} % are right on val", least))
         rows = []
         for rule, confidence in rules:
             number, right = count_decided(images.confidence, images.right, confidence)

@@ -24,6 +24,11 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
+def fill_options(options: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an operating point, with those that the run was trained with in place of null."""
+    return {name: trained[name] if value is None else value for name, value in options.items()}
+
+
 def check_normal(name: str, classes: Sequence[str]) -> None:
     """Raise a `UserError` if operating.normal is no class; the default may be missing: then there is no threshold."""
     if name not in (*classes, "normal"):

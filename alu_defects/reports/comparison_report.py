@@ -17,7 +17,7 @@ from alu_defects.reports import comparison_plots as figures
 from alu_defects.reports import html
 from alu_defects.reports.comparison_text import difference_interval, findings, time_only_accuracy, warnings
 from alu_defects.reports.plots import readable
-from alu_defects.reports.terminal import METRIC_TITLES, numbers_to_the_right, p_value, percent, points
+from alu_defects.reports.terminal import METRIC_TITLES, numbers_to_the_right, p_value, percent, points, spaced
 from alu_defects.training.metrics import SUMMARY_METRICS
 
 METHOD = f"""
@@ -171,12 +171,12 @@ def classes(comparison: Comparison) -> pd.DataFrame:
     """Recall and F1 of each class with intervals, a column a model, as text in per cent."""
     table = comparison.classes
     support = table.groupby("class", sort=False)["support"].max()
-    result = pd.DataFrame({"class": [readable(name) for name in support.index], "images": support.to_numpy()})
+    result = pd.DataFrame({"class": [spaced(name) for name in support.index], "images": support.to_numpy()})
     for name, own in table.groupby("group", sort=False):
         cells = own.set_index("class").reindex(support.index)
         for metric in ("recall", "f1"):
             texts = [_with_interval(row, metric) for row in cells.to_dict("records")]
-            result[f"{readable(str(name))}, {metric}"] = texts
+            result[f"{spaced(str(name))}, {metric}"] = texts
     return result
 
 
@@ -211,11 +211,11 @@ def _attention(comparison: Comparison, folder: Path) -> Iterator[str]:
         return
     yield "## What attention changes"
     for number, ((name, other), own) in enumerate(comparison.attention.groupby(["group", "other"], sort=False)):
-        title = f"{readable(str(name))} − {readable(str(other))}"
-        figure = figures.plot_class_differences(own, title)
+        title = f"{spaced(str(name))} − {spaced(str(other))}"
+        figure = figures.plot_class_differences(own, readable(title))
         yield html.save_figure(figure, folder, f"attention{number or ''}", title)
         clear = own[own["clear"]]
-        named = ", ".join(f"{readable(r['class'])} ({points(r['recall'])})" for r in clear.to_dict("records"))
+        named = ", ".join(f"{spaced(r['class'])} ({points(r['recall'])})" for r in clear.to_dict("records"))
         few = int((own["sessions"] < MIN_SESSIONS).sum())
         text = f"{title}: a difference in recall is shown for {named or 'no class'}."
         if few < len(own):

@@ -17,7 +17,7 @@ from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.io import write_json
 from alu_defects.reports import evaluation_plots, html, plots
 from alu_defects.reports.plots import readable
-from alu_defects.reports.terminal import METRIC_TITLES, percent, span
+from alu_defects.reports.terminal import METRIC_TITLES, percent, spaced, span, with_interval
 from alu_defects.runs.jobs import PREDICTIONS_FILE
 
 MOST_CONFUSIONS, THUMBNAILS = 6, 6
@@ -184,13 +184,13 @@ def _classes(table: pd.DataFrame, confusion: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in table.to_dict("records"):
         wrong = confusion.loc[row["class"]].drop(row["class"])
-        mostly = f"{readable(str(wrong.idxmax()))} ({wrong.max()})" if len(wrong) and wrong.max() else ""
+        mostly = f"{spaced(str(wrong.idxmax()))} ({wrong.max()})" if len(wrong) and wrong.max() else ""
         cells = {
-            title: f"{percent(row[name], '')} ({span((row[f'{name}_low'], row[f'{name}_high']), '')})"
+            title: with_interval(row[name], (row[f"{name}_low"], row[f"{name}_high"]), "")
             for name, title in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
         }
         rest = {"AP": f"{row['average_precision']:.2f}", "AUC": f"{row['roc_auc']:.3f}", "mostly taken for": mostly}
-        rows.append({"class": readable(row["class"]), "images": row["support"], **cells, **rest})
+        rows.append({"class": spaced(row["class"]), "images": row["support"], **cells, **rest})
     return pd.DataFrame(rows)
 
 

@@ -130,6 +130,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text)
 
 
+def spaced(name: str) -> str:
+    """A class name for people, in text; `plots.readable` is for figures, whose fonts may lack characters."""
+    return name.replace("_", " ")
+
+
 def percent(value: float, unit: str = " %") -> str:
     """A fraction in per cent; a dash for NaN."""
     return "–" if math.isnan(value) else f"{100 * value:.1f}{unit}"
@@ -138,6 +143,11 @@ def percent(value: float, unit: str = " %") -> str:
 def span(ends: tuple[float, float], unit: str = " %") -> str:
     """An interval in per cent."""
     return f"{percent(ends[0], '')}–{percent(ends[1], unit)}"
+
+
+def with_interval(value: float, ends: tuple[float, float], unit: str = " %") -> str:
+    """A fraction in per cent and its interval; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{percent(value, unit)} ({span(ends, unit)})"
 
 
 def points(value: float) -> str:

@@ -60,6 +60,8 @@ class Run:
     @classmethod
     def existing(cls, folder: str | Path) -> "Run":
         """The run in a folder, or the one in another sweep that it stands for; a `UserError` if there is none."""
+        if not str(folder):  # of an empty shell variable
+            raise UserError("no run folder is given: run= is empty")
         run = cls(Path(str(folder)).expanduser())
         if run.status_file.is_file() and (elsewhere := run.status().get("run")):
             run = cls(run.folder / elsewhere)

@@ -177,7 +177,7 @@ def create_loggers(entries: Mapping[str, Any], folder: Path, first_epoch: int) -
             loggers.append(instantiate(Logger, options))  # type: ignore[type-abstract]
         except UserError as error:
             if isinstance(error.__cause__, ImportError):
-                raise UserError(f"logger.{name}: {error.__cause__}; it is not installed with alu-defects") from error
+                raise UserError(f"logger={name}: {error.__cause__}; or pip install 'alu-defects[{name}]'") from error
             raise
     return loggers
 

@@ -335,7 +335,7 @@ def test_a_backbone_that_was_typed_into_python_is_never_taken_for_another(words,
 def callback(tmp_path: Path) -> tuple[SweepCallback, list[tuple[list[Path], Path]]]:
     """That of a sweep in `tmp_path`, and with what the comparison was called."""
     compared: list[tuple[list[Path], Path]] = []
-    callback = SweepCallback(lambda folders, output: compared.append((folders, output)))
+    callback = SweepCallback(lambda folders, output, operating: compared.append((folders, output)))
     callback.folder = tmp_path
     return callback, compared
 
@@ -392,7 +392,7 @@ def test_a_job_whose_process_was_killed_counts_as_failed(callback, words, tmp_pa
 
 def test_an_error_of_the_comparison_ends_a_sweep_with_its_message(callback, tmp_path, capsys):
     end_job(callback[0], tmp_path / "0", ValueError("x"))
-    callback[0].compare = lambda folders, output: fail(UserError("no such class"))
+    callback[0].compare = lambda folders, output, operating: fail(UserError("no such class"))
     with pytest.raises(SystemExit) as caught:
         callback[0].on_multirun_end(OmegaConf.create())
     assert caught.value.code == 2
