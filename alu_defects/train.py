@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.cli import verb
-from alu_defects.config import absolute_paths, backbone_options, check_settings, plain
+from alu_defects.config import absolute_paths, backbone_options, check_settings, find_class, plain
 from alu_defects.errors import UserError
 
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
@@ -66,6 +66,8 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     from lightning.pytorch import seed_everything
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
     from alu_defects.evaluation.operating import check_normal
     from alu_defects.models.backbone import multiply_adds
@@ -73,6 +75,7 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     from alu_defects.training import accumulation, checkpoint, trainer
     from alu_defects.training.callbacks import EpochSeed, StartupTimer
     from alu_defects.training.history import History
+    from alu_defects.training.losses import CrossEntropy
     from alu_defects.training.module import Classifier
     from alu_defects.training.threads import Threads
 
@@ -82,6 +85,8 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     threads = Threads(config.trainer.threads, run.update, recorded.get("threads", ()))
     options["trainer"] = trainer.repeat_precision(options["trainer"], recorded)
     trainer.check_trainer(options["trainer"], options.get("callbacks") or {}, options["on_nonfinite"])
+    for group, kind in (("optimizer", Optimizer), ("scheduler", LRScheduler), ("loss", CrossEntropy)):
+        find_class(kind, options[group])  # before images are read
     seed_everything(config.seed, workers=True, verbose=False)
     options["data"]["bits"] = recorded.get("bits", options["data"]["bits"])
     data = _data(options)

@@ -106,11 +106,11 @@ def test_an_error_of_the_program_leaves_a_single_job_as_it_is(typed, tmp_path, m
         (["data.root=/no/such/folder"], "/no/such/folder", "is not a folder"),
         (["data.source=foldr"], "data.source=foldr", "folder"),
         (["split.name=randm"], "split.name=randm", "random"),
-        (["loss._target_=alu_defects.training.losses.Focall"], "losses.Focall", "cannot be made"),
+        (["loss._target_=alu_defects.training.losses.Focall"], "losses.Focall", "did you mean Focal?"),
         (["model.attention=scs"], "scs", "scse"),
         (["model=timm", "model.name=timm/resnet81"], "resnet81", "resnet18"),
         (["model=inceptionv4", "data.image_size=74"], "data.image_size=74", "75"),
-        (["optimizer._target_=os.system"], "os.system", "torch.optim."),
+        (["optimizer._target_=os.system"], "os.system", "torch.optim"),
         (["+optimizer.momentun=1"], "momentun", "torch.optim.AdamW"),
         pytest.param(
             ["trainer=gpu"],

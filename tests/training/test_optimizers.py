@@ -44,7 +44,7 @@ def test_fused_is_ignored_where_the_optimizer_has_no_such_option() -> None:
         ),
         (["optimizer=adamw", "+optimizer.weight_decai=1"], r"weight_decai=1: .* did you mean weight_decay\?"),
         (["optimizer=adamw", "optimizer.lr=-1"], r"torch.optim.AdamW cannot be made .*Invalid learning rate: -1"),
-        (["optimizer._target_=torch.optim.Nothing"], r"torch.optim.Nothing cannot be made from the configuration"),
+        (["optimizer._target_=torch.optim.Nothing"], r"torch.optim.Nothing does not exist"),
         (["optimizer._target_=os.getcwd"], r"_target_=os.getcwd may not be instantiated"),
     ],
 )
