@@ -66,8 +66,6 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     from lightning.pytorch import seed_everything
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
 
     from alu_defects.evaluation.operating import check_normal
     from alu_defects.models.backbone import multiply_adds
@@ -75,7 +73,6 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     from alu_defects.training import accumulation, checkpoint, trainer
     from alu_defects.training.callbacks import EpochSeed, StartupTimer
     from alu_defects.training.history import History
-    from alu_defects.training.losses import CrossEntropy
     from alu_defects.training.module import Classifier
     from alu_defects.training.threads import Threads
 
@@ -85,8 +82,7 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     threads = Threads(config.trainer.threads, run.update, recorded.get("threads", ()))
     options["trainer"] = trainer.repeat_precision(options["trainer"], recorded)
     trainer.check_trainer(options["trainer"], options.get("callbacks") or {}, options["on_nonfinite"])
-    for group, kind in (("optimizer", Optimizer), ("scheduler", LRScheduler), ("loss", CrossEntropy)):
-        find_class(kind, options[group])  # before images are read
+    _check_targets(options)
     seed_everything(config.seed, workers=True, verbose=False)
     options["data"]["bits"] = recorded.get("bits", options["data"]["bits"])
     data = _data(options)
@@ -127,6 +123,17 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     _fit(fit, classifier, data, run, config.trainer.accumulate_grad_batches == "auto")
     parameters = sum(p.numel() for p in classifier.backbone.parameters())
     return _outcome(config, run, data, {"parameters": parameters, "multiply_adds": macs})
+
+
+def _check_targets(options: Mapping[str, Any]) -> None:
+    """Refuse a wrong class before images are read."""
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from alu_defects.training.losses import CrossEntropy
+
+    for group, kind in (("optimizer", Optimizer), ("scheduler", LRScheduler), ("loss", CrossEntropy)):
+        find_class(kind, options[group])
 
 
 def _fit(fit: Any, classifier: Any, data: "DefectData", run: "Run", cuts: bool) -> None:
