@@ -17,7 +17,7 @@ from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from alu_defects.training.metrics import SUMMARY_METRICS
+from alu_defects.training.metrics import SUMMARY_METRICS, precision_recall_f1
 
 CONFIDENCE_LEVEL = 0.95  # of every interval
 RESAMPLES = 2000  # the ends of a 95 % interval then move by at most 3 % of its width from seed to seed
@@ -183,14 +183,12 @@ def weighted_scores(labels: NDArray[np.intp], predicted: NDArray[np.intp], class
     one_hot = np.eye(classes)
     truth, guess = one_hot[labels], one_hot[predicted]
     support, guessed, hits = weights @ truth, weights @ guess, weights @ (truth * guess)
-    # a class that a resample happens to lack is excluded of it; one that nowhere has images counts if it is predicted
+    # a class that a resample lacks does not count in it; one that nowhere has images counts if it is predicted
     occurs = (support > 0) | (~truth.any(axis=0) & (guessed > 0))
-    parts = {"precision": (hits, guessed), "recall": (hits, support), "f1": (2 * hits, support + guessed)}
+    values = dict(zip(CLASS_METRICS, precision_recall_f1(hits, support, guessed), strict=True))
     with np.errstate(invalid="ignore", divide="ignore"):
-        values = {name: part / whole for name, (part, whole) in parts.items()}
         macro = {name: (np.nan_to_num(value) * occurs).sum(1) / occurs.sum(1) for name, value in values.items()}
         accuracy = hits.sum(1) / support.sum(1)
-    assert {"accuracy", *macro} == set(SUMMARY_METRICS)
     return Scores({"accuracy": accuracy, **macro}, **values)
 
 
