@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo table2 notebooks test test-slow soak lint types format tensorboard clean
+.PHONY: help install demo table2 docs notebooks test test-slow soak benchmarks lint types format tensorboard clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,11 +17,14 @@ install: .venv/installed ## create .venv and install the project with its tools
 	$(RUN) pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install ## train on generated pictures and show the results (no GPU, no data set)
+demo: install ## train on generated images and show the results (no GPU, no data set)
 	$(RUN) alu_defects.train experiment=quickstart
 
 table2: install ## train the paper's four networks from three seeds and compare them; ARGS="data=tianchi data.root=<dir>"
 	$(RUN) alu_defects.train -m sweep=table2 $(ARGS)
+
+docs: install ## build the documentation into site/
+	.venv/bin/python docs/build.py
 
 notebooks: install ## execute the notebooks
 	$(RUN) pytest --numprocesses 2 --nbmake notebooks
@@ -35,6 +38,13 @@ test-slow: install ## run the tests that need minutes
 soak: install ## kill trainings at random moments, and repeat others until leaks would show
 	$(RUN) pytest --numprocesses 2 -m soak
 
+benchmarks: install ## run every benchmark at small sizes, some minutes; docs/performance.md has the commands at full size
+	$(RUN) alu_defects.benchmark what=train model=shufflenet image_sizes=[64] repeats=2 seconds=0.5
+	$(RUN) alu_defects.benchmark what=infer model=shufflenet image_sizes=[64] batch_sizes=[1,8] repeats=2 seconds=0.2
+	.venv/bin/python benchmarks/data_path.py --images 64 --repeats 2 --seconds 0.2
+	.venv/bin/python benchmarks/scale.py --rows 1000 10000 --repeats 1
+	.venv/bin/python benchmarks/busy_machine.py --rounds 1 --models shufflenet
+
 lint: install ## check style
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -42,7 +52,7 @@ lint: install ## check style
 types: install ## check types
 	$(RUN) mypy
 
-format: install ## mend style
+format: install ## fix style
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
@@ -50,4 +60,4 @@ tensorboard: install ## show all runs in a browser
 	.venv/bin/tensorboard --logdir runs
 
 clean: ## remove .venv and caches; runs stay
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv build dist site docs/reference .cache .mypy_cache .ruff_cache .pytest_cache *.egg-info

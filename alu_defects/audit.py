@@ -1,4 +1,4 @@
-"""Look at the pictures before training: `python -m alu_defects.audit data=folder data.root=<folder>`."""
+"""Look at the images before training: `python -m alu_defects.audit data=folder data.root=<folder>`."""
 
 import csv
 import sys
@@ -7,20 +7,17 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from alu_defects.command_line import verb
-from alu_defects.config import plain
+from alu_defects.cli import verb
+from alu_defects.config import check_settings, plain
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and --cfg must not wait for it
-    from alu_defects.data.auditing import Audit
+    from alu_defects.auditing.checks import Audit
 
 
 def audit(config: DictConfig) -> "Audit":
-    """Decode and compare all pictures of a data set, print what was found, and write audit.csv and audit.html.
+    """Decode and compare all images of a data set, print what was found, and write audit.csv and audit.html.
 
-    Nothing below the root of the pictures is changed.
-
-    Args:
-        config: conf/audit.yaml, composed; `output` becomes a folder.
+    Nothing below the root of the images is changed.
 
     Returns:
         The tables and the findings; `fails` says whether training would fail.
@@ -28,26 +25,24 @@ def audit(config: DictConfig) -> "Audit":
     Raises:
         UserError: a wrong setting, no such root, or an output that lies in it.
     """
-    from alu_defects.data import auditing, similarity
+    from alu_defects.auditing import checks
     from alu_defects.data.datamodule import DefectData
     from alu_defects.errors import UserError
-    from alu_defects.reporting import audit_page, audit_tables
+    from alu_defects.reports import audit_report, terminal
 
+    check_settings(config)
     options = plain(config)
-    max_distance = options["near_duplicates"]["max_distance"]
-    if not 0 <= max_distance <= similarity.BITS:
-        raise UserError(f"near_duplicates.max_distance={max_distance} must be from 0 to {similarity.BITS}")
     data = DefectData(**options["data"], split=options["split"])
     output = Path(str(options["output"])).expanduser()
     root = Path(str(data.source_options["root"])).expanduser()
     if output.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"output={output} lies below the pictures, {root}; give a folder outside of it")
-    result = auditing.audit(data, max_distance=max_distance, progress=data.progress)
+        raise UserError(f"output={output} lies below the images, {root}; give a folder outside of it")
+    result = checks.audit_images(data, max_distance=options["near_duplicates"]["max_distance"], progress=data.progress)
     output.mkdir(parents=True, exist_ok=True)
-    # as in the catalogue: names may hold line ends, or be no UTF-8
+    # as in the catalog: names may hold line ends, or not be UTF-8
     result.findings.to_csv(output / "audit.csv", index=False, quoting=csv.QUOTE_ALL, errors="surrogateescape")
-    audit_page.write(result, output / "audit.html")
-    audit_tables.print_audit(result)
+    audit_report.write_audit_page(result, output / "audit.html")
+    terminal.print_audit(result)
     print(f"report: {output / 'audit.html'}\nevery finding: {output / 'audit.csv'}")
     return result
 

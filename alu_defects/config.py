@@ -1,17 +1,27 @@
-"""Where conf/ lies, what a configuration is made of, and what it may instantiate."""
+"""The configuration: where conf/ lies, what it is made of, what it may hold and what it may instantiate.
+
+What is typed on a command line is prepared for Hydra in one place, `prepare_overrides`: paths and texts are quoted, and
+shorthands such as `split=test` of evaluate are written out. What a setting may be is in one table, `ALLOWED`.
+"""
 
 import copy
+import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
-from alu_defects.errors import UserError
-from alu_defects.overrides import PATHS, prepare
+from alu_defects.errors import UserError, check_choice, did_you_mean
 
 T = TypeVar("T")
 
@@ -30,7 +40,7 @@ def conf_dir() -> Path:
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration of a verb as its command line would make it: `train(compose("train", ["model=xception"]))`."""
-    words = prepare(config_name, overrides)
+    words = prepare_overrides(config_name, overrides)
     if GlobalHydra.instance().is_initialized():  # inside a verb: also what -cd added is found
         return hydra.compose(config_name, words)
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -39,12 +49,12 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 def absolute_paths(config: DictConfig) -> DictConfig:
     """A copy whose paths mean the same in every working directory, with ~ expanded."""
-    config = copy.deepcopy(config)
 
     def absolute(path: Any) -> str:
         return str(Path(str(path)).expanduser().absolute())
 
-    for key in PATHS:
+    config = copy.deepcopy(config)
+    for key in PATH_SETTINGS:
         value = OmegaConf.select(config, key, throw_on_resolution_failure=False)
         if isinstance(value, ListConfig):
             OmegaConf.update(config, key, [absolute(path) for path in value])
@@ -54,12 +64,7 @@ def absolute_paths(config: DictConfig) -> DictConfig:
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """The group `model` for a backbone: what stands in conf/model/<name>.yaml, or timm's for `timm/<network>`.
-
-    Raises:
-        UserError: a file that leaves the network open.
-        MissingConfigException: no such file.
-    """
+    """The group `model` for a backbone: that of conf/model/<name>.yaml, or timm's for `timm/<network>`."""
     words = ["model=timm", f"model.name={name}"] if "/" in name else [f"model={name}"]
     options: dict[str, Any] = plain(compose("train", words).model)
     if options["name"] == "???":
@@ -73,16 +78,90 @@ def plain(config: Any) -> Any:
 
 
 def backbone_options(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The group `model` for `models.registry.create`: the optimizer takes the learning rate, the trainer the epochs."""
+    """The group `model` for `models.registry.create_backbone`, without the settings of optimizer and trainer."""
     return {key: value for key, value in model.items() if key not in ("learning_rate", "epochs")}
 
 
-def whole_numbers(config: DictConfig, key: str, least: int = 1) -> list[int]:
-    """The setting `key`, a list of numbers.
+@dataclass(frozen=True)
+class Allowed:
+    """What a setting may be: some words, or a number of a kind in a range, or a list of `length` such numbers."""
 
-    Raises:
-        UserError: it is empty, or holds what is no whole number or one below `least`.
-    """
+    kind: type[int] | type[float] | None = None
+    lowest: float = -math.inf
+    highest: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    words: tuple[str, ...] = ()
+    null: bool = False
+    length: int = 0
+
+    def check(self, key: str, value: Any) -> None:
+        """Raise a `UserError` that says what is allowed, unless the value is."""
+        if value in self.words or (self.null and value is None):
+            return
+        if self.kind is None:
+            check_choice(key, value, self.words)
+        numbers = value if isinstance(value, list) and len(value) == self.length else [] if self.length else [value]
+        kinds = (int,) if self.kind is int else (int, float)
+        instead = "".join(f" or {word}" for word in self.words)
+        if not numbers or not all(type(number) in kinds for number in numbers):
+            wanted = "a whole number" if self.kind is int else "a number"
+            wanted = f"a list of {self.length} whole numbers" if self.length else wanted
+            raise UserError(f"{key}={value} is not {wanted}{instead}")
+        if not all(self.lowest <= n <= self.highest and self.above < n < self.below for n in numbers):
+            raise UserError(f"{key}={value} must be {self._range()}{instead}")
+
+    def _range(self) -> str:
+        if self.highest < math.inf:
+            return f"from {self.lowest} to {self.highest}"
+        limits = (f"{self.lowest} or more", f"above {self.above}", f"below {self.below}")
+        return " and ".join(limit for limit in limits if "inf" not in limit)
+
+
+# What depends on the images, or on another setting, is checked where it is used; so are names of networks, sources,
+# splits, losses and the like, which their modules know.
+ALLOWED = {
+    "seed": Allowed(int, lowest=0),
+    "data.batch_size": Allowed(int, lowest=1),
+    "data.cache": Allowed(words=("auto", "device", "memory", "disk", "none")),
+    "data.image_size": Allowed(int, lowest=1),
+    "data.num_workers": Allowed(int, lowest=0, words=("auto",)),
+    "data.on_broken": Allowed(words=("error", "exclude")),
+    "data.resize": Allowed(words=("squash", "letterbox")),
+    "data.synthetic.multi_defect": Allowed(int, lowest=0),
+    "data.synthetic.seed": Allowed(int, lowest=0),
+    "data.synthetic.severity": Allowed(float, lowest=0.1, highest=2),
+    "data.synthetic.size": Allowed(int, lowest=64, highest=4096, length=2),
+    "loss.gamma": Allowed(float, lowest=0),
+    "max_nonfinite": Allowed(int, lowest=0),
+    "near_duplicates.max_distance": Allowed(int, lowest=0, highest=1024),  # bits of a hash
+    "operating.confidence_level": Allowed(float, above=0, below=1, null=True),
+    "operating.max_escape": Allowed(float, above=0, below=1, null=True),
+    "operating.reject": Allowed(float, lowest=0, below=1),
+    "operating.target_accuracy": Allowed(float, above=0, below=1),
+    "split.by": Allowed(words=("session", "image")),
+    "scheduler.step_size": Allowed(int, lowest=1),
+    "split.fold": Allowed(int, lowest=0),
+    "split.k": Allowed(int, lowest=3),  # one fold tests, one validates, the others train
+    "split.seed": Allowed(int, lowest=0),
+    "sweep.jobs": Allowed(int, lowest=1, words=("auto",)),
+    "trainer.max_epochs": Allowed(int, lowest=1),
+}
+
+
+def check_settings(config: DictConfig) -> None:
+    """Raise a `UserError` if one of the settings of `ALLOWED` that a configuration has is not what it may be."""
+    for key, allowed in ALLOWED.items():
+        try:
+            value = plain(OmegaConf.select(config, key, default="???"))
+        except InterpolationResolutionError:  # of a mandatory setting that is not given, which is said elsewhere
+            continue
+        if value != "???":  # it has this setting
+            allowed.check(key, value)
+
+
+def whole_numbers(config: DictConfig, key: str, least: int = 1) -> list[int]:
+    """The setting `key`, a list of whole numbers of at least `least`; a `UserError` if it is another or empty."""
     values = plain(config[key])
     if not values or not all(type(value) is int and value >= least for value in values):
         raise UserError(f"{key}={values}: give whole numbers from {least} on, as in {key}=[{least},{2 * least}]")
@@ -90,33 +169,29 @@ def whole_numbers(config: DictConfig, key: str, least: int = 1) -> list[int]:
 
 
 def find_class(kind: type[T], config: Mapping[str, Any]) -> type[T]:
-    """The class that `config["_target_"]` names, see `instantiate`.
-
-    Raises:
-        UserError: the target is outside `INSTANTIABLE`, cannot be imported or is not of that kind.
-    """
+    """The class that `config["_target_"]` names; a `UserError` if it is not there, not allowed or not of that kind."""
     target = str(config.get("_target_"))
-    refused = UserError(
-        f"_target_={target} may not be instantiated; allowed is a {kind.__name__} of {', '.join(INSTANTIABLE)}…"
-    )
+    article = "an" if kind.__name__[0] in "AEIO" else "a"
+    refused = f"_target_={target} may not be instantiated; allowed is {article} {kind.__name__} of "
+    refused += ", ".join(prefix.rstrip(".") for prefix in INSTANTIABLE)
     if not target.startswith(INSTANTIABLE):
-        raise refused
+        raise UserError(refused)
     try:
         found = hydra.utils.get_object(target)
     except (TypeError, ValueError, ImportError) as error:
-        raise UserError(f"{target} cannot be made from the configuration: {error}") from error
+        module, _, name = target.rpartition(".")
+        members = vars(sys.modules[module]) if module in sys.modules else {}
+        known = [n for n, member in members.items() if isinstance(member, type) and issubclass(member, kind)]
+        raise UserError(f"_target_={target} does not exist{did_you_mean(name, known)}") from error
     if not (isinstance(found, type) and issubclass(found, kind)):
-        raise refused
+        raise UserError(refused)
     return found
 
 
 def instantiate(kind: type[T], config: Mapping[str, Any], **kwargs: Any) -> T:
     """Make an object of the class that `config["_target_"]` names, from the other entries and `kwargs`.
 
-    Args:
-        kind: what it must be: among the functions of these packages are some that call whatever they are told to.
-        config: the entries.
-        kwargs: further ones.
+    It must be of a kind: among the functions of these packages are some that call whatever they are told to.
 
     Raises:
         UserError: the target is outside `INSTANTIABLE`, is not of that kind or does not take these arguments.
@@ -133,10 +208,105 @@ def flat(config: DictConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {}
 
     def walk(prefix: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for name, child in node.items():
-                settings[f"{prefix}{name}"] = child
-                walk(f"{prefix}{name}.", child)
+        for name, child in node.items() if isinstance(node, dict) else ():
+            settings[f"{prefix}{name}"] = child
+            walk(f"{prefix}{name}.", child)
 
     walk("", OmegaConf.to_container(config))
     return settings
+
+
+# Settings that hold a file or a folder. A new one belongs in here, so that it takes every path.
+PATH_SETTINGS = (
+    "data.root",
+    "data.cache_dir",
+    "model.weights",
+    "output",
+    "paths.cache",
+    "paths.runs",
+    "resume",
+    "run",
+    "run_dir",
+    "runs",
+    "split.file",
+)
+TEXT_SETTINGS = (*PATH_SETTINGS, "operating.normal")  # what is typed for them is never a number, true or false
+LIST_SETTINGS = ("runs",)  # of these, [a,b] are two texts; elsewhere it is one that is called so
+
+# what Hydra would take for a group of conf/ or for a sweep → the override that is meant
+SHORTHANDS = {"evaluate": {"split": "split.name={}"}, "benchmark": {"model": "models=[{}]"}}
+
+_WORD = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[^=]*)=(?P<value>.*)", re.DOTALL)
+_QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+_CALL = re.compile(r"(?:choice|glob|interval|range|shuffle|sort|tag)\s*\(.*\)", re.DOTALL)
+_TOKEN = re.compile(rf"(?<![^,\[({{\s]){_QUOTED}(?=\s*(?:[,\])}}]|$))|.", re.DOTALL)
+
+
+def prepare_overrides(config_name: str, words: Sequence[str], sweep: bool = False) -> list[str]:
+    """The words of a command line as overrides for Hydra, which would refuse or change many a path.
+
+    Settings of `TEXT_SETTINGS` reach the code exactly as they are typed, and so does every other value that Hydra
+    cannot read. As in Hydra remain: what is quoted already (`"/a b"`), `null`, interpolations (`${paths.cache}/x`), and
+    values that Hydra reads, of all other settings: numbers, lists, sweeps. Prepared words are prepared already. In a
+    `sweep` (-m) commas separate the values; a comma inside a value then needs quotes.
+    """
+    return [_override(SHORTHANDS.get(config_name, {}), word, sweep) for word in words]
+
+
+def setting_of(word: str) -> str:
+    """The setting or group that an override is about: `optimizer.lr` of `++optimizer.lr=1`."""
+    return word.split("=", 1)[0].lstrip("+~")
+
+
+def _override(shorthands: dict[str, str], word: str, sweep: bool) -> str:
+    match = _WORD.fullmatch(word)
+    if not match:  # ~name, or what Hydra will complain about
+        return word
+    sign, key, value = match.groups()
+    if key in shorthands and not sign:
+        key, value = shorthands[key].format(value).split("=", 1)
+    text = key in TEXT_SETTINGS
+    return f"{sign}{key}={_quoted_value(value, text=text, lists=key in LIST_SETTINGS or not text, sweep=sweep)}"
+
+
+def _quoted_value(value: str, *, text: bool, lists: bool, sweep: bool = False) -> str:
+    if sweep and _CALL.fullmatch(value):
+        return value
+    if not text and _parse(value):
+        return value
+    if sweep and len(parts := _split_at_commas(value)) > 1:
+        return ",".join(_quoted_value(part, text=text, lists=lists) for part in parts)
+    if lists and value.startswith("[") and value.endswith("]"):
+        parts = _split_at_commas(value[1:-1])
+        return f"[{','.join(_quoted_value(part, text=text, lists=lists) for part in parts)}]"
+    return quote(value)
+
+
+def quote(value: str) -> str:
+    """The value as Hydra reads it as this text; unchanged where it already does."""
+    if value in ("", "null") or re.fullmatch(_QUOTED, value, re.DOTALL):
+        return value
+    read = _parse(value)
+    if read and read.value() == value == read.get_value_element_as_str():
+        return value
+    return QuotedString(value, Quote.double if "'" in value else Quote.single).with_quotes()
+
+
+def _parse(value: str) -> Override | None:
+    """What Hydra reads; None: it cannot."""
+    try:
+        return OverridesParser.create().parse_override(f"x={value}")
+    except HydraException:
+        return None
+
+
+def _split_at_commas(value: str) -> list[str]:
+    """At the commas that are outside quotes and brackets, without the blanks around them."""
+    parts, depth = [""], 0
+    for token in _TOKEN.findall(value):
+        depth = max(0, depth + (token in "[({") - (token in "])}"))
+        if token == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += token
+    return [part.strip() for part in parts]

@@ -1,4 +1,4 @@
-"""The one error that a user can mend, and what a wrong name probably meant."""
+"""The one error that a user can fix, and what a wrong name probably meant."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,12 +8,12 @@ from difflib import get_close_matches
 class UserError(Exception):
     """Something outside the program is wrong: a file, a folder or a setting.
 
-    The message names what, its value and the mend, in one or two lines; the command line prints it without a traceback.
+    The message names what, its value and the fix, in a line or two; the command line prints it without a traceback.
     """
 
 
 @contextmanager
-def of_other_processes() -> Iterator[None]:
+def reraise_user_errors() -> Iterator[None]:
     """Raise the `UserError` of a worker or of one of several training processes, which comes as text of a traceback."""
     try:
         yield
@@ -25,11 +25,7 @@ def of_other_processes() -> Iterator[None]:
 
 
 def check_choice(key: str, name: str, known: Iterable[str]) -> None:
-    """Refuse a setting that is none of the known names.
-
-    Raises:
-        UserError: with the nearest of them, and all.
-    """
+    """Raise a `UserError` with the nearest of the known names, and all, if `name` is none of them."""
     if name not in (names := list(known)):
         raise UserError(f"{key}={name} does not exist{did_you_mean(str(name), names)} There are: {', '.join(names)}")
 

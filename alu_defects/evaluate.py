@@ -1,90 +1,89 @@
-"""Judge a trained run: `python -m alu_defects.evaluate run=runs/<run> split=test`."""
+"""Evaluate a trained run: `python -m alu_defects.evaluate run=runs/<run> split=test`."""
 
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from alu_defects.command_line import verb
-from alu_defects.config import absolute_paths, plain
+from alu_defects.cli import verb
+from alu_defects.config import absolute_paths, check_settings, plain
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
     """Run a run's best checkpoint over val and the split that is asked for, and report everything about it.
 
-    What is chosen (temperature, threshold, whom to ask) is chosen on val, and the temperature is kept with the run.
-
-    Args:
-        config: conf/evaluate.yaml, composed.
+    Temperature, threshold and the confidences of selective prediction are chosen on val; the first two replace
+    operating.json of the run.
 
     Returns:
         What metrics.json holds: under the name of the split loss, accuracy, macro precision, recall and F1, and
-        precision and recall of each class; `intervals`, `calibration`, and `operating` if there is a normal class.
+        precision and recall of each class; `intervals`, `calibration`, and `operating` if there is a threshold.
 
     Raises:
-        UserError: no such run, split or class, no checkpoint, an option out of range, pictures that are missing or
+        UserError: no such run, split or class, no checkpoint, an option out of range, images that are missing or
             others than those of the run, a network whose training has diverged.
     """
     import torch
 
-    from alu_defects.atomic import write_json
     from alu_defects.data import catalog, splits
     from alu_defects.data.datamodule import DefectData
-    from alu_defects.learning import checkpoint, threads, trainer
-    from alu_defects.learning.run import Run
-    from alu_defects.reporting import evaluation, evaluation_report, judgement, report
-    from alu_defects.reporting.judgement import Judged, Judgement
+    from alu_defects.evaluation import predictions
+    from alu_defects.evaluation.assessment import Assessment, CalibratedPredictions
+    from alu_defects.evaluation.operating import OperatingPoint, check_normal, fill_options
+    from alu_defects.reports import evaluation_report, terminal
+    from alu_defects.runs.run import Run
+    from alu_defects.training import checkpoint, threads, trainer
 
     config = absolute_paths(config)
+    check_settings(config)
     splits.check_held_out(config.split.name)
-    threads.check(config.trainer.threads)
-    load = threads.Load()
-    operating = plain(config.operating)
-    judgement.check(operating)
+    threads.check_threads(config.trainer.threads)
+    load = threads.OtherLoad()
     run = Run.existing(config.run)
     options = plain(run.config())
+    operating = fill_options(plain(config.operating), options["operating"])
     here = {key: config.data[key] for key in ("cache", "cache_dir")}  # the run's may be of another machine
-    here["bits"] = run.status()["bits"]  # auto would look at a part of the run's pictures
-    here["on_broken"] = "error"  # what was left out is not in the catalogue of the run
+    here["bits"] = run.status()["bits"]  # auto would look at a part of the run's images
+    here["on_broken"] = "error"  # what was excluded is not in the catalog of the run
     data = DefectData(**{**options["data"], **here}, split={}, seed=options["seed"])
     root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
     table = run.catalog()
-    table = table[splits.rows(table, "val") | splits.rows(table, config.split.name)]
-    catalog.verify(root, table)
-    data.use(root, table)
+    check_normal(operating["normal"], sorted(set(table["label"])))
+    table = table[splits.in_split(table, "val") | splits.in_split(table, config.split.name)]
+    catalog.verify_files(root, table)
+    data.set_catalog(root, table)
     checkpoint.check_classes(run.best, data.classes)
-    normal = judgement.normal_class(operating["normal"], data.classes)
-    classifier, computing = checkpoint.load(run.best), trainer.as_before(plain(config.trainer), run.status())
-    with threads.restored():
-        torch.set_num_threads(threads.choose(config.trainer.threads, load))
+    classifier = checkpoint.load_classifier(run.best)
+    computing = trainer.repeat_precision(plain(config.trainer), run.status())
+    split = config.split.name
+    with threads.restore_threads():
+        torch.set_num_threads(threads.choose_threads(config.trainer.threads, load))
         results = {
-            split: evaluation.evaluate(classifier, data, split, computing)
-            for split in dict.fromkeys(("val", config.split.name))
+            name: predictions.evaluate(classifier, data, name, computing) for name in dict.fromkeys(("val", split))
         }
     for result in results.values():
         result.check_numbers()
-    calibrated = judgement.calibrate(results["val"])
-    write_json(run.folder / "calibration.json", calibrated.as_dict())
-    judged = {
-        split: Judged(result, data.scan()["session"].iloc[result.rows].tolist(), calibrated, normal)
-        for split, result in results.items()
-    }
-    outcome = Judgement(judged["val"], judged[config.split.name], calibrated, operating, normal)
-    result = results[config.split.name]
-    metrics = {config.split.name: result.metrics, "note": evaluation.join_notes(results.values()), **outcome.as_dict()}
+    sessions = {name: data.catalog["session"].iloc[result.rows].tolist() for name, result in results.items()}
+    point = OperatingPoint.choose(results["val"].predictions, sessions["val"], operating)
+    assert point is not None  # the numbers were checked
+    point.save(run.operating_file)
+    images = {name: CalibratedPredictions(result, sessions[name], point) for name, result in results.items()}
+    assessment = Assessment(images["val"], images[split], point, operating["reject"], operating["target_accuracy"])
+    result = results[split]
+    metrics = {split: result.metrics, "note": predictions.join_notes(results.values()), **assessment.as_dict()}
     output = Path(config.output)
-    evaluation.write(result, output, metrics)
-    report.print_run(output, metrics, result)
-    title = f"{options['model']['name']} on {config.split.name}: {run.folder.resolve().name}"
-    for text in judgement.sentences(outcome):
+    evaluation_report.write_evaluation(result, output, metrics)
+    terminal.print_run(output, metrics, result)
+    for text in evaluation_report.operating_sentences(assessment):
         print(text)
-    print(f"report: {evaluation_report.write(outcome, data, output, title)}")
+    title = f"{options['model']['name']} on {split}: {run.folder.resolve().name}"
+    print(f"report: {evaluation_report.write_evaluation_report(assessment, data, output, title)}")
     return metrics
 
 
 @verb("evaluate")
 def main(config: DictConfig) -> None:
-    """Judge the run that the command line names."""
+    """Evaluate the run that the command line names."""
     evaluate(config)
 
 

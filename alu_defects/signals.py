@@ -20,7 +20,7 @@ class Interrupted(SystemExit):
         self.name = signal.Signals(number).name
 
 
-def ignore(worker: int = 0) -> None:
+def leave_to_main_process(worker: int = 0) -> None:
     """Leave it to the main process to end this one: Ctrl-C, for one, goes to both, and a dead worker is an error.
 
     SIGTERM counts after `GRACE` seconds: multiprocessing ends workers by it, and then waits for them.
@@ -28,7 +28,7 @@ def ignore(worker: int = 0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_soon(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not begin anew
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not begin again
         signal.alarm(math.ceil(GRACE))
 
     signal.signal(signal.SIGTERM, end_soon)
@@ -53,8 +53,8 @@ multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)
 def interrupting() -> Iterator[None]:
     """Raise `Interrupted` in the main thread where SIGTERM or SIGINT arrive.
 
-    What ends because of the first one is not disturbed by another for `GRACE` seconds. Lightning alone would go on to
-    the end of a batch, and exit with code 0 or 1.
+    What ends because of the first signal is not disturbed by another for `GRACE` seconds. Lightning alone would train
+    to the end of a batch, and exit with code 0 or 1.
     """
     first = -GRACE
 

@@ -1,8 +1,7 @@
 """Train a classifier: `python -m alu_defects.train model=inceptionv4_scse`."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +9,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from alu_defects.command_line import verb
-from alu_defects.config import absolute_paths, backbone_options, plain
+from alu_defects.cli import verb
+from alu_defects.config import absolute_paths, backbone_options, check_settings, find_class, plain
 from alu_defects.errors import UserError
 
 if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cfg must not wait for them
     from alu_defects.data.datamodule import DefectData
-    from alu_defects.learning.callbacks import Startup
-    from alu_defects.learning.run import Run
+    from alu_defects.runs.run import Run
+    from alu_defects.training.callbacks import StartupTimer
+
 
 log = logging.getLogger(__name__)
 
@@ -26,154 +26,163 @@ def train(config: DictConfig) -> dict[str, Any]:
     """Train, keep the best epoch, evaluate it on val and test, and write the run folder.
 
     Args:
-        config: conf/train.yaml, composed; `run_dir` becomes the run folder, or `resume` is one that goes on.
+        config: conf/train.yaml, composed; `run_dir` becomes the run folder, or `resume` is one that continues.
 
     Returns:
         What metrics.json holds: `best_epoch`, `epochs`, `parameters`, `seconds`, `note` on the split, and for `val` and
         `test` loss, accuracy, macro precision, recall and F1, and precision and recall of each class.
 
     Raises:
-        UserError: a setting, a file or a folder that the user can mend. The run is then marked failed in run.json.
+        UserError: what the user can fix. The run is then marked failed in run.json.
     """
     import time
 
     started = time.perf_counter()
-    from alu_defects.atomic import claim
-    from alu_defects.learning import sweeps
-    from alu_defects.learning.run import Run
-    from alu_defects.learning.threads import restored
+    from alu_defects.runs import identity, sweep
+    from alu_defects.runs.run import Run
+    from alu_defects.training.threads import restore_threads
 
+    if config.resume == "":  # of an empty shell variable
+        raise UserError("resume= is empty; give a run folder, or auto")
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    named_by_time = OmegaConf.is_interpolation(config, "run_dir")
+    named_by_time = OmegaConf.is_interpolation(config, "run_dir")  # other runs may have started in the same second
     config = absolute_paths(config)  # a run is resumed from anywhere
     if config.resume == "auto":
-        unfinished = sweeps.unfinished(config)
+        unfinished = sweep.find_unfinished(config)
         config.resume, overrides = (str(unfinished.folder), []) if unfinished else (None, overrides)
     if config.resume:
         run, config = Run.resume(config.resume, overrides)
-        before, changed = run.status(), sweeps.settings(config) != sweeps.settings(run.config())
+        before, digests = run.status(), identity.run_identity(config)
         # with other code, another device or other options of the trainer, no sweep may take it for one of its own
-        same = {key: value if before.get(key) == value else None for key, value in sweeps.identity(config).items()}
+        same = {key: value if before.get(key) == value else None for key, value in digests.items()}
+        changed = identity.identity_settings(config) != identity.identity_settings(run.config())
         run.update(**same | {"settings": None if changed else before.get("settings")})
     else:
-        identity = sweeps.identity(config)
-        if named_by_time:  # other runs may have started in the same second
-            config.run_dir = str(claim(Path(config.run_dir)))
-        run = Run.create(Path(config.run_dir), config, overrides, **identity)
-    with run.recorded(), restored():
+        check_settings(config)
+        run = Run.create(Path(config.run_dir), config, overrides, claim=named_by_time, **identity.run_identity(config))
+    with run.recorded(), restore_threads():
         return _train(config, run, started)
 
 
 def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     from lightning.pytorch import seed_everything
-    from lightning.pytorch.loggers import TensorBoardLogger
 
-    from alu_defects.learning import checkpoint, sweeps, trainer
-    from alu_defects.learning.callbacks import Reseed, Startup
-    from alu_defects.learning.history import History
-    from alu_defects.learning.module import Classifier
-    from alu_defects.learning.threads import Threads
+    from alu_defects.evaluation.operating import check_normal
     from alu_defects.models.backbone import multiply_adds
+    from alu_defects.runs import identity
+    from alu_defects.training import accumulation, checkpoint, trainer
+    from alu_defects.training.callbacks import EpochSeed, StartupTimer
+    from alu_defects.training.history import History
+    from alu_defects.training.module import Classifier
+    from alu_defects.training.threads import Threads
 
-    startup = Startup(run, since=started)
-    startup.lap("imports")
-    threads = Threads(config.trainer.threads, run)
-    options, before = plain(config), run.status()  # of a run that goes on: how it computes is part of it
-    options["trainer"] = trainer.as_before(options["trainer"], before)
-    on_nonfinite = options.get("on_nonfinite", "error")  # older runs have no such words
-    trainer.check(options["trainer"], options.get("callbacks") or {}, on_nonfinite)
+    startup = StartupTimer(run.update, since=started)
+    startup.end_stage("imports")
+    options, recorded = plain(config), run.status()  # a resumed run repeats what is recorded
+    threads = Threads(config.trainer.threads, run.update, recorded.get("threads", ()))
+    options["trainer"] = trainer.repeat_precision(options["trainer"], recorded)
+    trainer.check_trainer(options["trainer"], options.get("callbacks") or {}, options["on_nonfinite"])
+    _check_targets(options)
     seed_everything(config.seed, workers=True, verbose=False)
-    if "bits" in before:  # what auto found then
-        options["data"]["bits"] = before["bits"]
+    options["data"]["bits"] = recorded.get("bits", options["data"]["bits"])
     data = _data(options)
     _prepare(data, run, startup)
+    check_normal(options["operating"]["normal"], data.classes)
     resumed_from = run.last if run.last.exists() else None
     model = backbone_options(options["model"])
-    last = checkpoint.read(resumed_from) if resumed_from else {}
+    last = checkpoint.read_checkpoint(resumed_from) if resumed_from else {}
     if resumed_from:
         checkpoint.check_classes(resumed_from, data.classes)
         data.first_epoch = int(last["epoch"]) + 1
         model |= checkpoint.WEIGHTS_INSIDE
     elif model.get("weights"):
-        model["weights"] = str(sweeps.weights_file(model["weights"]))
+        model["weights"] = str(identity.weights_file(model["weights"]))
     classifier = Classifier(
         model=model,
         classes=data.classes,
         class_counts=data.class_counts(),
         image_size=data.image_size,
-        loss=options["loss"],
-        optimizer=options["optimizer"],
-        scheduler=options["scheduler"],
-        compile=trainer.compiles(options.get("compile", False), options["trainer"]),
-        on_nonfinite=on_nonfinite,
-        max_nonfinite=options.get("max_nonfinite", 10),
+        compile=trainer.should_compile(options["compile"], options["trainer"]),
+        **{name: options[name] for name in ("loss", "optimizer", "scheduler", "on_nonfinite", "max_nonfinite")},
     )
-    # what TensorBoard has of an epoch that was interrupted gives way
-    tensorboard = TensorBoardLogger(
-        run.tensorboard, name="", version="", default_hp_metric=False, purge_step=data.first_epoch
-    )
+    loggers = trainer.create_loggers(options.get("logger") or {}, run.folder, data.first_epoch)
     history = History(run.history_file)
-    history.complete(data.first_epoch - 1, last.get("logged", {}), [tensorboard])
-    fit = trainer.create(
-        options["trainer"], options["callbacks"], [tensorboard, history], classifier.backbone, run.folder
-    )
+    history.complete(data.first_epoch - 1, last.get("logged", {}), loggers)
+    loggers.append(history)
+    fit = trainer.create_trainer(options["trainer"], options["callbacks"], loggers, classifier.backbone, run.folder)
     if options["trainer"]["accumulate_grad_batches"] == "auto":
-        trainer.fit_batch(fit, classifier, data, before.get("accumulate_grad_batches"))
+        accumulation.accumulate_to_fit(fit, classifier, data, recorded.get("accumulate_grad_batches"))
     macs = multiply_adds(classifier.backbone, data.image_size)
-    startup.lap("network")
-    known = run.status()
-    classifier.about = checkpoint.about(classifier, data.resize, known["bits"], known["packages"], known["data_hash"])
-    fit.callbacks += [startup, Reseed(config.seed), threads]  # type: ignore[attr-defined]
+    startup.end_stage("network")
+    about = {name: run.status()[name] for name in ("bits", "packages", "data_hash")}
+    classifier.about = checkpoint.describe_model(classifier, data.resize, **about)
+    fit.callbacks += [startup, EpochSeed(config.seed), threads]  # type: ignore[attr-defined]
     device = str(fit.strategy.root_device)
     run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)
     log.info("%s on %s in %s, into %s", options["model"]["name"], device, fit.precision, run.folder)
-    with _memory_hint(run, config, data.batch_size):
-        trainer.fit(fit, classifier, data, resumed_from)
+    _fit(fit, classifier, data, run, config.trainer.accumulate_grad_batches == "auto")
     parameters = sum(p.numel() for p in classifier.backbone.parameters())
     return _outcome(config, run, data, {"parameters": parameters, "multiply_adds": macs})
 
 
-@contextmanager
-def _memory_hint(run: "Run", config: DictConfig, batch_size: int) -> Iterator[None]:
-    """Say what helps where a GPU has too little memory; a run that cuts its batches itself resumes with more parts."""
-    from alu_defects.learning import trainer
+def _check_targets(options: Mapping[str, Any]) -> None:
+    """Refuse a wrong class before images are read."""
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from alu_defects.training.losses import CrossEntropy
+
+    for group, kind in (("optimizer", Optimizer), ("scheduler", LRScheduler), ("loss", CrossEntropy)):
+        find_class(kind, options[group])
+
+
+def _fit(fit: Any, classifier: Any, data: "DefectData", run: "Run", cuts: bool) -> None:
+    """Train; if a GPU has too little memory, say what helps: a run that cuts its batches resumes with more parts."""
+    from alu_defects.training import trainer
 
     try:
-        yield
+        trainer.fit(fit, classifier, data, run.last if run.last.exists() else None)
     except trainer.GpuMemoryError as error:
         hint = "start again with a lower data.batch_size or data.image_size"
-        if config.trainer.accumulate_grad_batches == "auto" and batch_size > 2:  # batch normalisation needs two
-            parts = 2 * run.status()["accumulate_grad_batches"]
+        if cuts and data.batch_size > 2:  # batch normalisation needs two
+            parts = 2 * fit.accumulate_grad_batches
             run.update(accumulate_grad_batches=parts)
             hint = f"resume={run.folder} continues with each batch cut into {parts} parts"
         raise UserError(f"{error}; {hint}") from error
 
 
 def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate the best epoch of a training that has ended, and write what it came to."""
-    from alu_defects.learning import checkpoint, trainer
-    from alu_defects.learning.history import History
-    from alu_defects.reporting import dashboard, evaluation, figures, report
+    """Evaluate the best epoch of a finished training, and write the results."""
+    from alu_defects.evaluation import predictions
+    from alu_defects.evaluation.operating import OperatingPoint
+    from alu_defects.reports import evaluation_report, plots, tensorboard, terminal
+    from alu_defects.training import checkpoint, trainer
+    from alu_defects.training.history import History
 
     table = History(run.history_file).table()
-    best, options = checkpoint.load(run.best), trainer.as_before(plain(config.trainer), run.status())
+    best = checkpoint.load_classifier(run.best)
     checkpoint.save_weights(best, run.weights)
-    evaluations = [evaluation.evaluate(best, data, split, options) for split in ("val", "test")]
-    best_epoch = int(checkpoint.read(run.best)["epoch"])
+    options = trainer.repeat_precision(plain(config.trainer), run.status())
+    evaluations = [predictions.evaluate(best, data, split, options) for split in ("val", "test")]
+    best_epoch = int(checkpoint.read_checkpoint(run.best)["epoch"])
     results = {
         "best_epoch": best_epoch,
         "epochs": len(table),
         **network,
         "seconds": round(float(table.filter(["train/seconds"]).to_numpy().sum()), 1),
-        "note": evaluation.join_notes(evaluations),
+        "note": predictions.join_notes(evaluations),
         **{e.split: e.metrics for e in evaluations},
     }
-    val = evaluations[0]
-    evaluation.write(val, run.evaluation("val"), {"val": val.metrics, "note": val.note})
-    evaluation.write(evaluations[-1], run.folder, results)
-    figures.curves(table, monitor=str(config.callbacks.best.monitor)).savefig(run.folder / "curves.png", dpi=150)
-    dashboard.add_outcome(run.tensorboard, config, evaluations, data, step=best_epoch)
-    report.print_run(run.folder, results, evaluations[-1])
+    val, test = evaluations
+    evaluation_report.write_evaluation(val, run.evaluation("val"), {"val": val.metrics, "note": val.note})
+    evaluation_report.write_evaluation(test, run.folder, results)
+    sessions = data.catalog["session"].iloc[val.rows].tolist()
+    if point := OperatingPoint.choose(val.predictions, sessions, plain(config.operating)):
+        point.save(run.operating_file)
+    plots.plot_curves(table, monitor=str(config.callbacks.best.monitor)).savefig(run.folder / "curves.png", dpi=150)
+    if run.tensorboard.is_dir():
+        tensorboard.add_outcome(run.tensorboard, config, evaluations, data, step=best_epoch)
+    terminal.print_run(run.folder, results, test)
     return results
 
 
@@ -183,76 +192,79 @@ def _data(options: dict[str, Any]) -> "DefectData":
     return DefectData(**options["data"], split=options["split"], augment=options["augment"], seed=options["seed"])
 
 
-def _prepare(data: "DefectData", run: "Run", startup: "Startup") -> None:
-    """Catalogue and decode the pictures; print and record what there is, and what the split gives away."""
+def _prepare(data: "DefectData", run: "Run", startup: "StartupTimer") -> None:
+    """List, split and decode the images; print and record what there is, and what the split gives away."""
     from dataclasses import asdict
 
     from alu_defects.data import leakage
-    from alu_defects.data.catalog import save
-    from alu_defects.reporting import report
+    from alu_defects.data.catalog import save_catalog
+    from alu_defects.reports import terminal
 
-    data.scan()
-    report.print_data(data)
-    startup.lap("catalogue")
-    data.setup("fit")
-    run.take_catalog(data.scan(), data.root)
+    terminal.print_data(data)
+    startup.end_stage("catalog")
+    data.prepare_data()
+    run.take_catalog(data.catalog, data.root)
     run.update(bits=data.bits)
-    assert data.found is not None
-    for table, file in (
-        (data.found.left_out, run.left_out_file),
-        (data.unused, run.unused_file),
-        (data.broken, run.broken_file),
-    ):
-        if len(table):
-            save(table, file)
-    startup.lap("pixels")
-    near_duplicates = data.near_duplicates()
-    found = leakage.probe(data.scan(), near_duplicates)
+    if len(data.excluded):
+        save_catalog(data.excluded, run.excluded_file)
+    startup.end_stage("pixels")
+    near_duplicates = data.count_near_duplicates()
+    found = leakage.time_only_baseline(data.catalog, near_duplicates)
     run.update(leakage=asdict(found) if found else {"near_duplicates": near_duplicates})
-    report.print_leakage(found, near_duplicates)
-    startup.lap("leakage")
+    terminal.print_leakage(found, near_duplicates)
+    startup.end_stage("leakage")
 
 
-def _begun_before(config: DictConfig) -> bool:
-    """Whether a job of a sweep has finished in this or another sweep; its folder then says where.
+def _find_finished(config: DictConfig) -> "Run | None":
+    """The run of this or another sweep that a job need not repeat; the job's folder then points to it.
 
-    It also does so for a run that goes on there because of resume=auto.
+    It also points to a run that continues elsewhere because of resume=auto.
     """
-    from alu_defects.learning import sweeps
+    from alu_defects.runs import sweep
 
-    if run := sweeps.finished(config, _data(plain(config))):
-        print(f"finished before, not run again (sweep.force=true would): {run.folder}")
-    elsewhere = run or (sweeps.unfinished(config) if config.resume == "auto" else None)
+    finished = sweep.find_finished(config, _data(plain(config)))
+    if finished:
+        print(f"finished before, not run again (sweep.force=true would): {finished.folder}")
+    elsewhere = finished or (sweep.find_unfinished(config) if config.resume == "auto" else None)
     if elsewhere:
-        sweeps.reuse(Path(config.run_dir), elsewhere, list(HydraConfig.get().overrides.task))
-    return run is not None
+        sweep.point_to_run(Path(config.run_dir), elsewhere, list(HydraConfig.get().overrides.task))
+    if finished and finished.folder != Path(config.run_dir):
+        _choose_operating_point(config)
+    return finished
 
 
-def _failed(folder: Path, config: DictConfig, error: Exception) -> None:
-    from alu_defects.learning.run import Run
+def _choose_operating_point(config: DictConfig) -> None:
+    """Write operating.json for a job that points to a run: the options of the operating point may be others."""
+    from alu_defects.evaluation.operating import OperatingPoint
+    from alu_defects.runs.jobs import find_jobs
+    from alu_defects.runs.run import Run
 
-    Run.failed(folder, config, list(HydraConfig.get().overrides.task), error)
+    folder = Path(config.run_dir)
+    val = find_jobs([folder])[0].predictions("val")
+    if val is not None and (point := OperatingPoint.choose(val, val["session"].tolist(), plain(config.operating))):
+        point.save(Run(folder).operating_file)
 
 
-def _after_sweep(folder: Path) -> None:
-    from alu_defects.compare import compare
+def monitored_value(monitor: str, results: Mapping[str, Any]) -> float:
+    """The value on val of what selects the best epoch, such as val/f1 or val/recall/pit, in the results of a run."""
+    _, name, *label = monitor.split("/", 2)
+    val = results["val"]
+    return float(val["per_class"][label[0]][name] if label else val[name])
 
-    compare([folder], folder / "comparison")
 
-
-@verb("train", after_sweep=_after_sweep, failed=_failed)
-def main(config: DictConfig) -> None:
-    """Train, in a sweep in the folder that Hydra made for the job."""
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        train(config)
-        return
-    config.run_dir = HydraConfig.get().runtime.output_dir
-    config = absolute_paths(config)
-    if config.sweep.force:
-        config.resume = None  # auto, which would find what is to be run again
-        train(config)
-    elif not _begun_before(config):
-        train(config)
+@verb("train")
+def main(config: DictConfig) -> float:
+    """Train, in a sweep in the folder that Hydra made for the job; returns the objective of a Hydra sweeper."""
+    finished = None
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        config.run_dir = HydraConfig.get().runtime.output_dir
+        config = absolute_paths(config)
+        if config.sweep.force:
+            config.resume = None  # auto, which would find what is to be run again
+        else:
+            finished = _find_finished(config)
+    results = finished.metrics() if finished else train(config)
+    return monitored_value(str(config.callbacks.best.monitor), results)
 
 
 if __name__ == "__main__":

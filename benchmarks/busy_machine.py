@@ -19,7 +19,7 @@ import pandas as pd
 import psutil
 from rich.progress import track
 
-from alu_defects.benchmarking.results import Table
+from alu_defects.benchmarking.measurement import Table
 from alu_defects.config import compose
 from alu_defects.train import train
 
@@ -75,24 +75,25 @@ def main() -> None:
         images_per_second, numbers = speed(model, threads, machine == "busy", most)
         found[cell].append(images_per_second)
         used[cell] |= set(numbers)
-    rows = []
+    columns: dict[str, dict[str, str]] = {}  # network → a cell for each row of the table
     for model in options.models:
-        row = {"network": model}
-        for (of, threads, machine), values in found.items():
-            if of == model:
+        columns[model] = {}
+        for (measured, threads, machine), values in found.items():
+            if measured == model:
                 name = f"{most if threads == 'most' else threads}, {machine}"
-                row[name] = f"{median(values):.3g} ({min(values):.3g}–{max(values):.3g})"
-                row[name] += f", threads {sorted(used[of, threads, machine])}" if threads == "auto" else ""
+                columns[model][name] = f"{median(values):.3g} ({min(values):.3g}–{max(values):.3g})"
+                if threads == "auto":
+                    columns[model][name] += f", threads {sorted(used[model, threads, machine])}"
         for machine, other in (("idle", "most"), ("busy", "1")):
             if {(model, "auto", machine), (model, other, machine)} <= found.keys():
                 pairs = zip(found[model, "auto", machine], found[model, other, machine], strict=True)
                 ratios = [auto / fixed for auto, fixed in pairs]
-                row[f"auto / {most if other == 'most' else other}, {machine}"] = (
+                columns[model][f"auto / {most if other == 'most' else other}, {machine}"] = (
                     f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
                 )
-        rows.append(row)
-    frame = pd.DataFrame(rows).set_index("network").T.rename_axis("img/s").reset_index()
-    print(Table("Training beside a busy program", frame).to_markdown())
+    names = list(columns[options.models[0]])
+    rows = [{"img/s": name, **{model: cells[name] for model, cells in columns.items()}} for name in names]
+    print(Table("Training beside a busy program", rows).to_markdown())
 
 
 if __name__ == "__main__":

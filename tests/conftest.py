@@ -36,13 +36,13 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = root / label
         folder.mkdir()
         for number in range(12):
-            picture = rng.integers(90, 130, (48, 64, 3), dtype=np.uint8)
+            image = rng.integers(90, 130, (48, 64, 3), dtype=np.uint8)
             start = int(rng.integers(8, 40))
             if label == "across":
-                picture[:, start : start + 6] = 230
+                image[:, start : start + 6] = 230
             elif label == "along":
-                picture[start : start + 6] = 230
-            Image.fromarray(picture).save(folder / f"{label} {number}.png")
+                image[start : start + 6] = 230
+            Image.fromarray(image).save(folder / f"{label} {number}.png")
     return root
 
 

@@ -1,4 +1,4 @@
-"""The audit: planted faults are found and nothing else, and the pictures stay as they are."""
+"""The audit: planted faults are found and nothing else, and the images stay as they are."""
 
 import os
 import shutil
@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from alu_defects.audit import audit
+from alu_defects.auditing import checks
+from alu_defects.auditing.checks import Audit
+from alu_defects.auditing.findings import Kind, Severity
 from alu_defects.config import compose
-from alu_defects.data import files, inspection
-from alu_defects.data.auditing import Audit
-from alu_defects.data.findings import Kind, Severity
-from alu_defects.data.left_out import Reason
+from alu_defects.data import folder
+from alu_defects.data.catalog import Reason
 from alu_defects.errors import UserError
 
 ARCHIVE = "guangdong_round1_train2_20180916"
@@ -36,15 +37,15 @@ def photograph(seed: int) -> Image.Image:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three classes in the layout of the archives, each shot in six sessions of two pictures."""
+    """Three classes in the layout of the archives, each shot in six sessions of two images."""
     start = pd.Timestamp("2018-09-11 08:00")
-    for number, folder in enumerate(FOLDERS.values()):
+    for number, name in enumerate(FOLDERS.values()):
         for k in range(12):
             time = start + pd.Timedelta(hours=2 * number, minutes=10 * (k // 2), seconds=15 * (k % 2))
-            path = tmp_path / "pictures" / f"{folder}{time:%Y%m%d%H%M%S}对照样本.jpg"
+            path = tmp_path / "images" / f"{name}{time:%Y%m%d%H%M%S}对照样本.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             photograph(100 * number + k).save(path, quality=92)
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 def state(root: Path) -> dict[str, tuple[int, str]]:
@@ -64,12 +65,12 @@ def found(result: Audit) -> set[tuple[str, ...]]:
     return {(severity, kind, Path(path).name, Path(other).name) for severity, kind, path, other in rows}
 
 
-def pictures(result: Audit, label: str, split: str) -> list[Path]:
+def images(result: Audit, label: str, split: str) -> list[Path]:
     table = result.table[(result.table["label"] == label) & (result.table["split"] == split)]
     return [result.root / path for path in table["path"]]
 
 
-def test_pictures_without_a_fault_are_ready(root: Path, typed) -> None:
+def test_images_without_a_fault_are_ready(root: Path, typed) -> None:
     before = state(root)
     done = typed("audit", "data=tianchi", f"data.root={root}", f"output={root.parent / 'audit'}")
     assert done.returncode == 0, done.stderr
@@ -84,8 +85,8 @@ def test_pictures_without_a_fault_are_ready(root: Path, typed) -> None:
 
 def test_ten_planted_faults_are_found_and_nothing_else(root: Path, typed) -> None:
     clean = audited(root)
-    train, test = pictures(clean, "scuffed", "train"), pictures(clean, "scuffed", "test")
-    truncated, empty, *_ = pictures(clean, "normal", "train")
+    train, test = images(clean, "scuffed", "train"), images(clean, "scuffed", "test")
+    truncated, empty, *_ = images(clean, "normal", "train")
     truncated.write_bytes(truncated.read_bytes()[:2000])
     empty.write_bytes(b"")
     text = root / f"{FOLDERS['normal']}20180911120000对照样本.jpg"
@@ -108,7 +109,7 @@ def test_ten_planted_faults_are_found_and_nothing_else(root: Path, typed) -> Non
     assert found(result) == {
         (Severity.ERROR, Kind.TRUNCATED, truncated.name, ""),
         (Severity.ERROR, Kind.EMPTY, empty.name, ""),
-        (Severity.ERROR, Kind.NO_PICTURE, text.name, ""),
+        (Severity.ERROR, Kind.NO_IMAGE, text.name, ""),
         (Severity.WARNING, Reason.TWO_LABELS, one.name, train[0].name),
         (Severity.INFO, Reason.SAME_CONTENT, copy.name, train[1].name),
         (Severity.WARNING, Kind.NEAR_ACROSS, *sorted([train[2].name, test[0].name])),
@@ -118,10 +119,10 @@ def test_ten_planted_faults_are_found_and_nothing_else(root: Path, typed) -> Non
         (Severity.WARNING, Kind.OTHER_FORMAT, png.name, ""),
     }
     assert len(result.findings) == 10
-    assert result.verdict == "Training would fail: 3 pictures cannot be decoded."
+    assert result.verdict == "Training would fail: 3 images cannot be decoded."
     details = dict(zip(result.findings["kind"], result.findings["detail"], strict=True))
     assert details[Kind.OTHER_FORMAT] == "the content is PNG"
-    assert "the card was ful" in details[Kind.NO_PICTURE]
+    assert "the card was ful" in details[Kind.NO_IMAGE]
     assert "scuffed, train" in details[Kind.NEAR_ACROSS]
     assert "scuffed, test" in details[Kind.NEAR_ACROSS]
     assert {"scuffed", "convex_powder"} < set(details[Reason.TWO_LABELS].replace(";", "").split())
@@ -130,7 +131,7 @@ def test_ten_planted_faults_are_found_and_nothing_else(root: Path, typed) -> Non
     done = typed("audit", "data=tianchi", f"data.root={root}", f"output={root.parent / 'again'}")
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    assert "Training would fail: 3 pictures cannot be decoded." in done.stdout
+    assert "Training would fail: 3 images cannot be decoded." in done.stdout
     assert pd.read_csv(root.parent / "again" / "audit.csv", keep_default_na=False).equals(result.findings)
     assert state(root) == before
 
@@ -148,14 +149,14 @@ def test_what_training_does_not_read_does_not_fail_it(root: Path) -> None:
     assert audited(root, "data.include_other=true", "split.name=random").fails
 
 
-def test_pictures_that_cannot_be_divided_are_still_looked_at(root: Path) -> None:
+def test_images_that_cannot_be_split_are_still_inspected(root: Path) -> None:
     lonely = root / ARCHIVE / "瑕疵样本" / "脏点" / "脏点20180911150000对照样本.jpg"
     lonely.parent.mkdir()
     lonely.write_bytes(b"")
     result = audited(root)
     assert {kind for _, kind, *_ in found(result)} == {Kind.CANNOT_START, Kind.EMPTY}
     assert "dirty_spot" in result.findings["detail"].iloc[0]
-    assert result.classes()["pictures"].to_dict() == {
+    assert result.classes()["images"].to_dict() == {
         "normal": 12,
         "scuffed": 12,
         "convex_powder": 12,
@@ -163,20 +164,20 @@ def test_pictures_that_cannot_be_divided_are_still_looked_at(root: Path) -> None
     }
 
 
-def test_pictures_that_cannot_be_catalogued_are_still_looked_at(root: Path) -> None:
+def test_images_of_one_class_are_still_inspected(root: Path) -> None:
     shutil.rmtree(root / ARCHIVE / "瑕疵样本")
     (broken := next(root.rglob("正常*.jpg"))).write_bytes(b"")
     result = audited(root)
     assert {(kind, name) for _, kind, name, _ in found(result)} == {(Kind.CANNOT_START, ""), (Kind.EMPTY, broken.name)}
     assert "one class only" in result.findings["detail"].iloc[0]
-    assert result.sizes()["pictures"].sum() == 11
+    assert result.sizes()["images"].sum() == 11
     assert result.verdict.startswith("Training would fail: ")
 
 
 def test_near_duplicates_within_train_and_under_two_labels(root: Path) -> None:
     clean = audited(root)
-    first, burst, second, _, third, _, fourth, _ = pictures(clean, "scuffed", "train")
-    other = pictures(clean, "normal", "train")[0]
+    first, burst, second, _, third, _, fourth, _ = images(clean, "scuffed", "train")
+    other = images(clean, "normal", "train")[0]
     with Image.open(first) as shot:
         shot.save(burst, quality=70)  # of the same session: to be expected
         shot.save(second, quality=50)
@@ -194,9 +195,9 @@ def test_near_duplicates_within_train_and_under_two_labels(root: Path) -> None:
     assert divided.leakage.near_duplicates
 
 
-def test_an_output_among_the_pictures_is_refused(root: Path) -> None:
+def test_an_output_among_the_images_is_refused(root: Path) -> None:
     before = state(root)
-    with pytest.raises(UserError, match="below the pictures"):
+    with pytest.raises(UserError, match="below the images"):
         audited(root, f"output={root / 'audit'}")
     assert state(root) == before
 
@@ -207,7 +208,7 @@ def test_an_output_among_the_pictures_is_refused(root: Path) -> None:
         (["split.val_fraction=1.5"], "split.val_fraction=1.5 and split.test_fraction=0.2: must be above 0"),
         (["split=kfold", "split.k=2"], "split.k=2 must be 3 or more"),
         (["split=kfold", "split.fold=5"], "split.fold=5 must be from 0 to 4"),
-        (["split=kfold", "split.by=bar"], "split.by=bar must be session or picture"),
+        (["split=kfold", "split.by=bar"], "split.by=bar does not exist. There are: session, image"),
         (["split=paper", "split.test_fraction=0.0"], "split.test_fraction=0.0: must be above 0"),
         (["split.gap=-1"], "split.gap=-1 must be 0 seconds or more"),
         (["split.name=sesion"], "split.name=sesion does not exist; did you mean session?"),
@@ -224,8 +225,8 @@ def test_wrong_settings_are_refused_before_any_file_is_listed_or_decoded(
     def read(*_):
         raise AssertionError("files are read")
 
-    monkeypatch.setattr(files, "below", read)
-    monkeypatch.setattr(inspection, "inspect", read)
+    monkeypatch.setattr(folder, "list_files", read)
+    monkeypatch.setattr(checks, "inspect_file", read)
     done = typed("audit", "data=tianchi", f"data.root={root}", f"output={root.parent / 'audit'}", *words)
     assert done.returncode == 2
     assert message in done.stderr
@@ -253,15 +254,15 @@ def test_strange_names_break_nothing(root: Path, capsys: pytest.CaptureFixture[s
     assert {Path(path).name for path in listed} == set(strange)
 
 
-def test_the_page_needs_no_network_and_shows_the_pictures(root: Path) -> None:
+def test_the_page_needs_no_network_and_shows_the_images(root: Path) -> None:
     clean = audited(root)
-    paths = pictures(clean, "scuffed", "train")
+    paths = images(clean, "scuffed", "train")
     with Image.open(paths[0]) as shot:
         shot.save(paths[2], quality=50)
     paths[4].write_bytes(paths[4].read_bytes()[:1500])
     audited(root)
     page = (root.parent / "audit" / "audit.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 2
-    assert page.count("cannot be decoded") == 2  # the verdict, and instead of the picture
+    assert page.count("cannot be decoded") == 2  # the verdict, and instead of the image
     assert "http" not in page
     assert paths[4].as_uri() in page

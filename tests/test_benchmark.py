@@ -1,10 +1,12 @@
 """The verb: words on the command line, and the files it leaves."""
 
 import json
+import re
 
 import pytest
+import torch
 
-from alu_defects.benchmark import benchmark
+from alu_defects.benchmark import benchmark, describe_machine
 from alu_defects.config import compose, model_options
 from alu_defects.errors import UserError
 
@@ -15,7 +17,7 @@ def test_models_are_a_list_of_words_and_the_tables_are_written(command, tmp_path
     words = ["what=infer", "model=shufflenet,timm/test_resnet", *FAST, f"output={tmp_path / 'out'}"]
     done = command("benchmark", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "latency of one picture on cpu" in done.stdout
+    assert "latency of one image on cpu" in done.stdout
     assert f"tables: {tmp_path / 'out' / 'benchmark.md'}" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     found = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))
@@ -30,7 +32,7 @@ def test_models_are_a_list_of_words_and_the_tables_are_written(command, tmp_path
     assert "| shufflenet | 32 | eager |" in page
 
 
-def test_a_wrong_network_is_named_with_its_mend(command, tmp_path):
+def test_a_wrong_network_is_named_with_its_fix(command, tmp_path):
     done = command("benchmark", "what=infer", "model=shufflenet,xceptoin", *FAST, f"output={tmp_path / 'out'}")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -39,7 +41,7 @@ def test_a_wrong_network_is_named_with_its_mend(command, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_measurement_is_named_with_its_mend(tmp_path):
+def test_a_wrong_measurement_is_named_with_its_fix(tmp_path):
     with pytest.raises(UserError, match=r"what=infre does not exist; did you mean infer\?"):
         benchmark(compose("benchmark", ["what=infre", f"output={tmp_path}"]))
 
@@ -50,12 +52,20 @@ def test_networks_are_given_as_names(models):
         benchmark(compose("benchmark", ["what=infer", f"models={models}", "output=none"]))
 
 
-@pytest.mark.slow
-def test_from_python_the_same_is_returned(tmp_path):
-    words = ["what=scale", "rows=[100]", "repeats=1", "trainer.enable_progress_bar=false", f"output={tmp_path}"]
-    found = benchmark(compose("benchmark", words))
-    assert found == json.loads((tmp_path / "benchmark.json").read_text(encoding="utf-8"))
-    assert found["command"] == "python -m alu_defects.benchmark what=scale"
+@pytest.mark.parametrize("setting", ["repeats=0", "seconds=0"])
+def test_no_rounds_and_no_duration_are_refused(setting):
+    with pytest.raises(UserError, match=f"{setting} (must be 1 or more|above 0)"):
+        benchmark(compose("benchmark", ["what=infer", "output=none", setting]))
+
+
+def test_machine_is_described_without_its_owner():
+    described = describe_machine()
+    assert described["cpu"]
+    assert described["cores"] >= 1
+    assert described["torch threads"] == torch.get_num_threads()
+    assert any(package.startswith("torch ") for package in described["packages"])
+    assert not re.search(r"[/\\\\]", json.dumps(described))  # no path
+    assert {"node", "host", "user"}.isdisjoint(described)
 
 
 def test_a_network_has_the_settings_of_its_own_file():

@@ -1,4 +1,4 @@
-"""Files as nobody would make them: each is used, or left out with a message, and none takes another's place."""
+"""Files as nobody would make them: each is used, or excluded with a message, and none takes another's place."""
 
 import os
 import struct
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from alu_defects.learning.run import Run
+from alu_defects.runs.run import Run
 
 
 def save(path: Path, shape: tuple[int, int] = (48, 64)) -> Path:
@@ -33,7 +33,7 @@ def bomb(path: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     for label in ("normal", "pit"):
         for number in range(10):
             save(root / label / f"{number}.png")
@@ -75,26 +75,26 @@ def test_odd_names_shapes_and_links_are_no_obstacle(typed, root, words, tmp_path
 
 
 @pytest.mark.slow
-def test_what_is_no_picture_is_named_all_at_once_or_left_out(typed, root, words, tmp_path):
+def test_what_is_no_image_is_named_all_at_once_or_excluded(typed, root, words, tmp_path):
     pit = root / "pit"
     (pit / "zero.jpg").touch()
-    (pit / "text.jpg").write_text("no picture", encoding="utf-8")
+    (pit / "text.jpg").write_text("no image", encoding="utf-8")
     bomb(pit / "bomb.png")
     whole = save(pit / "truncated.png").read_bytes()
     (pit / "truncated.png").write_bytes(whole[: len(whole) // 2])
     broken = ["pit/bomb.png", "pit/text.jpg", "pit/truncated.png", "pit/zero.jpg"]
     done = typed("train", *words, f"run_dir={tmp_path / 'refused'}")
     assert done.returncode == 2
-    assert "4 pictures cannot be decoded" in done.stderr
+    assert "4 images cannot be decoded" in done.stderr
     for path in broken:
         assert str(root / path) in done.stderr
     run = tmp_path / "run"
     done = typed("train", *words, "data.on_broken=exclude", f"run_dir={run}")
     assert done.returncode == 0, done.stderr
-    left_out = pd.read_csv(run / "broken.csv").set_index("path")["reason"]
-    assert sorted(left_out.index) == broken
-    assert "the file is empty" in left_out["pit/zero.jpg"]
-    assert "DecompressionBomb" in left_out["pit/bomb.png"]
+    excluded = pd.read_csv(run / "excluded.csv").set_index("path")["detail"]
+    assert sorted(excluded.index) == broken
+    assert "the file is empty" in excluded["pit/zero.jpg"]
+    assert "DecompressionBomb" in excluded["pit/bomb.png"]
     assert len(Run(run).catalog()) == 20
     assert typed("evaluate", f"run={run}", "split=test").returncode == 0
     done = typed("audit", *words[:2], f"output={tmp_path / 'audit'}")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from alu_defects.config import compose
-from alu_defects.learning.callbacks import Throughput
-from alu_defects.reporting import report
+from alu_defects.reports import terminal
 from alu_defects.train import train
+from alu_defects.training.callbacks import Throughput
 
 GROWTH = 1.05
 
@@ -34,9 +34,11 @@ def assert_constant(use: Use, since: int) -> None:
 @pytest.mark.soak
 def test_a_sweep_of_fifty_runs(typed, small, tmp_path, monkeypatch):
     use: Use = []
-    shown = report.print_run
-    monkeypatch.setattr(report, "print_run", lambda *given: (shown(*given), note(use)))
-    done = typed("train", "-m", *small, "trainer.max_epochs=1", "seed=range(0,50)", f"paths.runs={tmp_path}")
+    shown = terminal.print_run
+    monkeypatch.setattr(terminal, "print_run", lambda *given: (shown(*given), note(use)))
+    done = typed(
+        "train", "-m", *small, "trainer.max_epochs=1", "seed=range(0,50)", "sweep.jobs=1", f"paths.runs={tmp_path}"
+    )
     assert done.returncode == 0, done.stderr
     assert len(use) == 50
     assert_constant(use, since=10)

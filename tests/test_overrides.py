@@ -12,9 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from alu_defects.command_line import verb
-from alu_defects.config import absolute_paths, compose, plain
-from alu_defects.overrides import PATHS, prepare
+from alu_defects.cli import verb
+from alu_defects.config import PATH_SETTINGS, absolute_paths, compose, plain, prepare_overrides
+from alu_defects.runs import parallel
 
 PLACES = [
     "~/photos",
@@ -64,6 +64,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[
             found.append((content, list(HydraConfig.get().overrides.task), list(sys.argv)))
 
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(parallel, "count_jobs_that_fit", lambda configs: 1)
         monkeypatch.setattr(sys, "argv", [f"alu-{config_name}", *words])
         main()
         assert sys.argv == [f"alu-{config_name}", *words]
@@ -74,8 +75,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[
 
 def value(word: str, text: str, sweep: bool = False) -> Any:
     """What Hydra reads in the prepared word, also after it was written again, as for the jobs of a sweep."""
-    (prepared,) = prepare("train", [f"{word}={text}"], sweep)
-    assert prepare("train", [prepared], sweep) == [prepared]
+    (prepared,) = prepare_overrides("train", [f"{word}={text}"], sweep)
+    assert prepare_overrides("train", [prepared], sweep) == [prepared]
     read = OverridesParser.create().parse_override(prepared)
     if not read.is_sweep_override():
         again = OverridesParser.create().parse_override(f"{word}={read.get_value_element_as_str()}")
@@ -151,7 +152,7 @@ def test_what_is_quoted_for_hydra_or_has_a_meaning_keeps_it(text, meant):
     ],
 )
 def test_what_hydra_reads_is_left_as_it_is(word):
-    assert prepare("train", [word]) == prepare("train", [word], sweep=True) == [word]
+    assert prepare_overrides("train", [word]) == prepare_overrides("train", [word], sweep=True) == [word]
 
 
 def test_other_values_that_hydra_cannot_read_are_texts():
@@ -238,9 +239,9 @@ def test_paths_become_absolute_and_nothing_else(monkeypatch, tmp_path):
     assert made.resume == "auto"
     assert config.data.root == "photos"
     assert absolute_paths(made) == made
-    for key in PATHS:
+    for key in PATH_SETTINGS:
         OmegaConf.update(made, key, None, force_add=True)
-    for key in PATHS:
+    for key in PATH_SETTINGS:
         OmegaConf.update(config, key, None, force_add=True)
     assert made == config
     compared = absolute_paths(compose("compare", ["runs=[a,/b,~/c]"]))

@@ -56,7 +56,7 @@ LEFT_BEHIND = """
 import multiprocessing, sys, time
 from alu_defects import signals
 def work(started):
-    signals.ignore()
+    signals.leave_to_main_process()
     started.set()
     time.sleep(600)
 if __name__ == "__main__":
@@ -82,7 +82,7 @@ def test_a_program_ends_though_its_workers_ignore_signals(tmp_path: Path) -> Non
 def test_a_worker_that_nobody_ends_ends_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "GRACE", 0.5)
     if (child := os.fork()) == 0:
-        signals.ignore()
+        signals.leave_to_main_process()
         get(signal.SIGTERM)
         time.sleep(60)
         os._exit(7)
@@ -108,7 +108,7 @@ def test_pools_of_others_end_in_their_own_way(tmp_path: Path) -> None:
 def test_worker_processes_wait_for_the_main_one() -> None:
     with interrupting():
         if (child := os.fork()) == 0:
-            signals.ignore()
+            signals.leave_to_main_process()
             get(signal.SIGTERM)
             get(signal.SIGINT)
             os._exit(7)

@@ -1,1 +1,1 @@
-"""What things cost: time, memory, operations."""
+"""What training and inference cost: time, memory, operations."""

@@ -1,10 +1,10 @@
-"""The boxes that people drew: labelme's JSON (round 2) and Pascal VOC's XML (APSPC)."""
+"""The boxes around defects that people drew: JSON of labelme (round 2) and XML of Pascal VOC (APSPC)."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from alu_defects.errors import UserError
@@ -13,11 +13,10 @@ SUFFIXES = frozenset({".json", ".xml"})
 
 
 class AnnotationError(Exception):
-    """A file does not say what is in the picture; the message names the file's fault."""
+    """An annotation file cannot be used; the message says why."""
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A class name and its corners, in pixels from the top left."""
 
     label: str
@@ -27,17 +26,17 @@ class Box:
     bottom: float
 
 
-def beside(picture: str, annotations: Set[str]) -> str:
-    """The annotation of a picture: of the same name beside it, or in VOC's `Annotations/`; "" if there is none."""
+def find_annotation(image: str, annotations: Set[str]) -> str:
+    """The annotation of an image: of the same name beside it, or in VOC's `Annotations/`; "" if there is none."""
     if not annotations:
         return ""
-    path = PurePosixPath(picture)
+    path = PurePosixPath(image)
     voc = path.parent.parent / "Annotations" / f"{path.stem}.xml"
     candidates = (path.with_suffix(".json"), path.with_suffix(".xml"), voc)
     return next((str(candidate) for candidate in candidates if str(candidate) in annotations), "")
 
 
-def read(path: Path, names: Mapping[str, str]) -> list[Box]:
+def read_boxes(path: Path, names: Mapping[str, str]) -> list[Box]:
     """The boxes of one annotation file.
 
     Args:
@@ -51,7 +50,7 @@ def read(path: Path, names: Mapping[str, str]) -> list[Box]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions or remove it") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); fix its permissions or remove it") from error
     try:
         marks = list(_labelme(content) if path.suffix == ".json" else _voc(content))
     except (ValueError, KeyError, TypeError, ElementTree.ParseError) as error:
@@ -63,11 +62,9 @@ def read(path: Path, names: Mapping[str, str]) -> list[Box]:
     return [Box(names[label], min(xs), min(ys), max(xs), max(ys)) for label, xs, ys in marks]
 
 
-def as_json(boxes: list[Box]) -> str:
-    """Boxes as the catalogue's column of that name holds them."""
-    return json.dumps(
-        [{"label": box.label, "box": [box.left, box.top, box.right, box.bottom]} for box in boxes], ensure_ascii=False
-    )
+def to_json(boxes: list[Box]) -> str:
+    """Boxes as the catalog's column of that name holds them."""
+    return json.dumps([{"label": label, "box": corners} for label, *corners in boxes], ensure_ascii=False)
 
 
 Mark = tuple[str, list[float], list[float]]  # label, x of the corners, y of the corners

@@ -12,7 +12,7 @@ from torch import Tensor
 _U64 = np.uint64
 
 
-def uniforms(seed: int, epoch: int, index: Tensor, count: int) -> Tensor:
+def augmentation_numbers(seed: int, epoch: int, index: Tensor, count: int) -> Tensor:
     """Random numbers that depend on (seed, epoch, index) alone: not on batch, worker or what was drawn before.
 
     SplitMix64 (Steele, Lea, Flood 2014) as a hash of the four counters.
@@ -36,7 +36,7 @@ def _mix(z: Any) -> Any:
 
 
 def as_float(images: Tensor) -> Tensor:
-    """Map uint8 pictures to [0, 1], float32 (B, C, H, W), each channel a plane, which is fastest to work on."""
+    """Map uint8 images to [0, 1], float32 (B, C, H, W), each channel a plane, which is fastest to work on."""
     return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
@@ -45,12 +45,12 @@ class Augment:
     """Flips, small affine changes, brightness, contrast and colour; 0 or false switches each off.
 
     Attributes:
-        horizontal_flip, vertical_flip: flip half of the pictures.
+        horizontal_flip, vertical_flip: flip half of the images.
         degrees: rotate by up to this angle either way.
         translate: shift by up to this fraction of the side either way.
         scale: enlarge or shrink by up to this fraction.
         brightness: add up to this fraction of the full range either way.
-        contrast: stretch about the picture's mean by up to this fraction either way.
+        contrast: stretch about the image's mean by up to this fraction either way.
         saturation: strengthen or weaken colours by up to this fraction; 1 is from grey to twice as strong.
     """
 
@@ -63,7 +63,7 @@ class Augment:
     contrast: float = 0.2
     saturation: float = 0.0
 
-    COUNT: ClassVar = 9  # random numbers a picture
+    COUNT: ClassVar = 9  # random numbers an image
 
     def __call__(self, images: Tensor, random: Tensor) -> Tensor:
         """Change float images (B, C, H, W) in [0, 1]; each by its own random numbers in [0, 1), (B, COUNT)."""
@@ -97,12 +97,7 @@ class Augment:
         flip_y = torch.where(u[:, 1] < 0.5, -1.0, 1.0) if self.vertical_flip else torch.ones_like(angle)
         cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
         shift = 2 * self.translate * sign[:, 4:6]  # grid_sample's frame is 2 wide
-        theta = torch.stack(
-            [
-                torch.stack([cos * flip_x, -sin * flip_x, shift[:, 0]], dim=1),
-                torch.stack([sin * flip_y, cos * flip_y, shift[:, 1]], dim=1),
-            ],
-            dim=1,
-        )
+        rows = (cos * flip_x, -sin * flip_x, shift[:, 0]), (sin * flip_y, cos * flip_y, shift[:, 1])
+        theta = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from alu_defects.data import pixels
-from alu_defects.data.locking import alone
+from alu_defects.data import decode
 from alu_defects.errors import UserError
+from alu_defects.io import exclusive_lock
 
 log = logging.getLogger(__name__)
 
@@ -24,45 +24,31 @@ log = logging.getLogger(__name__)
 _RECORD = np.dtype({"names": ["sha256", "largest"], "formats": [("u1", 32), "<u4"], "itemsize": 64})
 
 
-def check(bits: int | str) -> None:
-    """Refuse what is no setting of data.bits.
-
-    Raises:
-        UserError: neither auto nor one of `pixels.BITS`.
-    """
-    if bits not in ("auto", *pixels.BITS):
-        raise UserError(f"data.bits={bits} is not auto, {', '.join(map(str, pixels.BITS))}")
+def check_bits(bits: int | str) -> None:
+    """Refuse with a `UserError` what is neither auto nor one of `decode.BITS`."""
+    if bits not in ("auto", *decode.BITS):
+        raise UserError(f"data.bits={bits} is not auto, {', '.join(map(str, decode.BITS))}")
 
 
-def deep(paths: Sequence[Path]) -> list[int]:
+def find_16_bit(paths: Sequence[Path]) -> list[int]:
     """Which of the files hold 16-bit images, as positions."""
     with ThreadPoolExecutor() as pool:
-        return [position for position, found in enumerate(pool.map(pixels.has_16_bits, paths)) if found]
+        return [position for position, found in enumerate(pool.map(decode.file_is_16_bit, paths)) if found]
 
 
-def choose(
+def choose_bits(
     bits: int | str, paths: Sequence[Path], sha256s: Sequence[str], since: float, folder: Path, *, progress: bool = True
 ) -> int:
-    """The bits of a data set; says which.
+    """The bits of a data set, logged: a number, or as few as hold the largest value of all 16-bit images (`auto`).
 
-    Args:
-        bits: `auto`: as few as hold the largest value of all 16-bit images; or a number, which is returned.
-        paths: of the 16-bit images; without any, or if none can be decoded, `auto` is 8.
-        sha256s: hash of the bytes of each.
-        since: when the hashes were taken, see `pixels.read_all`.
-        folder: of all pixel caches.
-        progress: show a progress bar.
-
-    Raises:
-        UserError: the largest values cannot be written there.
+    The other arguments are those of `largest_values`; without 16-bit images, or if none can be decoded, `auto` is 8.
     """
+    found = ""
     if not isinstance(bits, int):
         values = largest_values(paths, sha256s, since, folder, progress=progress).values()
-        if not values:  # nothing to decode, or decoding says of each file why not; 16 bits would hide that of some
-            return pixels.BITS[0]
-        bits, found = pixels.fewest_bits(max(values)), f": their largest value is {max(values)}"
-    else:
-        found = ""
+        if not values:  # nothing to decode, or decoding names every file with its error; 16 bits would hide some errors
+            return decode.BITS[0]
+        bits, found = decode.fewest_bits(max(values)), f": their largest value is {max(values)}"
     if paths:
         log.info("data.bits=%d for %d images with 16 bits a channel%s", bits, len(paths), found)
     return bits
@@ -71,13 +57,24 @@ def choose(
 def largest_values(
     paths: Sequence[Path], sha256s: Sequence[str], since: float, folder: Path, *, progress: bool = True
 ) -> dict[str, int]:
-    """SHA-256 → largest value of 16-bit images, without those that cannot be decoded; see `choose`."""
+    """SHA-256 → largest value of 16-bit images, without those that cannot be decoded.
+
+    Args:
+        paths: of the images.
+        sha256s: hash of the bytes of each.
+        since: when the hashes were taken, see `decode.read_all`.
+        folder: of all pixel caches.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: the largest values cannot be written there.
+    """
     wanted, folder = dict(zip(sha256s, paths, strict=True)), folder.expanduser().absolute()
     file = folder / "largest_values"
     if wanted.keys() - _known(file).keys():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with alone(file, "looking for the largest values of 16-bit images"):
+            with exclusive_lock(file, "looking for the largest values of 16-bit images"):
                 _append(file, wanted, since, progress)
         except OSError as error:
             raise UserError(
@@ -93,8 +90,7 @@ def _known(file: Path) -> dict[str, int]:
     if not file.exists():
         return {}
     records = np.fromfile(file, _RECORD, file.stat().st_size // _RECORD.itemsize)
-    digests = np.ascontiguousarray(records["sha256"])
-    return {digest.tobytes().hex(): int(value) for digest, value in zip(digests, records["largest"], strict=True)}
+    return {record["sha256"].tobytes().hex(): int(record["largest"]) for record in records}
 
 
 def _append(file: Path, wanted: Mapping[str, Path], since: float, progress: bool) -> None:
@@ -102,7 +98,7 @@ def _append(file: Path, wanted: Mapping[str, Path], since: float, progress: bool
     missing = {sha256: path for sha256, path in wanted.items() if sha256 not in known}
     with file.open("ab") as out:
         out.truncate(out.tell() // _RECORD.itemsize * _RECORD.itemsize)  # without the half that a killed writer left
-        found = pixels.read_all(pixels.largest_value, list(missing.values()), list(missing), since)
+        found = decode.read_all(decode.largest_value, list(missing.values()), list(missing), since)
         what = f"finding the largest values of {len(missing)} 16-bit images"
         for sha256, value in zip(missing, track(found, what, total=len(missing), disable=not progress), strict=True):
             if not isinstance(value, Exception):  # decoding names those that are broken

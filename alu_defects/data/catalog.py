@@ -1,32 +1,32 @@
-"""The catalogue: a table with one row a picture, every column text.
+"""The catalog: a table with one row an image, every column text.
 
 Columns:
     path: relative to the root, with forward slashes.
-    label: class name; "" for a picture that has none or several.
-    labels: all class names, joined by "|" in the order of the taxonomy.
+    label: class name; "" for an image that has none or several.
+    labels: all class names, joined by "|" in the order of the classes.
     boxes: JSON list of {"label": name, "box": [left, top, right, bottom]} in pixels; "" where none are known.
     time: of the photograph, from the file name, such as 2018-08-30T16:45:45; "" where there is none.
     archive: name of the folder that an archive was extracted to; "" outside of archives.
     sha256: of the file's bytes.
 
-Dividing the pictures adds `session` and `split`.
+Splitting the images adds `session` and `split`.
 """
 
 import csv
 import hashlib
 import logging
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
+from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from alu_defects.data import files
-from alu_defects.data.left_out import EXPECTED, LeftOut, Reason
+from alu_defects.data.sessions import capture_time
 from alu_defects.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -34,15 +34,49 @@ log = logging.getLogger(__name__)
 pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed, refuses names that are not UTF-8
 
 COLUMNS = ("path", "label", "labels", "boxes", "time", "archive", "sha256")
-LEFT_OUT_COLUMNS = ("path", "archive", "label", "reason", "detail")
+EXCLUDED_COLUMNS = ("path", "archive", "label", "split", "reason", "detail")
 
-# 20180830164545, or as phones write it, 20180830_164545 and 20180830-164545123 with milliseconds
-_TIME = re.compile(r"(?<![0-9])([0-9]{8})(?:([0-9]{6})|[_-]([0-9]{6})(?:[0-9]{3})?)(?![0-9])")
+
+class Reason(StrEnum):
+    """Why something is excluded; `Excluded.detail` says what the reason alone does not."""
+
+    HIDDEN = "hidden"
+    NOT_AN_IMAGE = "not an image"
+    FOLDER_FOR_FILE = "a folder where a file is expected"  # and all it holds
+    LINKED_AGAIN = "a folder that was entered before"  # detail: where
+    NO_CLASS_FOLDER = "lies in no class folder"
+    UNKNOWN_CLASS = "unknown class folder"  # detail: the folder
+    NO_ANNOTATION = "no usable annotation"  # detail: what is wrong with it
+    NO_IMAGE = "annotation without an image"
+    SAME_NAME = "same file name"  # detail: the image that is kept
+    SAME_CONTENT = "same content"  # detail: the image that is kept
+    TWO_LABELS = "same content under another label"  # detail: the other image, excluded as well
+    CLASS_OTHER = "class other"
+    ROUND1 = "round 1; data.round=1 reads it"
+    ROUND2 = "round 2; data.round=2 reads it"
+    NO_CLASS = "without a class"  # in the catalog, but not trained on
+    SEVERAL_CLASSES = "of several classes"  # likewise
+    BROKEN = "cannot be decoded"  # detail: the error
+
+
+# found in every archive or file system; all others are worth a warning
+EXPECTED = frozenset({Reason.HIDDEN, Reason.SAME_NAME, Reason.SAME_CONTENT, Reason.CLASS_OTHER})
+EXPECTED |= {Reason.ROUND1, Reason.ROUND2, Reason.NO_CLASS, Reason.SEVERAL_CLASSES}
+
+
+class Excluded(NamedTuple):
+    """One file or folder that is excluded."""
+
+    path: str  # relative to the root, with forward slashes
+    reason: Reason
+    detail: str = ""
+    archive: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What is known of one picture before it becomes a row; the fields are named after the columns."""
+class ImageRecord:
+    """One image before it becomes a row; the fields are named after the columns."""
 
     path: str
     labels: tuple[str, ...]
@@ -60,146 +94,112 @@ class Picture:
         """The class if there is exactly one, else ""."""
         return self.labels[0] if len(self.labels) == 1 else ""
 
-    def leave_out(self, reason: Reason, detail: str = "") -> LeftOut:
-        """The row of the other table, for a picture that is not taken."""
-        return LeftOut(self.path, reason, detail, self.archive, "|".join(self.labels))
+    def exclude(self, reason: Reason, detail: str = "") -> Excluded:
+        """The entry of this image among the excluded ones."""
+        return Excluded(self.path, reason, detail, self.archive, "|".join(self.labels))
 
 
-@dataclass(frozen=True)
-class Scan:
-    """What was found below a root.
+class FoundImages(NamedTuple):
+    """The images below a root, and what is excluded."""
 
-    Attributes:
-        table: the catalogue.
-        left_out: everything that is not in it, by path, archive, label, reason (a kind) and detail.
-    """
-
-    table: pd.DataFrame
-    left_out: pd.DataFrame
-
-
-def capture_time(name: str) -> str:
-    """The date and time in a file name in ISO 8601, such as 2018-08-30T16:45:45; "" where there is none."""
-    for date, joined, separate in _TIME.findall(name):
-        clock = joined or separate
-        try:
-            time = datetime.fromisoformat(f"{date}T{clock}")  # strptime takes ten times as long
-        except ValueError:  # other digits, such as those of a bar code
-            continue
-        # there were no digital photographs before; Python 3.14 reads 24:00:00 as the next day
-        if 1990 <= time.year < 2100 and clock < "24":
-            return time.isoformat()
-    return ""
+    table: pd.DataFrame  # the catalog
+    excluded: pd.DataFrame  # all that is not in it, with the columns `EXCLUDED_COLUMNS`; the split is still empty
 
 
 def existing_root(root: str | Path) -> Path:
-    """The root as an absolute path.
-
-    Raises:
-        UserError: it is no folder.
-    """
+    """The root as an absolute path; a `UserError` if it is no folder."""
     path = Path(str(root)).expanduser().absolute()  # the command line reads a folder named 2018 as a number
     if not path.is_dir():
         meant = "" if str(path) == str(root) else f" ({path})"
-        raise UserError(f"data.root={root} is not a folder{meant}; give the folder of the pictures")
+        raise UserError(f"data.root={root} is not a folder{meant}; give the folder of the images")
     return path
 
 
-def hashed(root: Path, pictures: Sequence[Picture]) -> list[Picture]:
-    """The pictures with the hash of their content.
+def with_hashes(root: Path, images: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """The images with the hash of their content; errors as of `hash_files`."""
+    found = hash_files(root / image.path for image in images)
+    return [replace(image, sha256=sha256) for image, sha256 in zip(images, found, strict=True)]
 
-    Raises:
-        UserError: a file cannot be read.
+
+def build_catalog(images: Sequence[ImageRecord], excluded: Sequence[Excluded], classes: Sequence[str]) -> FoundImages:
+    """Make the tables; logs what is excluded, with a warning if that is not `EXPECTED`.
+
+    The images are sorted by class, in the order of `classes`, and path, those of several classes and of none last.
     """
-    found = files.hashes(root / picture.path for picture in pictures)
-    return [replace(picture, sha256=sha256) for picture, sha256 in zip(pictures, found, strict=True)]
-
-
-def build(root: Path, pictures: Sequence[Picture], left_out: Sequence[LeftOut], classes: Sequence[str]) -> Scan:
-    """Make the tables; what was left out is logged, with a warning where that is not to be expected.
-
-    Args:
-        root: for messages.
-        pictures: become the rows, sorted by class and path; pictures of several classes and of none come last.
-        left_out: becomes the other table, sorted by path.
-        classes: all class names in their order.
-
-    Raises:
-        UserError: the pictures of one class each are of fewer than two classes.
-    """
-    examples = {picture.labels: picture for picture in pictures}  # few, however many pictures there are
-    labels = {picture.label for picture in examples.values()} - {""}
-    if len(labels) < 2:
-        held = f"one class only, {labels.pop()}" if labels else "no picture with a class of its own"
-        raise UserError(f"data.root={root} holds {held}; a classifier needs two or more class folders")
-    numbers = {name: number for number, name in enumerate((*classes, "several", "unlabelled"))}
-    rank = {labels: numbers[_kind(picture.label, labels)] for labels, picture in examples.items()}
-    rows = sorted(pictures, key=attrgetter("path"))
-    rows.sort(key=lambda picture: rank[picture.labels])  # as by class and path at once, in half the time
-    table = pd.DataFrame(
-        [(p.path, p.label, "|".join(p.labels), p.boxes, capture_time(p.name), p.archive, p.sha256) for p in rows],
-        columns=COLUMNS,
-        dtype=str,
-    )
-    missing = pd.DataFrame(
-        [(one.path, one.archive, one.label, one.reason.value, one.detail) for one in sorted(left_out)],
-        columns=LEFT_OUT_COLUMNS,
-        dtype=str,
-    )
-    scan = Scan(table, missing)
-    for reason, count in reasons(scan).items():
+    kinds = (*classes, "several", "unlabelled")
+    rank = {p.labels: kinds.index(_kind(p.label, p.labels)) for p in {p.labels: p for p in images}.values()}
+    rows = sorted(images, key=attrgetter("path"))
+    rows.sort(key=lambda image: rank[image.labels])  # as by class and path at once, in half the time
+    known = [(p.path, p.label, "|".join(p.labels), p.boxes, capture_time(p.name), p.archive, p.sha256) for p in rows]
+    table = pd.DataFrame(known, columns=COLUMNS, dtype=str)
+    others = [(one.path, one.archive, one.label, "", one.reason.value, one.detail) for one in sorted(excluded)]
+    missing = pd.DataFrame(others, columns=EXCLUDED_COLUMNS, dtype=str)
+    for reason, count in count_reasons(missing).items():
         path, detail = missing.loc[missing["reason"] == reason, ["path", "detail"]].iloc[0]
         level = logging.INFO if reason in EXPECTED else logging.WARNING
-        log.log(level, "left out: %d × %s, such as %s%s", count, reason, path, f" ({detail})" if detail else "")
-    return scan
+        log.log(level, "excluded: %d × %s, such as %s%s", count, reason, path, f" ({detail})" if detail else "")
+    return FoundImages(table, missing)
 
 
-def summary(scan: Scan) -> pd.DataFrame:
-    """Pictures by class (rows) and archive (columns), with totals; those of no archive are in total alone."""
-    table = scan.table
+def count_by_archive(table: pd.DataFrame) -> pd.DataFrame:
+    """Images by class (rows) and archive (columns), with totals; those of no archive are in the total alone."""
     kinds = pd.Series([_kind(*row) for row in zip(table["label"], table["labels"], strict=True)], name="class")
-    counts = pd.crosstab(kinds, table["archive"]).reindex(kinds.unique())
-    counts["total"] = counts.sum(axis="columns")
-    counts = pd.concat([counts, counts.sum().to_frame("total").T])
+    counts = with_totals(pd.crosstab(kinds, table["archive"]).reindex(kinds.unique()))
     return counts.drop(columns="", errors="ignore").rename_axis(index="class", columns="archive")
 
 
-def reasons(scan: Scan) -> pd.Series:
-    """How many files and folders were left out for which reason, the most frequent first."""
-    return scan.left_out["reason"].value_counts()
+def with_totals(counts: pd.DataFrame) -> pd.DataFrame:
+    """The counts with a column and a row of their sums, `total`."""
+    counts = counts.assign(total=counts.sum(axis="columns"))
+    return pd.concat([counts, counts.sum().to_frame("total").T])
+
+
+def count_reasons(excluded: pd.DataFrame) -> pd.Series:
+    """How many files and folders are excluded for which reason, the most frequent first."""
+    return excluded["reason"].value_counts()
 
 
 def _kind(label: str, labels: str | tuple[str, ...]) -> str:
     return label or ("several" if labels else "unlabelled")
 
 
-def verify(root: Path, table: pd.DataFrame) -> None:
-    """Make sure that the pictures of a catalogue lie below a root, unchanged.
-
-    Raises:
-        UserError: one is missing or has another content; it is named.
-    """
+def verify_files(root: Path, table: pd.DataFrame) -> None:
+    """Refuse with a `UserError` a catalog with an image that is not below the root or has changed; it is named."""
     paths = [root / path for path in table["path"]]
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path} is missing; give the folder of the run's pictures with data.root=…")
-    for path, now, then in zip(paths, files.hashes(paths), table["sha256"], strict=True):
+            raise UserError(f"{path} is missing; give the folder of the run's images with data.root=…")
+    for path, now, then in zip(paths, hash_files(paths), table["sha256"], strict=True):
         if now != then:
-            raise UserError(f"{path} is not the picture that the run was made with; restore it")
+            raise UserError(f"{path} is not the image that the run was made with; restore it")
 
 
 def data_hash(catalog: pd.DataFrame) -> str:
-    """SHA-256 of which pictures there are, how they are labelled and how they are split."""
+    """SHA-256 of which images there are, how they are labelled and how they are split."""
     columns = [c for c in ("path", "label", "split", "sha256") if c in catalog]
     text = catalog[columns].sort_values("path").to_csv(index=False, lineterminator="\n")
     return hashlib.sha256(os.fsencode(text)).hexdigest()
 
 
-def save(catalog: pd.DataFrame, path: Path) -> None:
-    """Write a catalogue as CSV; names that are not UTF-8 survive and, thanks to the quotes, those with line ends."""
+def save_catalog(catalog: pd.DataFrame, path: Path) -> None:
+    """Write a catalog as CSV; names that are not UTF-8 survive and, thanks to the quotes, those with line ends."""
     catalog.to_csv(path, index=False, errors="surrogateescape", quoting=csv.QUOTE_ALL)
 
 
-def load(path: Path) -> pd.DataFrame:
-    """Read a catalogue written by `save`."""
+def load_catalog(path: Path) -> pd.DataFrame:
+    """Read a catalog written by `save_catalog`."""
     return pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+
+
+def hash_files(paths: Iterable[Path]) -> list[str]:
+    """SHA-256 of the bytes of each file; a `UserError` names the one that cannot be read."""
+
+    def sha256(path: Path) -> str:
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); fix its permissions or remove it") from error
+
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+        return list(pool.map(sha256, paths))

@@ -1,4 +1,4 @@
-"""The LightningDataModule: a root folder → catalogue → split → pixels → batches."""
+"""The LightningDataModule: root folder → catalog → split → pixels → batches."""
 
 import logging
 import time
@@ -14,51 +14,43 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
-from alu_defects.data import bit_depth, pixels, similarity, sources, splits
-from alu_defects.data.augment import Augment, as_float, uniforms
-from alu_defects.data.batches import Batch, Pictures, whole_batch
-from alu_defects.data.catalog import Scan
-from alu_defects.data.pixel_cache import PixelCache
-from alu_defects.data.samplers import EpochSampler, Share
-from alu_defects.data.stores import CACHES, DEVICE_FRACTION, Decoded, Files
+from alu_defects.data import bit_depth, decode, duplicates, sources, splits
+from alu_defects.data.augment import Augment, as_float, augmentation_numbers
+from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
+from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason
+from alu_defects.data.loading import Batch, EvaluationSampler, ImageDataset, TrainingSampler, return_batch
 from alu_defects.errors import UserError, check_choice
 
 log = logging.getLogger(__name__)
 
-ON_BROKEN = ("error", "exclude")
+PREDICT_SPLITS = ("val", "test", "all")
 
 
 class DefectData(LightningDataModule):
-    """Labelled photographs, divided into train, val and test, as batches of uint8 pictures.
+    """Images split into train, val and test, as batches of uint8 pixels.
+
+    Training, evaluation and prediction call `prepare_data` first; after that the data can be given to a trainer, and
+    sent to other processes, where nothing is listed or decoded again.
 
     Args:
-        source: how `root` is read: folder, tianchi or synthetic.
-        root: the folder with the pictures.
-        image_size: side in pixels to which the whole frame is resized.
-        resize: squash or letterbox.
-        bits: what 16-bit pictures use of their bits, of `pixels.BITS`, or `auto`, see `bit_depth.choose`.
-        cache: where decoded pixels are kept: `disk` maps a file into memory, `memory` and `device` read it into that
-            of the machine or the GPU, `none` decodes in every epoch, and `auto` is device where they fit into a quarter
-            of a GPU's free memory, else disk.
-        cache_dir: the folder of that file, for all data sets.
-        batch_size: pictures a batch.
+        source: how `root`, the folder with the images, is read: folder, tianchi or synthetic.
+        image_size: side in pixels to which the whole frame is resized, by squash or letterbox.
+        bits: what 16-bit images use of their bits, of `decode.BITS`, or `auto`, see `bit_depth.choose_bits`.
+        cache: where decoded pixels are kept: `disk` maps a file below `cache_dir` into memory, `memory` and `device`
+            read it into that of the machine or the GPU, `none` decodes in every epoch, and `auto` is device where they
+            fit into a quarter of a GPU's free memory, else disk.
         num_workers: processes that gather batches; `auto` is 0, since they would only copy pixels that are decoded, and
             one a core with `cache=none`.
-        split: arguments of `splits.divide`; empty where `use` gives a catalogue that has its split.
+        split: arguments of `splits.split_catalog`. Empty: nothing is split, and all images are in the catalog, those
+            without a class too; for prediction, and where `set_catalog` gives a catalog.
         augment: options of `Augment`, or None for none.
-        seed: of the order of the pictures and of the augmentation.
-        progress: show a progress bar while decoding.
-        on_broken: what to do with pictures that cannot be decoded: `error` refuses to go on, `exclude` leaves them out,
-            and `broken` names them; the others stay in the parts of the split where they are. One that cannot even be
-            read is always an error.
+        seed: of the order of the images and of the augmentation.
+        on_broken: `error` refuses images that cannot be decoded, `exclude` excludes them, and the others stay in their
+            split. A file that cannot even be read is always an error.
         options: further options of the source.
 
-    Attributes:
-        bits: a number once the pictures are set up.
-        first_epoch: of the training; above 0 for a run that goes on.
-
     Raises:
-        UserError: an option that does not exist, or a number that is out of range.
+        UserError: an option that does not exist, or two that exclude each other. Ranges: `config.ALLOWED`.
     """
 
     def __init__(
@@ -81,203 +73,222 @@ class DefectData(LightningDataModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        check_choice("data.resize", resize, pixels.RESIZES)
-        bit_depth.check(bits)
-        check_choice("data.cache", cache, CACHES)
-        check_choice("data.on_broken", on_broken, ON_BROKEN)
+        bit_depth.check_bits(bits)
         if on_broken == "exclude" and cache == "none":
             raise UserError(
-                "data.on_broken=exclude needs pictures that are decoded before the training starts; "
+                "data.on_broken=exclude needs images that are decoded before the training starts; "
                 "with data.cache=none they are not. Take data.cache=auto or data.on_broken=error"
             )
         if num_workers == "auto":
             num_workers = joblib.cpu_count() if cache == "none" else 0
-        if not isinstance(num_workers, int):
-            raise UserError(f"data.num_workers={num_workers} is not a whole number or auto")
-        for name, value, least in (
-            ("data.batch_size", batch_size, 1),
-            ("data.image_size", image_size, 1),
-            ("data.num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise UserError(f"{name}={value} must be {least} or more")
+        assert isinstance(num_workers, int)
         self.source, self.source_options = source, {"root": root, **options}
         if source == "synthetic":
             self.source_options["progress"] = progress  # generating takes as long as decoding
-        sources.check_options(source, self.source_options)
+        sources.check_source_options(source, self.source_options)
         if split:
-            splits.check_options(**split)
+            splits.check_split_options(**split)
         self.image_size, self.resize, self.bits = image_size, resize, bits
         self.cache, self.cache_dir = cache, Path(str(cache_dir))
         self.batch_size, self.num_workers = batch_size, num_workers
         self.split, self.augment = dict(split), Augment(**augment) if augment else None
         self.seed, self.progress, self.on_broken = seed, progress, on_broken
-        self.first_epoch = 0
+        self.first_epoch = 0  # above 0 for a run that continues
+        self.predict_split = "test"  # what `predict_dataloader` serves, of `PREDICT_SPLITS`; all: the whole catalog
         self.root = Path()
+        # what is not in the catalog; complete once the images are prepared
+        self.excluded = pd.DataFrame(columns=list(EXCLUDED_COLUMNS), dtype=str)
+        self.found: FoundImages | None = None  # None while they are not listed, and of a catalog that was given
+        self.classes: list[str] = []  # in the order of their ids
+        self.pixels: CachedPixels | DecodeOnDemand | None = None  # in the order of the catalog, once prepared
+        self._catalog: pd.DataFrame | None = None
         self._since = time.time()  # files are hashed later than this
-        self.found: Scan | None = None
-        self.catalog: pd.DataFrame | None = None
-        self.broken = pd.DataFrame(columns=["path", "label", "split", "reason"])
-        self.classes: list[str] = []
-        self.store: Decoded | Files | None = None
-        self._hashes: pixels.UInt8 | None = None
-
-    def scan(self) -> pd.DataFrame:
-        """Make the catalogue with its split; no picture is decoded yet.
-
-        Pictures without a class, and those with several, take no part; `unused` has them.
-        """
-        if self.catalog is None:
-            self.root, self.found = sources.find(self.source, self.source_options)
-            single = self.found.table[self.found.table["label"] != ""]
-            self.use(self.root, splits.divide(single, **self.split))
-        assert self.catalog is not None
-        return self.catalog
+        self._hashes: decode.UInt8 | None = None
+        self._datasets: dict[str, ImageDataset] = {}
 
     @property
-    def unused(self) -> pd.DataFrame:
-        """The rows of the catalogue that have no class or several."""
-        return pd.DataFrame() if self.found is None else self.found.table[self.found.table["label"] == ""]
+    def catalog(self) -> pd.DataFrame:
+        """The catalog, made when it is first asked for, without decoding; to be split, images must have one class.
 
-    def use(self, root: Path, table: pd.DataFrame) -> None:
-        """Take a catalogue whose files are known to be unchanged; class ids follow the first appearance."""
-        self.root, self.catalog = root, table.reset_index(drop=True)
-        self.classes = list(self.catalog["label"].drop_duplicates())
+        Raises:
+            UserError: images that cannot be read, trained on or split.
+        """
+        if self._catalog is None:
+            self.root, self.found = sources.find_images(self.source, self.source_options)
+            table, self.excluded = self.found.table, self.found.excluded
+            if self.split:
+                sources.check_trainable(self.source, self.root, table)
+                others = table[table["label"] == ""].drop(columns="label").rename(columns={"labels": "label"})
+                self._exclude(others[others["label"] != ""], Reason.SEVERAL_CLASSES)
+                self._exclude(others[others["label"] == ""], Reason.NO_CLASS)
+                table = splits.split_catalog(table[table["label"] != ""], **self.split)
+            self.set_catalog(self.root, table)
+        assert self._catalog is not None
+        return self._catalog
+
+    def set_catalog(self, root: Path, table: pd.DataFrame, classes: Sequence[str] | None = None) -> None:
+        """Take a catalog whose files, below `root`, are known to be unchanged.
+
+        `classes` are those of a trained model, in the order of their ids; None: those of the catalog as they appear in
+        it. Images with a label that is no class have the class id -1.
+        """
+        self.root, self._catalog = root, table.reset_index(drop=True)
+        self.classes = [name for name in (self._catalog["label"].unique() if classes is None else classes) if name]
+
+    def _exclude(self, rows: pd.DataFrame, reason: Reason) -> None:
+        """Add rows of a catalog to the excluded images."""
+        rows = rows.assign(reason=reason.value).reindex(columns=list(EXCLUDED_COLUMNS), fill_value="")
+        self.excluded = pd.concat([self.excluded, rows], ignore_index=True)
 
     def class_counts(self) -> list[int]:
-        """Training pictures of each class."""
-        table = self.scan()
+        """Training images of each class."""
+        table = self.catalog
         counts = table.loc[table["split"] == "train", "label"].value_counts()
         return [int(counts[name]) for name in self.classes]
 
-    def setup(self, stage: str) -> None:
-        """Decode every picture that no run has decoded before; for a trainer, move the pixels where it needs them.
+    def prepare_data(self) -> None:
+        """List, split and decode the images that no run has decoded before; does nothing when called again.
 
         Raises:
-            UserError: pictures that cannot be decoded, all of them named; or, with `on_broken=exclude`, nothing left of
-                what is to be trained on or evaluated.
+            UserError: images that cannot be decoded, all of them named; or, with `on_broken=exclude`, nothing left of
+                a class in a split.
         """
-        table = self.scan()
-        if self.store is None:
-            paths, sha256s = [self.root / path for path in table["path"]], table["sha256"].to_list()
-            deep = bit_depth.deep(paths)
-            known = [paths[i] for i in deep], [sha256s[i] for i in deep], self._since, self.cache_dir
-            self.bits = bit_depth.choose(self.bits, *known, progress=self.progress)
-            if self.cache == "none":
-                self.store = Files(paths, sha256s, self._since, self.image_size, self.resize, bits=self.bits)
-            else:
-                cache = PixelCache(self.cache_dir, self.image_size, self.resize, self.bits if deep else None)
-                broken = cache.fill(paths, sha256s, self._since, progress=self.progress)
-                if broken and self.on_broken == "error":
-                    raise pixels.cannot_decode(broken, ", or train without them (data.on_broken=exclude)")
-                if unreadable := [(path, e) for path, e in broken if isinstance(e, pixels.UnreadableError)]:
-                    raise pixels.cannot_decode(unreadable)
-                if broken:
-                    self._exclude(broken)
-                    sha256s = self.scan()["sha256"].to_list()
-                rows = cache.rows(sha256s)
-                self.store, self._hashes = (
-                    Decoded(cache.pixels_file, self.image_size, torch.from_numpy(rows)),
-                    cache.hashes(rows),
-                )
-        if self.trainer is not None:
-            self.place(self.trainer.strategy.root_device)
-
-    def _exclude(self, broken: Sequence[tuple[Path, Exception]]) -> None:
-        """Leave pictures out; the others stay in their parts of the split."""
-        table = self.scan()
-        reasons = {path.relative_to(self.root).as_posix(): f"{type(e).__name__}: {e}" for path, e in broken}
-        found = table["path"].map(reasons)
-        self.broken = table.loc[found.notna(), ["path", "label", "split"]].assign(reason=found.dropna())
-        splits.check_classes(table[found.isna()], self.classes, "those that can be decoded; replace broken ones")
-        self.use(self.root, table[found.isna()])
-        path, reason = self.broken[["path", "reason"]].iloc[0]
-        log.warning("left out: %d × cannot be decoded, such as %s (%s)", len(self.broken), path, reason)
-
-    def place(self, device: torch.device) -> None:
-        """Move decoded pixels to where `cache` wants them for a network on that device."""
-        if not isinstance(self.store, Decoded):
+        if self.pixels is not None:
             return
-        fits = device.type == "cuda" and self.store.nbytes <= DEVICE_FRACTION * torch.cuda.mem_get_info(device)[0]
-        if self.cache == "device" or (self.cache == "auto" and fits):
-            self.store.load(device)
-        elif self.cache == "memory":
-            self.store.load(torch.device("cpu"))
+        table = self.catalog
+        paths, sha256s = [self.root / path for path in table["path"]], table["sha256"].to_list()
+        deep = bit_depth.find_16_bit(paths)
+        known = [paths[i] for i in deep], [sha256s[i] for i in deep], self._since, self.cache_dir
+        self.bits = bit_depth.choose_bits(self.bits, *known, progress=self.progress)
+        if self.cache == "none":
+            self.pixels = DecodeOnDemand(paths, sha256s, self._since, self.image_size, self.resize, bits=self.bits)
+            return
+        cache = PixelCache(self.cache_dir, self.image_size, self.resize, self.bits if deep else None)
+        broken = cache.fill(paths, sha256s, self._since, progress=self.progress)
+        if broken and self.on_broken == "error":
+            raise decode.decoding_error(broken, ", or train without them (data.on_broken=exclude)")
+        if unreadable := [(path, e) for path, e in broken if isinstance(e, decode.UnreadableError)]:
+            raise decode.decoding_error(unreadable)
+        if broken:
+            self._exclude_broken(broken)
+        rows = cache.find_rows(self.catalog["sha256"].to_list())
+        self.pixels = CachedPixels(cache.pixels_file, self.image_size, torch.from_numpy(rows))
+        self._hashes = cache.hashes(rows)
 
-    def pictures(self, index: np.ndarray[Any, Any]) -> pixels.UInt8:
-        """Some pictures of the catalogue, uint8 (N, H, W, 3)."""
-        assert self.store is not None
-        images = self.store.gather(torch.from_numpy(index).to(self.store.device))
+    def _exclude_broken(self, broken: Sequence[tuple[Path, Exception]]) -> None:
+        """Take images out of the catalog; the others stay in their split."""
+        errors = {path.relative_to(self.root).as_posix(): f"{type(e).__name__}: {e}" for path, e in broken}
+        table = self.catalog.assign(detail=self.catalog["path"].map(errors))
+        lost, kept = table[table["detail"].notna()], table[table["detail"].isna()].drop(columns="detail")
+        if self.split:
+            splits.check_classes(kept, self.classes, "those that can be decoded; replace broken ones")
+        self._exclude(lost, Reason.BROKEN)
+        self.set_catalog(self.root, kept, self.classes)
+        path, error = lost[["path", "detail"]].iloc[0]
+        log.warning("excluded: %d × %s, such as %s (%s)", len(lost), Reason.BROKEN, path, error)
+
+    def setup(self, stage: str) -> None:
+        """Make the data sets of a stage (fit, validate, test or predict), with the pixels where the trainer needs them.
+
+        Raises:
+            UserError: what `prepare_data` refuses, pixels that do not fit, or a wrong `predict_split`.
+        """
+        self.prepare_data()  # Lightning does so in one process of each machine only
+        if self.trainer is not None:
+            self.move_pixels(self.trainer.strategy.root_device)
+        check_choice("predict_split", self.predict_split, PREDICT_SPLITS)
+        stages = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (self.predict_split,)}
+        self._datasets |= {split: self._dataset(split) for split in stages[stage]}
+
+    def move_pixels(self, device: torch.device) -> None:
+        """Move decoded pixels to where `cache` wants them for a network on that device; `setup` must follow."""
+        if not isinstance(self.pixels, CachedPixels):
+            return
+        fits = device.type == "cuda" and self.pixels.nbytes <= DEVICE_FRACTION * torch.cuda.mem_get_info(device)[0]
+        if self.cache == "device" or (self.cache == "auto" and fits):
+            self.pixels.load(device)
+        elif self.cache == "memory":
+            self.pixels.load(torch.device("cpu"))
+
+    def read_images(self, rows: np.ndarray[Any, Any]) -> decode.UInt8:
+        """The images in some rows of the catalog, uint8 (N, H, W, 3)."""
+        assert self.pixels is not None
+        images = self.pixels.gather(torch.from_numpy(rows).to(self.pixels.device))
         return np.asarray(images.permute(0, 2, 3, 1).cpu())
 
-    def near_duplicates(self) -> int | None:
-        """Pairs of pictures that nearly repeat each other, of which one trains and the other does not.
+    def count_near_duplicates(self) -> int | None:
+        """Pairs of near-duplicates of which one trains and the other does not.
 
-        None with `cache=none`, where it would take an epoch of decoding, and for more than `similarity.MOST` pictures.
+        None with `cache=none`, where it would take an epoch of decoding, and above `duplicates.MAX_IMAGES_PER_RUN`.
         """
-        if self._hashes is None or len(self._hashes) > similarity.MOST:
+        if self._hashes is None or len(self._hashes) > duplicates.MAX_IMAGES_PER_RUN:
             return None
-        return similarity.count_across_splits(self._hashes, self.scan())
+        return duplicates.count_across_splits(self._hashes, self.catalog)
 
-    def rows(self, split: str) -> np.ndarray[Any, Any]:
-        """The catalogue rows of a split."""
-        return np.flatnonzero(splits.rows(self.scan(), split))
+    def find_rows(self, split: str) -> np.ndarray[Any, Any]:
+        """The rows of the catalog in train, val or test, or with `all` every one."""
+        return np.arange(len(self.catalog)) if split == "all" else np.flatnonzero(splits.in_split(self.catalog, split))
+
+    def _dataset(self, split: str) -> ImageDataset:
+        assert self.pixels is not None
+        # -1 for what is none of the classes
+        labels = pd.Categorical(self.catalog["label"], categories=self.classes).codes.astype(np.int64)
+        # the catalog is sorted by class: whoever takes the first batches alone must see all of them; in evaluations
+        # the same ones for every seed, or their scores could not be compared
+        rows = np.random.default_rng(self.seed if split == "train" else 0).permutation(self.find_rows(split))
+        gather = self.pixels.gather if self.pixels.device.type == "cpu" else None
+        return ImageDataset(torch.from_numpy(labels), torch.from_numpy(rows), gather)
 
     def _loader(self, split: str) -> DataLoader[Batch]:
-        assert self.store is not None
-        labels = pd.Categorical(self.scan()["label"], categories=self.classes).codes.astype(np.int64)
-        rows, training = self.rows(split), split == "train"
-        # the catalogue is sorted by class: whoever takes the first batches alone must see all of them; in evaluations
-        # the same ones for every seed, or their scores could not be compared
-        rows = np.random.default_rng(self.seed if training else 0).permutation(rows)
-        on_cpu = self.store.device.type == "cpu"
-        dataset = Pictures(torch.from_numpy(labels), torch.from_numpy(rows), self.store.gather if on_cpu else None)
-        # Lightning's own samplers for several processes evaluate some pictures twice
+        dataset, training = self._datasets[split], split == "train"
+        # Lightning's own samplers for several processes evaluate some images twice
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler: Sampler[int] | None = Share(len(dataset), rank, processes) if processes > 1 else None
+        sampler: Sampler[int] | None = EvaluationSampler(len(dataset), rank, processes) if processes > 1 else None
         if training:
-            sampler = EpochSampler(len(dataset), self.seed, self.first_epoch, rank, processes)
+            sampler = TrainingSampler(len(dataset), self.seed, self.first_epoch, rank, processes)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            # a rest of one picture has no variance for batch normalisation at a 1×1 feature map
+            # a rest of one image has no variance for batch normalisation at a 1×1 feature map
             drop_last=training and len(dataset) // processes >= self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,  # starting them takes as long as a short epoch
-            collate_fn=whole_batch,
-            worker_init_fn=signals.ignore,
+            collate_fn=return_batch,
+            worker_init_fn=signals.leave_to_main_process,
             pin_memory=torch.cuda.is_available(),
             # its own generator: the base seed of workers is then not drawn from the global one
             generator=torch.Generator().manual_seed(self.seed),
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches of the training pictures."""
+        """Shuffled batches of the training images."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the validation pictures, in an order that is always the same."""
+        """Batches of the validation images, in an order that is always the same."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the test pictures, in an order that is always the same."""
+        """Batches of the test images, in an order that is always the same."""
         return self._loader("test")
 
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the images of `predict_split`, as `val_dataloader` and `test_dataloader` serve them."""
+        return self._loader(self.predict_split)
+
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Draw the random numbers of training batches, while the index is where the processor can read it."""
+        """Draw the random numbers of training batches while the index is still in the memory of the processor."""
         assert self.trainer is not None
         if self.augment is not None and self.trainer.training:
-            epoch = self.trainer.current_epoch
-            batch["random"] = uniforms(self.seed, epoch, batch["index"], Augment.COUNT)
+            batch["random"] = augmentation_numbers(self.seed, self.trainer.current_epoch, batch["index"], Augment.COUNT)
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Gather pixels that are on the device, and augment training batches there."""
         if "image" not in batch:
-            assert self.store is not None
-            batch["image"] = self.store.gather(batch["index"])
+            assert self.pixels is not None
+            batch["image"] = self.pixels.gather(batch["index"])
         if self.augment is not None and "random" in batch:
             batch["image"] = self.augment(as_float(batch["image"]), batch.pop("random"))
         return batch

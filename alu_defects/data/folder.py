@@ -1,12 +1,11 @@
-"""Any folder of class folders → catalogue."""
+"""Any folder of class folders → catalog."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from alu_defects.data import catalog, duplicates, files
-from alu_defects.data.catalog import Picture, Scan
-from alu_defects.data.left_out import LeftOut, Reason
+from alu_defects.data import catalog, duplicates
+from alu_defects.data.catalog import Excluded, FoundImages, ImageRecord, Reason
 from alu_defects.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -18,47 +17,39 @@ SPLIT_NAMES = frozenset(
 MASK_NAMES = frozenset(
     {"mask", "masks", "ground_truth", "groundtruth", "gt", "segmentation", "segmentations", "labels", "annotations"}
 )
-# what a class may be called, too
+# a class may have such a name, too
 AMBIGUOUS_NAMES = frozenset({"test", "valid", "val", "dev", "gt", "mask", "image", "img", "annotation"})
 CONTAINER_NAMES = MASK_NAMES | {"annotation", "image", "images", "img", "imgs", "jpegimages", "json", "xml"}
 
 
-def scan(root: Path) -> Scan:
-    """Catalogue `root/<class>/**/<picture>`: the first folder is the class, folders in it only group pictures.
+def find_images(root: Path) -> FoundImages:
+    """Catalog `root/<class>/**/<image>`: the first folder is the class, folders in it only group images.
 
-    A copy in the same class is left out, of a picture in two classes all copies are.
+    A copy in the same class is excluded; of an image in two classes all copies are. Images in the root itself have no
+    class: they can be predicted, and `sources.check_trainable` refuses them.
 
     Raises:
-        UserError: no pictures, one class only, or folders that are named like splits, masks or containers.
+        UserError: no images, or folders that are named like splits, masks or containers.
     """
-    found, left_out = files.below(root)
-    left_out += [LeftOut(path, Reason.NOT_A_PICTURE) for path in found if not files.is_picture(path)]
-    pictures = [Picture(path, (PurePosixPath(path).parts[0],)) for path in found if files.is_picture(path)]
-    if not pictures:
-        raise UserError(
-            f"data.root={root} holds no pictures ({', '.join(sorted(files.PICTURE_SUFFIXES))}) in class folders"
-        )
-    loose = [picture.path for picture in pictures if "/" not in picture.path]
-    if loose:
-        raise UserError(
-            f"{root / loose[0]} and {len(loose) - 1} other pictures lie in the root itself; "
-            "move each into a folder named after its class"
-        )
-    _check_folders(root, pictures)
-    labels = {picture.label for picture in pictures}
-    empty = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in labels and p.name[0] != ".")
-    if empty:
-        log.warning("%s: no pictures in %s, so there is no such class", root, ", ".join(empty))
-    pictures, copies = duplicates.by_content(catalog.hashed(root, pictures))
-    return catalog.build(root, pictures, left_out + copies, sorted(labels))
+    found, excluded = list_files(root)
+    excluded += [Excluded(path, Reason.NOT_AN_IMAGE) for path in found if not is_image(path)]
+    images = [ImageRecord(path, PurePosixPath(path).parts[:-1][:1]) for path in found if is_image(path)]
+    if not images:
+        raise UserError(f"data.root={root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    in_folders = [image for image in images if image.labels]
+    _check_folders(root, in_folders)
+    labels = {image.label for image in in_folders}
+    if empty := sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in labels and p.name[0] != "."):
+        log.warning("%s: no images in %s, so there is no such class", root, ", ".join(empty))
+    images, copies = duplicates.exclude_same_content(catalog.with_hashes(root, images))
+    return catalog.build_catalog(images, excluded + copies, sorted(labels))
 
 
-def _check_folders(root: Path, pictures: Sequence[Picture]) -> None:
-    """Refuse folders whose names say that they are no classes, or that they hold no images of their class."""
-    above = {picture.path.rpartition("/")[0]: picture.path for picture in pictures}  # few, however many images
+def _check_folders(root: Path, images: Sequence[ImageRecord]) -> None:
+    """Refuse folders whose names say that they are not classes, or that they do not hold images of their class."""
+    above = {image.path.rpartition("/")[0]: image.path for image in images}  # few, however many images
     folders = {tuple(folder.split("/")): example for folder, example in above.items()}
-    tops = sorted({parts[0] for parts in folders})
-    named = [top for top in tops if _plain(top) in SPLIT_NAMES | CONTAINER_NAMES]
+    named = [top for top in sorted({top for top, *_ in folders}) if _plain(top) in SPLIT_NAMES | CONTAINER_NAMES]
     # a class may have one such name, as in valid and invalid, or mask and no_mask
     if len(named) > 1 or any(_plain(top) not in AMBIGUOUS_NAMES for top in named):
         raise UserError(
@@ -72,21 +63,18 @@ def _check_folders(root: Path, pictures: Sequence[Picture]) -> None:
                 f"{root / example} would be an image of the class {label}, but lies in {masks[0]}, which is named like "
                 "a folder of masks. Move such folders out of data.root, or rename them if they hold images"
             )
-    stems = {picture.path.rpartition(".")[0]: picture.path for picture in pictures}
+    stems = {image.path.rpartition(".")[0]: image.path for image in images}
     for stem, path in stems.items():
-        image, _, ending = stem.rpartition("_")
-        if ending.casefold() in MASK_NAMES | {"label", "seg"} and image in stems:
+        original, _, ending = stem.rpartition("_")
+        if ending.casefold() in MASK_NAMES | {"label", "seg"} and original in stems:
             raise UserError(
-                f"{root / path} would be an image of its class, but is named like the mask of {stems[image]}. Move "
+                f"{root / path} would be an image of its class, but is named like the mask of {stems[original]}. Move "
                 "masks out of data.root"
             )
     inside = sorted({name for _, *inner in folders for name in inner if _plain(name) in SPLIT_NAMES})
     if inside:
-        log.warning(
-            "%s: %s named like splits, but folders inside a class do not split its images; split=session does",
-            root,
-            _listed(inside),
-        )
+        message = "%s: %s named like splits, but folders inside a class do not split its images; split=session does"
+        log.warning(message, root, _listed(inside))
 
 
 def _plain(name: str) -> str:
@@ -96,3 +84,47 @@ def _plain(name: str) -> str:
 
 def _listed(folders: Sequence[str]) -> str:
     return f"{', '.join(folders)} {'is' if len(folders) == 1 else 'are'}"
+
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+def is_image(path: str) -> bool:
+    """Whether a file name ends like that of an image."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
+    """All files below a folder in sorted order, relative to it; links are followed, but no folder is entered twice.
+
+    Excluded are hidden files and folders (without what they hold), folders that are linked a second time, and folders
+    named like an image with all they hold. A `UserError` names a folder that cannot be read.
+    """
+    entered: dict[Path, str] = {}
+    found: list[str] = []
+    excluded: list[Excluded] = []
+
+    def walk(directory: Path, image_folder: str) -> None:
+        here = directory.relative_to(root).as_posix()
+        if (before := entered.setdefault(directory.resolve(), here)) != here:
+            excluded.append(Excluded(here, Reason.LINKED_AGAIN, before))
+            return
+        if image_folder:
+            excluded.append(Excluded(here, Reason.FOLDER_FOR_FILE, "" if here == image_folder else image_folder))
+        try:
+            children = sorted(directory.iterdir())
+        except OSError as error:
+            raise UserError(f"{directory} cannot be read ({error.strerror}); fix its permissions") from error
+        for child in children:
+            path = child.relative_to(root).as_posix()
+            if child.name.startswith("."):
+                excluded.append(Excluded(path, Reason.HIDDEN))
+            elif child.is_dir():
+                walk(child, image_folder or (path if is_image(path) else ""))
+            elif image_folder:
+                excluded.append(Excluded(path, Reason.FOLDER_FOR_FILE, image_folder))
+            else:
+                found.append(path)
+
+    walk(root, image_folder="")
+    return found, excluded

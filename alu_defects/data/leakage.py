@@ -1,4 +1,4 @@
-"""What a split gives away: how well the time of a picture alone, without its pixels, foretells the class."""
+"""What a split gives away: how well the capture time of an image alone, without its pixels, predicts the class."""
 
 from dataclasses import dataclass
 
@@ -8,77 +8,70 @@ from numpy.typing import NDArray
 
 from alu_defects.data import sessions, splits
 
-NEAR = 30  # seconds; of 81 % of the Tianchi pictures, another of the same class was taken within them
-TELLING = 0.2  # accuracy above that of the majority class from which on the clock has its part in every score
+NEARBY_SECONDS = 30  # seconds; of 81 % of the Tianchi images, another of the same class was taken within them
+MIN_ADVANTAGE = 0.2  # accuracy above that of the majority class from which on the time explains a part of every score
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """What a predictor that sees only the capture time scores on the test pictures, as fractions.
+    """What the time-only baseline scores on the test images, as fractions.
 
-    Its guess is the class of the training picture that was taken nearest in time.
+    It predicts the class of the training image that was taken nearest in time, and sees no pixels.
     """
 
-    pictures: int  # test pictures with a time
+    images: int  # test images with a time
     accuracy: float
-    macro_recall: float  # over the classes among these pictures
-    majority: float  # accuracy of always guessing the most frequent class of the training pictures
-    share_within_30s: float  # test pictures with a training picture of their class within 30 s
-    near_duplicates: int | None  # pairs of a training and a val or test picture that look alike; None: not counted
+    macro_recall: float  # over the classes among these images
+    majority: float  # accuracy of always guessing the most frequent class of the training images
+    share_within_30s: float  # test images with a training image of their class within 30 s
+    near_duplicates: int | None  # pairs of a training and a val or test image that look alike; None: not counted
 
     @property
-    def telling(self) -> bool:
-        """Whether the clock is so good that the scores of models must be read beside it."""
-        return self.accuracy - self.majority > TELLING
+    def is_strong(self) -> bool:
+        """Whether the baseline is so good that the scores of models must be compared with it."""
+        return self.accuracy - self.majority > MIN_ADVANTAGE
 
     def sentence(self) -> str:
-        """For a person: what was found, and what to do where the clock is too good."""
+        """What was found, and what to do if the baseline is strong."""
         text = (
-            "A predictor that sees no pixels, only when a picture was taken, "
-            f"scores {self.accuracy:.1%} accuracy and {self.macro_recall:.1%} macro recall "
-            f"on the {self.pictures} test pictures with a time (majority class {self.majority:.1%}); "
-            f"{self.share_within_30s:.0%} of them have a training picture of the same class within {NEAR} s"
+            f"A predictor that sees no pixels, only when an image was taken, scores {self.accuracy:.1%} accuracy and "
+            f"{self.macro_recall:.1%} macro recall on the {self.images} test images with a time (majority class "
+            f"{self.majority:.1%}); {self.share_within_30s:.0%} of them have a training image of the same class within "
+            f"{NEARBY_SECONDS} s"
         )
         if self.near_duplicates is not None:
             text += f"; pairs of near-duplicates across the split: {self.near_duplicates}"
-        if self.telling:
-            text += ". Scores on this split are partly the clock's; "
-            text += "keep longer sessions together (split=session, a larger split.gap)"
+        if self.is_strong:
+            text += ". Scores on this split are partly due to the capture time; keep longer sessions together "
+            text += "(split=session, a larger split.gap)"
         return text.replace("%", " %") + "."
 
 
-def probe(table: pd.DataFrame, near_duplicates: int | None = None) -> Leakage | None:
-    """Foretell the class of the test pictures from their times.
-
-    Args:
-        table: a catalogue with its column `split`.
-        near_duplicates: pairs across the split that look alike, if they were counted; passed on.
+def time_only_baseline(table: pd.DataFrame, near_duplicates: int | None = None) -> Leakage | None:
+    """Predict the class of the test images of a split catalog from their times; `near_duplicates` is passed on.
 
     Returns:
-        None where no training or no test picture has a time.
+        None where no training or no test image has a time.
     """
-    taken = sessions.seconds(table)
+    taken = sessions.capture_seconds(table)
     labels = pd.factorize(table["label"], sort=True)[0]  # numbers in the order of the names
-    timed = ~np.isnan(taken)
-    test = np.flatnonzero(timed & splits.rows(table, "test"))
-    train = np.flatnonzero(timed & splits.rows(table, "train"))
+    train, test = (np.flatnonzero(~np.isnan(taken) & splits.in_split(table, split)) for split in ("train", "test"))
     if not len(test) or not len(train):
         return None
     train = train[np.lexsort((labels[train], taken[train]))]  # in one second: by class
-    hits = labels[train[_nearest(taken[train], taken[test])]] == labels[test]
     truth = labels[test]
+    hits = labels[train[_nearest(taken[train], taken[test])]] == truth
     near = np.zeros(len(test), dtype=bool)
     for label in np.unique(truth):
-        own, mine = train[labels[train] == label], truth == label
+        own, mine = taken[train[labels[train] == label]], truth == label
         if len(own):
             times = taken[test[mine]]
-            near[mine] = np.abs(taken[own][_nearest(taken[own], times)] - times) <= NEAR
-    classes, counts = np.unique(labels[train], return_counts=True)
+            near[mine] = np.abs(own[_nearest(own, times)] - times) <= NEARBY_SECONDS
     return Leakage(
-        pictures=len(test),
+        images=len(test),
         accuracy=float(hits.mean()),
-        macro_recall=float(np.mean([hits[truth == label].mean() for label in np.unique(truth)])),
-        majority=float((truth == classes[counts.argmax()]).mean()),
+        macro_recall=float(pd.Series(hits).groupby(truth).mean().mean()),
+        majority=float((truth == np.bincount(labels[train]).argmax()).mean()),
         share_within_30s=float(near.mean()),
         near_duplicates=near_duplicates,
     )

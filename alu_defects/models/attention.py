@@ -1,18 +1,16 @@
 """Channel and spatial squeeze & excitation (eqs. 1-6 of the paper, after Roy et al. 2018).
 
 Every linear map has a bias: fourteen scSE blocks in Inception V4 then add 1,903,438 parameters at r = 16 and 15,041,038
-at r = 2. Without biases it would be 1,889,280 and 15,021,056.
+at r = 2, without biases 1,889,280 and 15,021,056.
 
-The last map of each gate starts at zero, so that a gate starts at sigma(0) = 0.5 everywhere. Summed (eq. 6), the two
-gates start as exactly 1: a network with published weights and new scSE blocks computes what it computed before.
-A single gate, and the maximum, start by halving the feature map. In train mode batch norm keeps that from piling up:
-measured at the start, the last map of Inception V4 is half as large (not 2^-14), those of Xception and ShuffleNet V2,
-where a batch norm comes last, are as large as without. In eval mode with published running statistics it does pile up;
-a few dozen training steps renew them.
+The last map of each gate starts at zero, so that a gate starts at sigma(0) = 0.5 everywhere, and the sum of two (eq. 6)
+at exactly 1: a network with published weights and new scSE blocks computes what it computed before. A single gate, and
+the maximum, start by halving the feature map. Batch norm keeps that from piling up in train mode; in eval mode, with
+published running statistics, it piles up until a few dozen training steps have renewed them.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +21,12 @@ from alu_defects.errors import UserError, did_you_mean
 KINDS = ("none", "cse", "sse", "scse")
 FUSIONS = ("sum", "max")
 
+# where a backbone takes attention: stage name -> {path of the block: its output channels}
 Points = Mapping[str, Mapping[str, int]]
-"""Where a backbone takes attention: stage name -> {path of the block: channels that it puts out}."""
 
 
 class ChannelSE(nn.Module):
-    """Spatial squeeze, channel excitation: how much each channel counts (eqs. 1-3)."""
+    """Spatial squeeze, channel excitation: one gate for each channel (eqs. 1-3)."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -50,7 +48,7 @@ class ChannelSE(nn.Module):
 
 
 class SpatialSE(nn.Module):
-    """Channel squeeze, spatial excitation: how much each place counts (eqs. 4, 5)."""
+    """Channel squeeze, spatial excitation: one gate for each position (eqs. 4, 5)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -65,7 +63,7 @@ class SpatialSE(nn.Module):
         return squeezed.sigmoid().permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale every place by its gate (eq. 5)."""
+        """Scale every position by its gate (eq. 5)."""
         return x * self.gate(x)
 
 
@@ -83,7 +81,7 @@ class SCSE(nn.Module):
         channel, place = self.cse.gate(x), self.sse.gate(x)
         if self.fusion == "max":
             return torch.maximum(x * channel, x * place)
-        # in NHWC: else the sum comes out with another memory format than x, and the product is 2-7 times slower
+        # in NHWC: otherwise the sum has another memory format than x, and the product is 2-7 times slower
         return (_nhwc(x) * (_nhwc(channel) + _nhwc(place))).permute(0, 3, 1, 2)
 
 
@@ -107,14 +105,13 @@ def build(kind: str, channels: int, *, reduction: int = 16, fusion: str = "sum")
     return SCSE(channels, reduction, fusion) if kind == "scse" else None
 
 
-# At module level, where pickle and deepcopy can find it.
+# at module level, where pickle and deepcopy can find it
 def _apply(block: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-    weighted: Tensor = block.attention(output)  # type: ignore[operator]  # attach() put a module there
-    return weighted
+    return cast(Tensor, block.attention(output))  # type: ignore[operator]  # attach() put a module there
 
 
 def attach(block: nn.Module, attention: nn.Module) -> None:
-    """Let `attention` act on what `block` puts out.
+    """Apply `attention` to the output of `block`.
 
     A hook and not a wrapper: the keys of all other parameters stay what they are in the published files.
     """
@@ -122,17 +119,15 @@ def attach(block: nn.Module, attention: nn.Module) -> None:
     block.register_forward_hook(_apply)
 
 
-def insert(
+def insert_attention(
     model: nn.Module, points: Points, kind: str, *, stages: str | Iterable[str] | None = None, **options: Any
 ) -> None:
     """Attach attention after every block of the chosen stages (None: all of them)."""
     stages = [stages] if isinstance(stages, str) else stages
     chosen = list(points) if stages is None else [str(stage) for stage in stages]
-    for stage in chosen:
-        if stage not in points:
-            raise UserError(f"Unknown stage '{stage}' in attention_stages; this backbone has {', '.join(points)}.")
+    if unknown := [stage for stage in chosen if stage not in points]:
+        raise UserError(f"Unknown stage '{unknown[0]}' in attention_stages; this backbone has {', '.join(points)}.")
     for stage in points:
         for path, channels in points[stage].items() if stage in chosen else ():
-            attention = build(kind, channels, **options)
-            if attention is not None:
+            if (attention := build(kind, channels, **options)) is not None:
                 attach(model.get_submodule(path), attention)

@@ -1,4 +1,4 @@
-"""The contract that every backbone keeps."""
+"""The interface of all backbones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,23 +11,20 @@ from alu_defects.errors import UserError
 
 
 class Backbone(nn.Module):
-    """What `registry.create` returns, whatever its class: for readers and type checkers, not a base class.
-
-    timm's names throughout. A backbone of another package has these methods and attributes, too.
-    """
+    """The interface, with timm's names, of what `registry.create_backbone` returns; for readers and type checkers."""
 
     num_classes: int
     num_features: int  # channels of the last feature map, width of the pre-logits
     feature_info: Sequence[dict[str, Any]]  # num_chs, reduction, module; the last entry is the last feature map
-    input_mean: tuple[float, ...]  # per channel, of pictures in 0..1; those of the published weights,
+    input_mean: tuple[float, ...]  # per channel, of images in 0..1; those of the published weights,
     input_std: tuple[float, ...]  # the same with and without them
-    min_input_size: int  # pixels; smaller pictures fail, or leave nothing but padding to look at; or the only size
+    min_input_size: int  # pixels; smaller images fail or are mostly padding; or the only size
 
     # Optional: where attention may be inserted (see attention.Points).
     attention_points: dict[str, dict[str, int]]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map pictures (B, in_chans, H, W) to the last feature map (B, num_features, h, w)."""
+        """Map images (B, in_chans, H, W) to the last feature map (B, num_features, h, w)."""
         raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -50,18 +47,18 @@ def classifiers(backbone: nn.Module) -> list[nn.Module]:
 
 
 def multiply_adds(backbone: nn.Module, image_size: int) -> int:
-    """Multiplications with an addition, of convolutions and matrix products, for one picture of `image_size`²."""
+    """Multiplications with an addition, of convolutions and matrix products, for one image of `image_size`²."""
     training, parameter = backbone.training, next(backbone.parameters())
-    picture = torch.zeros(1, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
+    image = torch.zeros(1, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
     backbone.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        backbone(picture)
+        backbone(image)
     backbone.train(training)
     return int(counter.get_total_flops()) // 2  # it counts both
 
 
 def pretrained_unavailable(name: str, error: Exception) -> UserError:
-    """Say why published weights did not arrive, and what to do instead."""
+    """The error that says why published weights were not loaded, and what to do instead."""
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return UserError(
         f"The published weights of {name} cannot be loaded: {reason[0].rstrip('.')}. "

@@ -4,10 +4,7 @@ from torch import nn
 
 from alu_defects.models.backbone import Backbone
 from alu_defects.models.registry import register
-from alu_defects.models.timm_backbone import timm_backbone
-
-# (stage, first and last index in `features`, channels): 4 Inception-A, 7 Inception-B and 3 Inception-C blocks
-_STAGES = (("a", 6, 9, 384), ("b", 11, 17, 1024), ("c", 19, 21, 1536))
+from alu_defects.models.timm import timm_backbone
 
 
 @register("inceptionv4")
@@ -20,19 +17,19 @@ def inceptionv4(num_classes: int, *, pretrained: bool = False, in_chans: int = 3
     if not pretrained:
         _open_rectifiers(model)
     model.attention_points = {
-        stage: {f"features.{index}": channels for index in range(first, last + 1)}
-        for stage, first, last, channels in _STAGES
+        "a": {f"features.{index}": 384 for index in range(6, 10)},
+        "b": {f"features.{index}": 1024 for index in range(11, 18)},
+        "c": {f"features.{index}": 1536 for index in range(19, 22)},
     }
     model.min_input_size = 75  # at 74 the last reduction has a map of 2 x 2 for its 3 x 3 window
     return model
 
 
 def _open_rectifiers(model: nn.Module) -> None:
-    """Start the biases of batch norm at 1 instead of 0, so that an untrained rectifier passes five inputs of six.
+    """Start the biases of batch norm at 1 instead of 0, so that an untrained ReLU passes five of six inputs.
 
-    A network of this depth without skip connections is chaotic at the start: batch norm makes gradients grow from
-    layer to layer (Yang et al. 2019, A Mean Field Theory of Batch Normalization). Measured on a batch of 16 at
-    112 px, the norm of the gradient falls from 8,000 to 67. Weights that are loaded replace it.
+    In a network of this depth without skip connections batch norm makes gradients grow from layer to layer (Yang et al.
+    2019, A Mean Field Theory of Batch Normalization). On a batch of 16 at 112 px their norm falls from 8,000 to 67.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -1,8 +1,8 @@
 """The backbones by name.
 
 A backbone is a function `(num_classes, *, pretrained, in_chans, drop_rate, **its own options)` that returns a module
-which keeps the contract of `Backbone`. If it also takes `image_size`, it is told for which size it is made. Another
-package adds its own without touching this one:
+with the interface `Backbone`. If it also takes `image_size`, it is given the size of the images. Another package adds
+its own without changing this one:
 
     [project.entry-points."alu_defects.backbones"]
     my_backbone = "my_package.my_module"     # a module that uses @register, or the function itself
@@ -27,25 +27,20 @@ from alu_defects.models.weights import load_weights
 _log = logging.getLogger(__name__)
 
 ENTRY_POINTS = "alu_defects.backbones"
-_MEMBERS = ("inception", "shufflenet", "xception")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Entry(NamedTuple):
     factory: Callable[..., Any]
-    attention: str  # what the name promises; "none" leaves it to the caller
+    attention: str  # part of the name; "none" leaves it to the caller
 
 
 _registry: dict[str, _Entry] = {}
 
 
 def register(name: str, *, attention: str = "none") -> Callable[[F], F]:
-    """Make a function known as backbone `name`; `attention` is what this name has by default.
-
-    Raises:
-        ValueError: The name is taken.
-    """
+    """Register a function as backbone `name`, which must be free; `attention` is what this name has by default."""
 
     def add(factory: F) -> F:
         if name in _registry:
@@ -58,7 +53,7 @@ def register(name: str, *, attention: str = "none") -> Callable[[F], F]:
 
 @functools.cache
 def _load_members() -> None:
-    for member in _MEMBERS:
+    for member in ("inception", "shufflenet", "xception"):
         import_module(f"alu_defects.models.{member}")
     for point in entry_points(group=ENTRY_POINTS):
         try:
@@ -66,18 +61,17 @@ def _load_members() -> None:
             known = _registry.get(point.name)
             if not isinstance(loaded, ModuleType) and (known is None or known.factory is not loaded):
                 register(point.name)(loaded)
-        except Exception as error:
-            # One broken plug-in must not take the other backbones with it.
+        except Exception as error:  # one broken plug-in must not hide the other backbones
             _log.warning("The backbone plug-in %s = %s cannot be loaded: %r", point.name, point.value, error)
 
 
-def names() -> list[str]:
-    """Return the names of all backbones, sorted; `timm/<name>` goes beside them."""
+def backbone_names() -> list[str]:
+    """Return the names of all backbones, sorted; `timm/<name>` exists besides."""
     _load_members()
     return sorted(_registry)
 
 
-def create(
+def create_backbone(
     name: str,
     num_classes: int,
     *,
@@ -96,13 +90,13 @@ def create(
     """Create a backbone.
 
     Args:
-        name: One of `names()`, or `timm/<name>` for any network of timm.
+        name: One of `backbone_names()`, or `timm/<name>` for any network of timm.
         num_classes: Width of the classifier.
         image_size: Side in pixels of its images, for networks that are made for one size.
-        classes: Their names, by which the classifier of a file is told from that for other classes.
+        classes: Their names; the classifier of a file for other classes is not loaded.
         pretrained: Download the published weights; the classifier is new unless it has as many classes.
         weights: A local file instead (see `load_weights`).
-        in_chans: Channels of the pictures.
+        in_chans: Channels of the images.
         drop_rate: Dropout before the classifier.
         attention: none, cse, sse or scse; a name such as inceptionv4_scse brings its own.
         attention_stages: After which blocks; the docstring of each backbone names its stages. None: all.
@@ -114,11 +108,14 @@ def create(
         UserError: A name, option or file that is not there or does not fit.
     """
     if pretrained and weights is not None:
-        raise UserError(f"pretrained=true and weights={weights} exclude each other; leave one out.")
+        raise UserError(f"pretrained=true and weights={weights} exclude each other; remove one.")
     entry = _find(name)
-    _check_options(name, entry.factory, options)
+    parameters = inspect.signature(entry.factory).parameters
+    for option in options if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()) else ():
+        if option not in parameters:
+            raise UserError(f"Backbone '{name}' takes no option '{option}'{did_you_mean(option, parameters)}")
     kind = _attention_kind(name, entry.attention, attention)
-    if "image_size" in inspect.signature(entry.factory).parameters:
+    if "image_size" in parameters:
         options["image_size"] = image_size
     model: Backbone = entry.factory(
         num_classes, pretrained=pretrained, in_chans=in_chans, drop_rate=drop_rate, **options
@@ -126,11 +123,9 @@ def create(
     if kind != "none":
         points = getattr(model, "attention_points", None)
         if points is None:
-            with_points = [known for known in names() if _registry[known].attention == "none"]
-            raise UserError(
-                f"attention={kind} has no place in '{name}'; backbones that take it: {', '.join(with_points)}."
-            )
-        attention_blocks.insert(
+            known = ", ".join(known for known in backbone_names() if _registry[known].attention == "none")
+            raise UserError(f"attention={kind} has no place in '{name}'; backbones that take it: {known}.")
+        attention_blocks.insert_attention(
             model, points, kind, stages=attention_stages, reduction=attention_reduction, fusion=attention_fusion
         )
     if weights is not None:
@@ -141,22 +136,17 @@ def create(
 
 
 def module_of(name: str) -> str:
-    """The module that makes a backbone, such as `alu_defects.models.inception`.
-
-    Raises:
-        UserError: there is no such backbone.
-    """
+    """The module that creates a backbone, such as `alu_defects.models.inception`; no such backbone is a `UserError`."""
     factory = _find(name).factory
     return str((factory.func if isinstance(factory, functools.partial) else factory).__module__)
 
 
 def _find(name: str) -> _Entry:
     if name.startswith("timm/"):
-        from alu_defects.models.timm_backbone import timm_backbone
+        from alu_defects.models.timm import timm_backbone
 
         return _Entry(functools.partial(timm_backbone, name.removeprefix("timm/")), "none")
-    known = names()
-    if name not in known:
+    if name not in (known := backbone_names()):
         raise UserError(
             f"Unknown backbone '{name}'{did_you_mean(name, known)} "
             f"All: {', '.join(known)}, and timm/<name> for every network of timm."
@@ -164,21 +154,14 @@ def _find(name: str) -> _Entry:
     return _registry[name]
 
 
-def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
-    parameters = inspect.signature(factory).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for option in options:
-        if option not in parameters:
-            raise UserError(f"Backbone '{name}' takes no option '{option}'{did_you_mean(option, parameters)}")
-
-
 def _attention_kind(name: str, promised: str, asked: str) -> str:
     if asked not in attention_blocks.KINDS:
         attention_blocks.build(asked, 1)  # raises, with the nearest kind
     if "none" in (promised, asked) or promised == asked:
         return promised if asked == "none" else asked
-    raise UserError(f"'{name}' has attention {promised}, not {asked}; leave attention out or take the plain backbone.")
+    raise UserError(
+        f"'{name}' has attention {promised}, not {asked}; remove model.attention or take the plain backbone."
+    )
 
 
 def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:

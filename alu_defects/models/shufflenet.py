@@ -31,26 +31,25 @@ class ShuffleNet(ShuffleNetV2):
         self.num_classes = num_classes
         self.num_features = channels[-1]
         self.drop = nn.Dropout(drop_rate)
-        modules = ("conv1", "maxpool", "stage2", "stage3", "conv5")
-        widths = (channels[0], channels[0], channels[1], channels[2], channels[4])
+        widths = {"conv1": channels[0], "maxpool": channels[0], "stage2": channels[1], "stage3": channels[2]}
+        widths["conv5"] = channels[4]
         self.feature_info = [
-            {"num_chs": width, "reduction": 2 ** (level + 1), "module": module}
-            for level, (module, width) in enumerate(zip(modules, widths, strict=True))
+            {"num_chs": width, "reduction": 2**level, "module": module}
+            for level, (module, width) in enumerate(widths.items(), start=1)
         ]
         self.attention_points = {
             str(stage): {f"stage{stage}.{unit}": channels[stage - 1] for unit in range(repeats)}
             for stage, repeats in enumerate(_REPEATS, start=2)
         }
         self.input_mean, self.input_std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of ImageNet
-        self.min_input_size = 32  # it runs from 1 pixel, but below its stride of 32 the last map is made of padding
+        self.min_input_size = 32  # 1 pixel works, but below the stride of 32 the last map is mostly padding
         if in_chans != 3:
             self.conv1[0] = nn.Conv2d(in_chans, channels[0], 3, 2, 1, bias=False)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map pictures to the last feature map."""
-        x = self.stage2(self.maxpool(self.conv1(x)))
-        x = self.stage4(self.stage3(x))
-        return cast(Tensor, self.conv5(x))
+        """Map images to the last feature map."""
+        x = self.stage3(self.stage2(self.maxpool(self.conv1(x))))
+        return cast(Tensor, self.conv5(self.stage4(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map the feature map to logits, or to the pooled features."""
@@ -58,7 +57,7 @@ class ShuffleNet(ShuffleNetV2):
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures to logits."""
+        """Map images to logits."""
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
@@ -68,8 +67,8 @@ class ShuffleNet(ShuffleNetV2):
     def reset_classifier(self, num_classes: int) -> None:
         """Put a new, untrained classifier in place; 0 classes: none."""
         self.num_classes = num_classes
-        weight = self.conv5[0].weight
         new = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        weight = self.conv5[0].weight
         self.fc = new.to(weight.device, weight.dtype).train(self.training)
 
 

@@ -3,9 +3,9 @@
 import copy
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,25 +18,18 @@ from alu_defects.models.backbone import classifiers
 _log = logging.getLogger(__name__)
 
 _SHOWN = 8  # keys listed in an error, or names of classes
-_OURS = {"model", "classes"}  # what files of alu_defects.train say about themselves, among other things
-
-
-class _Saved(NamedTuple):
-    state: dict[str, Tensor]
-    classes: list[str] | None  # only files of alu_defects say for which classes they are
+_OURS = {"model", "classes"}  # in the metadata of files of alu_defects.train
 
 
 def load_weights(model: nn.Module, path: str | Path, classes: Sequence[str] | None = None) -> None:
-    """Load a state dict into a backbone; only its attention and its classifier may be new.
+    """Load a state dict into a backbone; only its attention and its classifier may stay untrained.
 
     The classifier stays new where that of the file is for other classes, or, if the file does not name its classes, for
-    another number of them. Attention that the file does not have stays new. One log line says what was loaded. A file
-    that does not fit leaves the model untouched.
+    another number of them. One log line says what was loaded. A file that does not fit leaves the model untouched.
 
     Args:
         model: A backbone, see `Backbone`.
-        path: .safetensors, or .pth / .pt / .ckpt with a state dict, bare or under the key "state_dict"; also the
-            model.safetensors and the checkpoints of alu_defects.train.
+        path: .safetensors, or .pth / .pt / .ckpt with a state dict, bare or under "state_dict"; also those of a run.
         classes: Their names in the order of the model's outputs; None: not known, only their number is compared.
 
     Raises:
@@ -63,32 +56,23 @@ def load_weights(model: nn.Module, path: str | Path, classes: Sequence[str] | No
     if not fits:
         state = {key: value for key, value in state.items() if key not in classifier}
         note += ", the new one stays untrained"
-    missing = [
-        key
-        for key in own
-        if key not in state and key not in classifier | attention and not key.endswith(".num_batches_tracked")
-    ]  # old files do not count batches, and nothing here depends on the count
+    new = classifier | attention
+    missing = [key for key in own if key not in new | state.keys() and not key.endswith(".num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
-    reshaped = [
-        f"{key} {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    problems = [
-        f"{len(keys)} {what}: {_shortened(keys)}"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if keys
-    ]
+    reshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
+    reshaped = [f"{key} {tuple(state[key].shape)}, not {tuple(own[key].shape)}" for key in reshaped]
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    problems = [f"{len(keys)} {what}: {_shortened(keys)}" for what, keys in found.items() if keys]
     if problems:
         raise UserError(f"weights={path} is not a file of this backbone: {'; '.join(problems)}.")
-    if new := attention - state.keys():
-        note += f"; it has no attention, {len(new)} parameters are new"
+    if added := attention - state.keys():
+        note += f"; it has no attention, {len(added)} parameters are new"
     model.load_state_dict(state, strict=False)
     _log.info("%s: %d of %d tensors were loaded; %s", path, len(state.keys() & own.keys()), len(own), note)
 
 
 def _per_class(model: nn.Module) -> set[str]:
-    """Return the names of the tensors with a row for each class: those that another number of classes changes."""
+    """Return the names of the tensors with a row for each class, whose shape depends on the number of classes."""
     empty = {id(t): torch.empty_like(t, device="meta") for t in (*model.parameters(), *model.buffers())}
     other = copy.deepcopy(model, empty)  # without the memory of a second network
     with torch.device("meta"):
@@ -106,40 +90,37 @@ def _keys_below(model: nn.Module, keys: Iterable[str], modules: list[nn.Module])
     return {key for key in keys if key.startswith(prefixes)}
 
 
-def _read(path: Path) -> _Saved:
+def _read(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
+    """The tensors in a file, and for which classes they are, which only files of alu_defects say."""
     if not path.is_file():
         raise UserError(f"weights={path}: there is no such file.")
-    pickled = dict.fromkeys((".pth", ".pt", ".ckpt"), _read_pickle)
-    readers: dict[str, Callable[[Path], _Saved]] = {".safetensors": _read_safetensors, **pickled}
-    if path.suffix not in readers:
-        raise UserError(f"weights={path}: the name must end in {', '.join(readers)}.")
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".ckpt"):
+        raise UserError(f"weights={path}: the name must end in .safetensors, .pth, .pt, .ckpt.")
     try:
-        saved = readers[path.suffix](path)
-    except Exception as error:  # broken files raise whatever the byte that broke them leads to
-        # the first line only: torch's message goes on to recommend weights_only=False, which would run the file's code
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        state, classes = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    except Exception as error:  # broken files raise almost anything
+        # the first line only: torch then recommends weights_only=False, which would run code in the file
+        reason = f"{type(error).__name__}: {''.join(str(error).strip().splitlines()[:1])}"
         raise UserError(f"weights={path} cannot be read as tensors alone ({reason}); use an intact file.") from error
-    state = saved.state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
         raise UserError(f"weights={path} does not hold a state dict (names and tensors).")
-    return saved
+    return state, classes
 
 
-def _read_safetensors(path: Path) -> _Saved:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    return _Saved(state, json.loads(about["classes"]) if about.keys() >= _OURS else None)
+    return state, json.loads(about["classes"]) if about.keys() >= _OURS else None
 
 
-def _read_pickle(path: Path) -> _Saved:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    content = state if isinstance(state, dict) else {}
-    if isinstance(content.get("state_dict"), dict):
-        state = content["state_dict"]
-    about = content.get("hyper_parameters")
+def _read_pickle(path: Path) -> tuple[Any, list[str] | None]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        return content, None
+    inside, about = content.get("state_dict"), content.get("hyper_parameters")
+    state = inside if isinstance(inside, dict) else content
     if not (isinstance(about, dict) and about.keys() >= _OURS):
-        return _Saved(state, None)
-    inside = "backbone."  # of the LightningModule; what else it holds belongs to the loss
-    state = {name.removeprefix(inside): value for name, value in state.items() if name.startswith(inside)}
-    return _Saved(state, list(about["classes"]))
+        return state, None
+    prefix = "backbone."  # of the LightningModule
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, list(about["classes"])

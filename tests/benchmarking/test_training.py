@@ -1,4 +1,4 @@
-"""What a training step costs, on a few small pictures."""
+"""What a training step costs, on a few small images."""
 
 import io
 import re
@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from alu_defects.benchmarking import training
-from alu_defects.benchmarking.results import for_people
+from alu_defects.benchmarking.measurement import format_value
 from alu_defects.config import compose, model_options
 from alu_defects.errors import UserError
 
@@ -29,24 +29,25 @@ def test_the_three_loops_are_measured_and_the_network_trains_in_all(
     monkeypatch.setattr(training.Classifier, "forward", spy)
     words = [*FAST, f"data.root={photographs}", "data.batch_size=4", "image_sizes=[32]"]
     (table,) = training.measure(compose("benchmark", words), {"shufflenet": model_options("shufflenet")})
-    (row,) = table.to_json()["rows"]
+    (row,) = table.rows
     assert (row["network"], row["precision"]) == ("shufflenet", "32-true")
     assert row["parameters (M)"] == pytest.approx(1.256679)  # three classes
-    for kind in (training.EAGER, training.FIXED, training.FED, training.LIGHTNING):
-        assert row[f"{kind} (img/s)"]["low"] > 0
+    for kind in training.LOOPS:
+        assert row[f"{kind} (img/s)"].low > 0
+    assert row["memory (MB)"] > 5  # weights, gradients and two moments of 1.26 million parameters take 20
     for ratio in ("1 / eager", "2 / 1", "3 / 2"):
-        assert row[ratio]["low"] <= row[ratio]["median"] <= row[ratio]["high"]
+        assert row[ratio].low <= row[ratio].median <= row[ratio].high
     assert 0 < row["share of the matrix peak"] < 1
     assert modes == {True}
-    assert len(table.frame.columns) == 13  # the widest table
+    assert len(row) == 13  # the widest table
     console = Console(width=80, file=io.StringIO())
     console.print(table.to_rich(console.width))
-    for name, value in table.frame.iloc[0].items():
-        line = rf"│ {re.escape(str(name))} +│ +{re.escape(for_people(value))} │"
+    for name, value in row.items():
+        line = rf"{re.escape(name)} +{re.escape(format_value(value))}"
         assert name == "network" or re.search(line, console.file.getvalue()), name
 
 
-def test_a_picture_too_small_for_a_network_is_refused(photographs: Path) -> None:
+def test_an_image_too_small_for_a_network_is_refused(photographs: Path) -> None:
     words = [*FAST, f"data.root={photographs}", "image_sizes=[16]", "data.batch_size=4"]
     with pytest.raises(UserError, match="too small for shufflenet; give 32 or more"):
         training.measure(compose("benchmark", words), {"shufflenet": model_options("shufflenet")})

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from alu_defects.data.augment import Augment, uniforms
+from alu_defects.data.augment import Augment, augmentation_numbers
 
 OFF = Augment(
     horizontal_flip=False, vertical_flip=False, degrees=0, translate=0, scale=0, brightness=0, contrast=0, saturation=0
@@ -16,15 +16,15 @@ OFF = Augment(
 
 
 def drawn(index: Tensor, *, seed: int, epoch: int) -> Tensor:
-    return uniforms(seed, epoch, index, Augment.COUNT)
+    return augmentation_numbers(seed, epoch, index, Augment.COUNT)
 
 
-def pictures(count: int, size: int = 24) -> Tensor:
+def make_images(count: int, size: int = 24) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_picture_is_changed_alike_in_whatever_batch_it_is() -> None:
-    images, index = pictures(12), torch.arange(100, 112)
+def test_augmentation_of_an_image_does_not_depend_on_its_batch() -> None:
+    images, index = make_images(12), torch.arange(100, 112)
     whole = Augment()(images, drawn(index, seed=1, epoch=2))
     order = torch.tensor([7, 3, 11, 0])
     part = Augment()(images[order], drawn(index[order], seed=1, epoch=2))
@@ -33,8 +33,8 @@ def test_a_picture_is_changed_alike_in_whatever_batch_it_is() -> None:
     torch.testing.assert_close(alone, whole[5:6], rtol=0, atol=1e-6)
 
 
-def test_seeds_epochs_and_pictures_are_changed_differently() -> None:
-    one = pictures(1).expand(4, -1, -1, -1)
+def test_seeds_epochs_and_images_are_changed_differently() -> None:
+    one = make_images(1).expand(4, -1, -1, -1)
     index = torch.arange(4)
     results = [Augment()(one, drawn(index, seed=seed, epoch=epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     samples = torch.cat(results)
@@ -45,11 +45,11 @@ def test_seeds_epochs_and_pictures_are_changed_differently() -> None:
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: uniforms(0, 0, torch.arange(4000), 8),
-        lambda: torch.cat([uniforms(3, epoch, torch.tensor([17]), 8) for epoch in range(2000)]),
-        lambda: torch.cat([uniforms(seed, 5, torch.tensor([17]), 8) for seed in range(2000)]),
+        lambda: augmentation_numbers(0, 0, torch.arange(4000), 8),
+        lambda: torch.cat([augmentation_numbers(3, epoch, torch.tensor([17]), 8) for epoch in range(2000)]),
+        lambda: torch.cat([augmentation_numbers(seed, 5, torch.tensor([17]), 8) for seed in range(2000)]),
     ],
-    ids=["over pictures", "over epochs", "over seeds"],
+    ids=["over images", "over epochs", "over seeds"],
 )
 def test_numbers_are_uniform_and_independent(draw) -> None:
     values = draw().numpy()
@@ -63,12 +63,12 @@ def test_numbers_are_uniform_and_independent(draw) -> None:
 
 
 def test_all_off_changes_nothing() -> None:
-    images = pictures(8)
+    images = make_images(8)
     assert torch.equal(OFF(images, drawn(torch.arange(8), seed=0, epoch=0)), images)
 
 
 def test_flips_alone_are_exact_and_all_four_occur() -> None:
-    images = pictures(200, 5)
+    images = make_images(200, 5)
     result = replace(OFF, horizontal_flip=True, vertical_flip=True)(images, drawn(torch.arange(200), seed=0, epoch=0))
     ways = [(), (3,), (2,), (2, 3)]
     same = torch.stack([(result == images.flip(axes)).all(dim=(1, 2, 3)) for axes in ways])
@@ -78,8 +78,8 @@ def test_flips_alone_are_exact_and_all_four_occur() -> None:
     assert ((only == images) | (only == images.flip(2))).all(dim=(1, 2, 3)).all()
 
 
-def test_resampling_by_nothing_changes_nothing_and_flips_as_without_it() -> None:
-    images, index = pictures(32), torch.arange(32)
+def test_resampling_without_change_keeps_the_image_and_flips_exactly() -> None:
+    images, index = make_images(32), torch.arange(32)
     barely = replace(OFF, degrees=1e-9, translate=1e-9, scale=1e-9)
     torch.testing.assert_close(barely(images, drawn(index, seed=0, epoch=0)), images, rtol=0, atol=1e-5)
     flips = {"horizontal_flip": True, "vertical_flip": True}
@@ -102,7 +102,7 @@ def centres(images: Tensor) -> tuple[Tensor, Tensor]:
     return (images.sum(dim=(1, 2)) * axis).sum(dim=1) / mass, (images.sum(dim=(1, 3)) * axis).sum(dim=1) / mass
 
 
-def test_each_affine_change_moves_a_dot_as_far_as_its_limit_says() -> None:
+def test_each_affine_change_moves_a_dot_up_to_its_limit() -> None:
     index = torch.arange(64)
     x, y = centres(replace(OFF, degrees=30)(blob(65, 20, 0), drawn(index, seed=0, epoch=0)))
     angles = torch.rad2deg(torch.atan2(y, x))
@@ -123,7 +123,7 @@ def test_each_affine_change_moves_a_dot_as_far_as_its_limit_says() -> None:
 
 def test_results_stay_between_zero_and_one_and_no_corner_turns_black() -> None:
     strong = Augment(degrees=45, translate=0.3, scale=0.5, brightness=0.9, contrast=0.9)
-    result = strong(pictures(64), drawn(torch.arange(64), seed=0, epoch=0))
+    result = strong(make_images(64), drawn(torch.arange(64), seed=0, epoch=0))
     assert result.min() >= 0
     assert result.max() <= 1
     for level in (0.7, 1.0):
@@ -145,7 +145,7 @@ def test_contrast_stretches_about_the_mean_and_brightness_shifts() -> None:
 
 
 def test_input_is_left_as_it_was() -> None:
-    images = pictures(4)
+    images = make_images(4)
     before = images.clone()
     Augment()(images, drawn(torch.arange(4), seed=0, epoch=0))
     assert torch.equal(images, before)

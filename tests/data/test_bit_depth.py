@@ -17,14 +17,14 @@ import pytest
 from PIL import Image
 
 from alu_defects.audit import audit
+from alu_defects.auditing.findings import Kind, Severity
 from alu_defects.config import compose
-from alu_defects.data import bit_depth, pixels
+from alu_defects.data import bit_depth, decode
 from alu_defects.data.datamodule import DefectData
-from alu_defects.data.findings import Kind, Severity
 from alu_defects.errors import UserError
 from alu_defects.evaluate import evaluate
-from alu_defects.learning import checkpoint
 from alu_defects.train import train
+from alu_defects.training import checkpoint
 
 SPLIT = {"name": "random", "val_fraction": 0.25, "test_fraction": 0.25, "seed": 0}
 
@@ -98,31 +98,31 @@ COLOUR = {
 @pytest.mark.parametrize("kind", GREY)
 def test_a_ramp_of_few_bits_keeps_its_grey_levels(kind: str, bits: int) -> None:
     file = io.BytesIO(GREY[kind](ramp(bits)))
-    decoded = pixels.decode(file, 64, "squash", bits)
+    decoded = decode.decode(file, 64, "squash", bits)
     assert np.array_equal(decoded, np.stack([ramp(bits).astype(int) * 255 // (2**bits - 1)] * 3, axis=2))
     assert len(np.unique(decoded)) == 256
-    assert pixels.largest_value(file) == 2**bits - 1
-    assert np.array_equal(pixels.decode(file, 64, "squash", None), decoded)
+    assert decode.largest_value(file) == 2**bits - 1
+    assert np.array_equal(decode.decode(file, 64, "squash", None), decoded)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("kind", COLOUR)
-def test_so_does_one_in_colour(kind: str, channels: int, bits: int) -> None:
+def test_a_colour_ramp_of_few_bits_keeps_its_levels(kind: str, channels: int, bits: int) -> None:
     values = ramp(bits, channels)
     if channels == 4:
         values[:, :, 3] = 65535  # opaque, whatever the camera has
     alpha = {"alpha": 2} if channels == 4 and kind == "tif" else {}
     file = io.BytesIO(tiff(values, **alpha) if alpha else COLOUR[kind](values))
-    decoded = pixels.decode(file, 64, "squash", bits)
+    decoded = decode.decode(file, 64, "squash", bits)
     assert np.array_equal(decoded, values[:, :, :3].astype(int) * 255 // (2**bits - 1))
-    assert pixels.largest_value(file) == 2**bits - 1
+    assert decode.largest_value(file) == 2**bits - 1
 
 
 def test_images_of_16_bits_are_decoded_as_before() -> None:
     values = ramp(16, 3)
-    assert np.array_equal(pixels.decode(io.BytesIO(png(values)), 64), values >> 8)
-    grey = pixels.decode(io.BytesIO(png(ramp(16))), 64)[:, :, 0]
+    assert np.array_equal(decode.decode(io.BytesIO(png(values)), 64), values >> 8)
+    grey = decode.decode(io.BytesIO(png(ramp(16))), 64)[:, :, 0]
     assert np.array_equal(grey, ramp(16) // 257)
 
 
@@ -135,14 +135,14 @@ def test_images_of_16_bits_are_decoded_as_before() -> None:
         (tiff(ramp(16, 3), planes=2), 16, "in planes; save it as interleaved RGB, as grey or with 8 bits$"),
     ],
 )
-def test_layouts_of_which_pillow_reads_half_are_refused(content: bytes, bits: int, message: str) -> None:
+def test_layouts_of_which_pillow_reads_only_one_byte_are_refused(content: bytes, bits: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pixels.decode(io.BytesIO(content), 64, "squash", bits)
+        decode.decode(io.BytesIO(content), 64, "squash", bits)
 
 
 def test_values_above_the_bits_are_refused_with_the_fix() -> None:
-    with pytest.raises(pixels.UnreadableError, match=r"largest value is 4095, more than data\.bits=10 .*data\.bits=12"):
-        pixels.decode(io.BytesIO(png(ramp(12, 3))), 64, "squash", 10)
+    with pytest.raises(decode.UnreadableError, match=r"largest value is 4095, more than data\.bits=10 .*data\.bits=12"):
+        decode.decode(io.BytesIO(png(ramp(12, 3))), 64, "squash", 10)
 
 
 def test_16_bits_are_known_from_the_content_of_a_file(tmp_path: Path) -> None:
@@ -156,19 +156,19 @@ def test_16_bits_are_known_from_the_content_of_a_file(tmp_path: Path) -> None:
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        assert pixels.has_16_bits(tmp_path / name), name
-    picture = Image.fromarray(np.zeros((9, 9, 3), np.uint8))
+        assert decode.file_is_16_bit(tmp_path / name), name
+    image = Image.fromarray(np.zeros((9, 9, 3), np.uint8))
     for suffix in ("png", "jpg", "bmp", "webp", "tif"):
-        picture.save(tmp_path / f"8.{suffix}")
-        assert not pixels.has_16_bits(tmp_path / f"8.{suffix}")
+        image.save(tmp_path / f"8.{suffix}")
+        assert not decode.file_is_16_bit(tmp_path / f"8.{suffix}")
     (tmp_path / "text.tif").write_text("no image")
-    assert not pixels.has_16_bits(tmp_path / "text.tif")
-    assert not pixels.has_16_bits(tmp_path / "missing.png")
+    assert not decode.file_is_16_bit(tmp_path / "text.tif")
+    assert not decode.file_is_16_bit(tmp_path / "missing.png")
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> tuple[list[Path], list[str]]:
-    """Eight 16-bit images with the largest values 100, 200, ... and what the catalogue knows of them."""
+    """Eight 16-bit images with the largest values 100, 200, ... and what the catalog knows of them."""
     paths = [tmp_path / f"{number}.png" for number in range(8)]
     for number, path in enumerate(paths):
         path.write_bytes(png(np.full((4, 4), 100 * (number + 1))))
@@ -179,23 +179,21 @@ def images(tmp_path: Path) -> tuple[list[Path], list[str]]:
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The largest values that were found by decoding."""
     values: list[int] = []
-    largest_value = pixels.largest_value
-    monkeypatch.setattr(pixels, "largest_value", lambda file: values.append(largest_value(file)) or values[-1])
+    largest_value = decode.largest_value
+    monkeypatch.setattr(decode, "largest_value", lambda file: values.append(largest_value(file)) or values[-1])
     return values
 
 
 def test_the_largest_value_of_all_images_decides(images: Any, tmp_path: Path) -> None:
     paths, sha256s = images
-    assert bit_depth.choose("auto", paths[:2], sha256s[:2], 0, tmp_path / "cache", progress=False) == 8
-    assert bit_depth.choose("auto", paths, sha256s, 0, tmp_path / "cache", progress=False) == 10
-    assert bit_depth.choose("auto", [], [], 0, tmp_path / "none", progress=False) == 8
-    assert bit_depth.choose(14, paths, sha256s, 0, tmp_path / "none", progress=False) == 14
+    assert bit_depth.choose_bits("auto", paths[:2], sha256s[:2], 0, tmp_path / "cache", progress=False) == 8
+    assert bit_depth.choose_bits("auto", paths, sha256s, 0, tmp_path / "cache", progress=False) == 10
+    assert bit_depth.choose_bits("auto", [], [], 0, tmp_path / "none", progress=False) == 8
+    assert bit_depth.choose_bits(14, paths, sha256s, 0, tmp_path / "none", progress=False) == 14
     assert not (tmp_path / "none").exists()
 
 
-def test_an_image_is_looked_at_once_whatever_happens_to_the_file(
-    images: Any, tmp_path: Path, looked_at: list[int]
-) -> None:
+def test_the_largest_value_of_an_image_is_read_once(images: Any, tmp_path: Path, looked_at: list[int]) -> None:
     paths, sha256s = images
     expected = {sha256: 100 * number for number, sha256 in enumerate(sha256s, 1)}
     assert bit_depth.largest_values(paths[:5], sha256s[:5], 0, tmp_path / "cache", progress=False)
@@ -209,16 +207,18 @@ def test_an_image_is_looked_at_once_whatever_happens_to_the_file(
     assert len(looked_at) == 8
 
 
-def test_several_that_look_at_the_same_time_share_the_work(images: Any, tmp_path: Path, looked_at: list[int]) -> None:
+def test_processes_that_look_for_largest_values_share_the_work(
+    images: Any, tmp_path: Path, looked_at: list[int]
+) -> None:
     with ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(bit_depth.largest_values, *images, 0, tmp_path / "cache", progress=False) for _ in range(4)]
         assert all(len(job.result()) == 8 for job in jobs)
     assert len(looked_at) == 8
 
 
-def test_broken_images_do_not_count_and_changed_ones_neither(images: Any, tmp_path: Path) -> None:
+def test_broken_and_changed_images_do_not_count_for_bits(images: Any, tmp_path: Path) -> None:
     paths, sha256s = images
-    paths[7].write_bytes(png(np.full((4, 4), 60000)))  # not what was catalogued
+    paths[7].write_bytes(png(np.full((4, 4), 60000)))  # not what was cataloged
     found = bit_depth.largest_values(paths, sha256s, time.time(), tmp_path / "cache", progress=False)
     assert max(found.values()) == 700
 
@@ -239,8 +239,8 @@ def test_where_no_16_bit_image_can_be_decoded_the_reasons_of_the_files_are_raise
     data = make(tmp_path / "data", cache=cache, cache_dir=str(tmp_path / "cache"))
 
     def decode() -> None:
-        data.setup("fit")  # without a cache, reading the pixels decodes
-        data.pictures(np.arange(8))
+        data.prepare_data()  # without a cache, reading the pixels decodes
+        data.read_images(np.arange(8))
 
     with caplog.at_level(logging.INFO), pytest.raises(UserError, match=reason):
         decode()
@@ -250,7 +250,7 @@ def test_where_no_16_bit_image_can_be_decoded_the_reasons_of_the_files_are_raise
 def test_a_place_that_cannot_be_written_is_an_error_with_the_fix(images: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"largest_values cannot be written .* such as data\.bits=12"):
-        bit_depth.choose("auto", *images, 0, tmp_path / "file", progress=False)
+        bit_depth.choose_bits("auto", *images, 0, tmp_path / "file", progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -280,36 +280,38 @@ def make(root: Path, **options: Any) -> DefectData:
 def test_one_number_holds_for_all_images_of_a_data_set(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = make(root)
     with caplog.at_level(logging.INFO):
-        data.setup("fit")
+        data.prepare_data()
     assert data.bits == 12
     lines = [record.message for record in caplog.records if "data.bits" in record.message]
     assert len(lines) == 1
     assert lines[0].startswith("data.bits=12 for 16 images with 16 bits a channel: their largest value is 3")
-    paths = data.scan()["path"]
-    expected = np.stack([pixels.decode(root / path, 32, "squash", 12) for path in paths])
+    paths = data.catalog["path"]
+    expected = np.stack([decode.decode(root / path, 32, "squash", 12) for path in paths])
     assert expected[paths.str.startswith("light/").to_numpy()].mean() > 40  # no longer black
     for cache in ("disk", "none"):
         data = make(root, cache=cache)
-        data.setup("fit")
-        assert np.array_equal(data.pictures(np.arange(len(paths))), expected)
+        data.prepare_data()
+        assert np.array_equal(data.read_images(np.arange(len(paths))), expected)
 
 
-def test_pixels_of_one_number_are_not_taken_for_those_of_another(root: Path, tmp_path: Path) -> None:
+def test_each_number_of_bits_has_its_own_cache(root: Path, tmp_path: Path) -> None:
     found = []
     for bits in (12, 14, 16, 12):
         data = make(root, bits=bits, cache_dir=tmp_path)
-        data.setup("fit")
-        found.append(data.pictures(data.rows("train")))
+        data.prepare_data()
+        found.append(data.read_images(data.find_rows("train")))
     assert np.array_equal(found[0], found[3])
-    deep = ~data.scan().iloc[data.rows("train")]["path"].str.startswith("ordinary").to_numpy()
+    deep = ~data.catalog.iloc[data.find_rows("train")]["path"].str.startswith("ordinary").to_numpy()
     assert found[0][deep].mean() > 3 * found[1][deep].mean() > 9 * found[2][deep].mean()
     assert np.array_equal(found[0][~deep], found[2][~deep])
 
 
-def test_data_sets_of_8_bits_pay_nothing(photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_8_bit_data_sets_do_not_look_for_bits(
+    photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
         for bits in ("auto", 12):
-            make(photographs, bits=bits, cache_dir=tmp_path).setup("fit")
+            make(photographs, bits=bits, cache_dir=tmp_path).prepare_data()
     assert [path.name for path in tmp_path.iterdir()] == ["v1_32_squash"]  # where they were before
     assert "data.bits" not in caplog.text
 
@@ -317,7 +319,7 @@ def test_data_sets_of_8_bits_pay_nothing(photographs: Path, tmp_path: Path, capl
 @pytest.mark.parametrize("on_broken", ["error", "exclude"])
 def test_too_few_bits_are_an_error_that_names_the_file(root: Path, on_broken: str) -> None:
     with pytest.raises(UserError, match=r"dark/0\.tif .*largest value is 3\d\d\d, more than data\.bits=10"):
-        make(root, bits=10, on_broken=on_broken).setup("fit")
+        make(root, bits=10, on_broken=on_broken).prepare_data()
 
 
 @pytest.mark.parametrize("bits", [11, 0, "12", None])
@@ -330,7 +332,7 @@ def test_other_numbers_are_refused(root: Path, bits: Any) -> None:
 def words(root: Path, small: list[str], tmp_path: Path) -> list[str]:
     """A training of which the val and test images alone need 10 bits."""
     parts = {1: "val", 2: "test"}
-    split = make(root).scan().assign(split=[parts.get(k % 8, "train") for k in range(24)])
+    split = make(root).catalog.assign(split=[parts.get(k % 8, "train") for k in range(24)])
     split.to_csv(tmp_path / "split.csv", index=False)
     own = [f"data.root={root}", "split=file", f"split.file={tmp_path / 'split.csv'}", f"run_dir={tmp_path / 'run'}"]
     return [*small, *own, "trainer.max_epochs=1"]
@@ -341,8 +343,8 @@ def test_evaluate_decodes_as_the_training_did(
 ) -> None:
     results, run = train(compose("train", words)), tmp_path / "run"
     assert json.loads((run / "run.json").read_text())["bits"] == 12
-    assert checkpoint.load(run / "checkpoints" / "best.ckpt").about["bits"] == 12
-    (tmp_path / "split.csv").unlink()  # the run has its catalogue
+    assert checkpoint.load_classifier(run / "checkpoints" / "best.ckpt").about["bits"] == 12
+    (tmp_path / "split.csv").unlink()  # the run has its catalog
     with caplog.at_level(logging.INFO):
         again = evaluate(compose("evaluate", [f"run={run}", "trainer=cpu", f"output={tmp_path / 'out'}"]))
     assert "data.bits=12 for 4 images" in caplog.text
@@ -359,7 +361,7 @@ def test_a_resumed_run_decodes_as_it_did_before(words: list[str], tmp_path: Path
     assert json.loads((run / "run.json").read_text())["bits"] == 14
 
 
-def test_an_audit_says_what_16_bit_images_use(root: Path, tmp_path: Path) -> None:
+def test_audit_reports_the_bits_of_16_bit_images(root: Path, tmp_path: Path) -> None:
     words = ["data=folder", f"data.root={root}", "split=random", "data.progress=false", f"output={tmp_path / 'audit'}"]
     result = audit(compose("audit", words))
     (found,) = result.findings[result.findings["kind"] == Kind.SIXTEEN_BITS].to_dict("records")

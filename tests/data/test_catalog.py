@@ -1,4 +1,4 @@
-"""What a catalogue holds, and that it survives being written, whatever the files are called."""
+"""What a catalog holds, and that it survives being written, whatever the files are called."""
 
 import hashlib
 import os
@@ -8,9 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from alu_defects.data import catalog, files
-from alu_defects.data.catalog import Picture
-from alu_defects.data.left_out import LeftOut, Reason
+from alu_defects.data import catalog, folder, sessions
+from alu_defects.data.catalog import Excluded, ImageRecord, Reason
 from alu_defects.errors import UserError
 
 # every name is a valid one on Linux; each broke some CSV, sorting or quoting in one library or another
@@ -33,12 +32,12 @@ def touch(path: Path) -> Path:
 
 
 def scan(root: Path, *paths: str) -> pd.DataFrame:
-    """Catalogue files of `root/<class>/…` without looking for copies."""
-    pictures = [Picture(path, (path.partition("/")[0],)) for path in paths]
-    return catalog.build(root, catalog.hashed(root, pictures), [], sorted({p.label for p in pictures})).table
+    """Catalog files of `root/<class>/…` without looking for copies."""
+    images = [ImageRecord(path, (path.partition("/")[0],)) for path in paths]
+    return catalog.build_catalog(catalog.with_hashes(root, images), [], sorted({p.label for p in images})).table
 
 
-def test_catalogue_holds_one_row_a_picture_in_text(tmp_path: Path) -> None:
+def test_catalog_holds_one_row_an_image_in_text(tmp_path: Path) -> None:
     touch(tmp_path / "a" / "擦花20180830164545.png")
     touch(tmp_path / "b" / "c" / "y.png")
     table = scan(tmp_path, "b/c/y.png", "a/擦花20180830164545.png")
@@ -77,68 +76,68 @@ def test_catalogue_holds_one_row_a_picture_in_text(tmp_path: Path) -> None:
     ],
 )
 def test_the_time_is_found_in_a_file_name(name: str, time: str) -> None:
-    assert catalog.capture_time(name) == time
+    assert sessions.capture_time(name) == time
 
 
 def test_rows_are_in_the_order_of_classes_and_the_summary_counts_them(tmp_path: Path) -> None:
-    pictures = [
-        Picture("5", ()),
-        Picture("4", ("pit", "dent"), "new"),
-        Picture("3", ("dent",), "new"),
-        Picture("2", ("pit",), "old"),
-        Picture("1", ("dent",), "old"),
+    images = [
+        ImageRecord("5", ()),
+        ImageRecord("4", ("pit", "dent"), "new"),
+        ImageRecord("3", ("dent",), "new"),
+        ImageRecord("2", ("pit",), "old"),
+        ImageRecord("1", ("dent",), "old"),
     ]
-    left_out = [LeftOut("z", Reason.HIDDEN), LeftOut("y", Reason.SAME_NAME, "1", "old", "dent")]
-    result = catalog.build(tmp_path, pictures, left_out, ["pit", "bruise", "dent"])
+    excluded = [Excluded("z", Reason.HIDDEN), Excluded("y", Reason.SAME_NAME, "1", "old", "dent")]
+    result = catalog.build_catalog(images, excluded, ["pit", "bruise", "dent"])
     assert result.table["path"].tolist() == ["2", "1", "3", "4", "5"]
     assert result.table["labels"].tolist() == ["pit", "dent", "dent", "pit|dent", ""]
     assert result.table["label"].tolist() == ["pit", "dent", "dent", "", ""]
-    summary = catalog.summary(result)
+    summary = catalog.count_by_archive(result.table)
     assert summary.index.tolist() == ["pit", "dent", "several", "unlabelled", "total"]
     assert summary.columns.tolist() == ["new", "old", "total"]
     assert summary.to_numpy().tolist() == [[0, 1, 1], [1, 1, 2], [1, 0, 1], [0, 0, 1], [2, 2, 5]]
-    assert tuple(result.left_out.columns) == catalog.LEFT_OUT_COLUMNS
-    assert result.left_out.iloc[0].tolist() == ["y", "old", "dent", "same file name", "1"]
-    assert catalog.reasons(result).to_dict() == {"same file name": 1, "hidden": 1}
+    assert tuple(result.excluded.columns) == catalog.EXCLUDED_COLUMNS
+    assert result.excluded.iloc[0].tolist() == ["y", "old", "dent", "", "same file name", "1"]
+    assert catalog.count_reasons(result.excluded).to_dict() == {"same file name": 1, "hidden": 1}
 
 
-def test_nothing_left_out_is_an_empty_table_that_can_be_saved(tmp_path: Path) -> None:
-    result = catalog.build(tmp_path, [Picture("1", ("a",)), Picture("2", ("b",))], [], ["a", "b"])
-    assert catalog.reasons(result).empty
-    assert catalog.summary(result).columns.tolist() == ["total"]
-    catalog.save(result.left_out, tmp_path / "left_out.csv")
-    assert tuple(catalog.load(tmp_path / "left_out.csv").columns) == catalog.LEFT_OUT_COLUMNS
+def test_nothing_excluded_is_an_empty_table_that_can_be_saved(tmp_path: Path) -> None:
+    result = catalog.build_catalog([ImageRecord("1", ("a",)), ImageRecord("2", ("b",))], [], ["a", "b"])
+    assert catalog.count_reasons(result.excluded).empty
+    assert catalog.count_by_archive(result.table).columns.tolist() == ["total"]
+    catalog.save_catalog(result.excluded, tmp_path / "excluded.csv")
+    assert tuple(catalog.load_catalog(tmp_path / "excluded.csv").columns) == catalog.EXCLUDED_COLUMNS
 
 
-def test_an_old_catalogue_with_fewer_columns_is_read(tmp_path: Path) -> None:
+def test_a_catalog_with_fewer_columns_is_read(tmp_path: Path) -> None:
     (tmp_path / "catalog.csv").write_text("path,label,sha256,split\na/x.png,NA,0,train\n", encoding="utf-8")
-    table = catalog.load(tmp_path / "catalog.csv")
+    table = catalog.load_catalog(tmp_path / "catalog.csv")
     assert table.iloc[0].to_dict() == {"path": "a/x.png", "label": "NA", "sha256": "0", "split": "train"}
     assert len(catalog.data_hash(table)) == 64
 
 
-def test_an_unchanged_picture_is_verified_and_others_are_named(tmp_path: Path) -> None:
+def test_an_unchanged_image_is_verified_and_others_are_named(tmp_path: Path) -> None:
     for path in ("a/x.png", "b/y.png"):
         touch(tmp_path / path)
     table = scan(tmp_path, "a/x.png", "b/y.png")
-    catalog.verify(tmp_path, table)
+    catalog.verify_files(tmp_path, table)
     (tmp_path / "b" / "y.png").write_bytes(b"other")
-    with pytest.raises(UserError, match=r"y\.png is not the picture"):
-        catalog.verify(tmp_path, table)
+    with pytest.raises(UserError, match=r"y\.png is not the image"):
+        catalog.verify_files(tmp_path, table)
     (tmp_path / "a" / "x.png").unlink()
     with pytest.raises(UserError, match=r"x\.png is missing"):
-        catalog.verify(tmp_path, table)
+        catalog.verify_files(tmp_path, table)
 
 
-@pytest.mark.parametrize("folder", ["class, one", "null", "007", "不导电", "\r"])
-def test_strange_names_survive_saving_and_loading(tmp_path: Path, folder: str) -> None:
+@pytest.mark.parametrize("label", ["class, one", "null", "007", "不导电", "\r"])
+def test_strange_names_survive_saving_and_loading(tmp_path: Path, label: str) -> None:
     root = tmp_path / "root"
     for name in STRANGE_NAMES:
-        touch(root / folder / name)
+        touch(root / label / name)
     touch(root / "other" / "x.png")
-    table = scan(root, *files.below(root)[0])
-    catalog.save(table, tmp_path / "catalog.csv")
-    loaded = catalog.load(tmp_path / "catalog.csv")
+    table = scan(root, *folder.list_files(root)[0])
+    catalog.save_catalog(table, tmp_path / "catalog.csv")
+    loaded = catalog.load_catalog(tmp_path / "catalog.csv")
     pd.testing.assert_frame_equal(loaded, table)
     assert len(loaded) == len(STRANGE_NAMES) + 1
     assert all((root / path).is_file() for path in loaded["path"])
@@ -151,8 +150,8 @@ def test_names_that_are_not_utf8_survive_saving_and_loading(tmp_path: Path) -> N
     for path in paths:
         touch(tmp_path / path)
     table = scan(tmp_path, *paths)
-    catalog.save(table, tmp_path / "catalog.csv")
-    loaded = catalog.load(tmp_path / "catalog.csv")
+    catalog.save_catalog(table, tmp_path / "catalog.csv")
+    loaded = catalog.load_catalog(tmp_path / "catalog.csv")
     pd.testing.assert_frame_equal(loaded, table)
     assert all((tmp_path / path).is_file() for path in loaded["path"])
     assert len(catalog.data_hash(loaded)) == 64

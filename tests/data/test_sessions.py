@@ -1,4 +1,4 @@
-"""Sessions: where one ends, what it is called, and pictures without a time."""
+"""Sessions: where one ends, what it is called, and images without a time."""
 
 import hashlib
 
@@ -23,8 +23,8 @@ TABLE = pd.DataFrame(SHOTS, columns=["label", "time"], dtype=str).assign(
 )
 
 
-def test_a_session_goes_on_while_its_class_is_shot_again_within_the_gap() -> None:
-    assert sessions.find(TABLE, 60).tolist() == [
+def test_a_session_continues_while_its_class_is_shot_again_within_the_gap() -> None:
+    assert sessions.find_sessions(TABLE, 60).tolist() == [
         "a 2018-08-30T16:45:45",
         "a 2018-08-30T16:45:45",
         "b 2018-08-30T16:46:00",
@@ -32,18 +32,18 @@ def test_a_session_goes_on_while_its_class_is_shot_again_within_the_gap() -> Non
         f"a {TABLE['sha256'][4][:12]}",
         "b 2018-08-31T16:46:01",
     ]
-    assert sessions.find(TABLE, 61)[3] == "a 2018-08-30T16:45:45"
-    assert len(set(sessions.find(TABLE, 0))) == len(TABLE)
+    assert sessions.find_sessions(TABLE, 61)[3] == "a 2018-08-30T16:45:45"
+    assert len(set(sessions.find_sessions(TABLE, 0))) == len(TABLE)
 
 
-def test_without_times_every_picture_is_a_session() -> None:
-    for table in (TABLE.drop(columns="time"), TABLE.assign(time="")):
-        assert np.isnan(sessions.seconds(table)).all()
-        assert sessions.find(table, 60).tolist() == (table["label"] + " " + table["sha256"].str[:12]).tolist()
+def test_without_times_every_image_is_a_session() -> None:
+    table = TABLE.assign(time="")
+    assert np.isnan(sessions.capture_seconds(table)).all()
+    assert sessions.find_sessions(table, 60).tolist() == (table["label"] + " " + table["sha256"].str[:12]).tolist()
 
 
 def test_times_are_seconds() -> None:
-    taken = sessions.seconds(TABLE)
+    taken = sessions.capture_seconds(TABLE)
     assert taken[0] == pd.Timestamp("2018-08-30T16:46:45").timestamp()
     np.testing.assert_array_equal(taken - taken[1], [60, 0, 15, 121, np.nan, 86416])
 
@@ -52,10 +52,10 @@ def test_times_are_seconds() -> None:
 def test_a_time_that_cannot_be_read_is_named(time: str) -> None:
     table = TABLE.assign(time=[*TABLE["time"][:-1], time])
     with pytest.raises(UserError, match=rf"5\.jpg: time={time} is not written like"):
-        sessions.find(table, 60)
+        sessions.find_sessions(table, 60)
 
 
 @pytest.mark.parametrize("gap", [-1, float("nan")])
 def test_a_gap_below_zero_is_refused(gap: float) -> None:
     with pytest.raises(UserError, match=rf"split\.gap={gap}"):
-        sessions.find(TABLE, gap)
+        sessions.find_sessions(TABLE, gap)

@@ -16,7 +16,7 @@ from alu_defects.config import compose, plain
 from alu_defects.data import catalog, splits
 from alu_defects.errors import UserError
 
-# pictures a class in the archive that the paper used, without the class other
+# images a class in the archive that the paper used, without the class other
 TIANCHI = {
     "normal": 1018,
     "non_conductive": 39,
@@ -33,7 +33,7 @@ TIANCHI = {
 
 
 def shots(label: str, sizes: Iterable[int], start: datetime = datetime(2018, 8, 30)) -> pd.DataFrame:
-    """Sessions of these sizes: a picture every ten seconds, and then an hour's pause."""
+    """Sessions of these sizes: an image every ten seconds, and then an hour's pause."""
     rows = []
     for number, size in enumerate(sizes):
         for shot in range(size):
@@ -44,7 +44,7 @@ def shots(label: str, sizes: Iterable[int], start: datetime = datetime(2018, 8, 
 
 
 def table(**counts: int) -> pd.DataFrame:
-    """So many pictures of each class, none with a time."""
+    """So many images of each class, none with a time."""
     return pd.concat([shots(label, [1] * count) for label, count in counts.items()], ignore_index=True).assign(time="")
 
 
@@ -57,49 +57,49 @@ EVERY = [
     {"name": "paper"},
     {"name": "paper", "val_fraction": 0.1},
     {"name": "kfold", "k": 3, "fold": 1},
-    {"name": "kfold", "k": 4, "by": "picture"},
+    {"name": "kfold", "k": 4, "by": "image"},
 ]
 
 
-def divide(pictures: pd.DataFrame, name: str, seed: int = 0, **options: Any) -> pd.Series:
+def divide(images: pd.DataFrame, name: str, seed: int = 0, **options: Any) -> pd.Series:
     """The split of every path."""
-    return splits.divide(pictures, name=name, seed=seed, **options).set_index("path")["split"]
+    return splits.split_catalog(images, name=name, seed=seed, **options).set_index("path")["split"]
 
 
-def counts(pictures: pd.DataFrame, name: str, **options: Any) -> pd.DataFrame:
-    """Pictures of each class (rows) in each split (columns)."""
-    result = splits.divide(pictures, name=name, **{"seed": 0, **options})
+def counts(images: pd.DataFrame, name: str, **options: Any) -> pd.DataFrame:
+    """Images of each class (rows) in each split (columns)."""
+    result = splits.split_catalog(images, name=name, **{"seed": 0, **options})
     return pd.crosstab(result["label"], result["split"])
 
 
 @pytest.mark.parametrize("options", EVERY, ids=str)
 def test_right_options_are_accepted_without_images(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    splits.check_options(seed=0, **options)
+    splits.check_split_options(seed=0, **options)
     assert not caplog.records
 
 
 @pytest.mark.parametrize("options", EVERY, ids=str)
 def test_the_seed_and_the_content_decide_not_the_order_of_the_rows(options: dict[str, Any]) -> None:
-    pictures = SHOTS.assign(time=SHOTS["time"].where(SHOTS.index % 9 != 0, ""))  # some are not known
-    first = divide(pictures, **options)
-    assert divide(pictures, **options).equals(first)
-    shuffled = pictures.sample(frac=1, random_state=3)
+    images = SHOTS.assign(time=SHOTS["time"].where(SHOTS.index % 9 != 0, ""))  # some are not known
+    first = divide(images, **options)
+    assert divide(images, **options).equals(first)
+    shuffled = images.sample(frac=1, random_state=3)
     assert divide(shuffled, **options).reindex(first.index).equals(first)
     moved = shuffled.assign(path="elsewhere/" + shuffled["path"], split="train").reset_index(drop=True)
     assert divide(moved, **options).reindex("elsewhere/" + first.index).tolist() == first.tolist()
-    assert not divide(pictures, seed=1, **options).equals(first)
+    assert not divide(images, seed=1, **options).equals(first)
 
 
 @pytest.mark.parametrize("options", EVERY, ids=str)
-def test_the_catalogue_gains_two_columns(options: dict[str, Any]) -> None:
-    result = splits.divide(SHOTS, seed=0, **options)
+def test_the_catalog_gains_two_columns(options: dict[str, Any]) -> None:
+    result = splits.split_catalog(SHOTS, seed=0, **options)
     pd.testing.assert_frame_equal(result.drop(columns=["session", "split"]), SHOTS)
     assert result["session"].nunique() == 55
     for split in splits.SPLITS:
-        assert set(result.loc[splits.rows(result, split), "label"]) == {"many", "some", "few"}
+        assert set(result.loc[splits.in_split(result, split), "label"]) == {"many", "some", "few"}
 
 
-def test_a_name_that_is_wrong_is_met_with_the_right_one() -> None:
+def test_a_wrong_split_name_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(UserError, match=r"split\.name=sesion does not exist; did you mean session\?"):
         divide(SHOTS, "sesion")
 
@@ -110,7 +110,7 @@ def test_the_settings_of_conf_are_the_options_of_the_function(name: str) -> None
     assert settings.pop("name") == name
     options = {p.name: p.default for p in inspect.signature(splits.SPLITTERS[name]).parameters.values()}
     del options["table"]
-    assert settings.pop("gap") == inspect.signature(splits.divide).parameters["gap"].default
+    assert settings.pop("gap") == inspect.signature(splits.split_catalog).parameters["gap"].default
     assert settings.keys() == options.keys()
     assert all(settings[key] == value for key, value in options.items() if value is not inspect.Parameter.empty)
 
@@ -118,11 +118,11 @@ def test_the_settings_of_conf_are_the_options_of_the_function(name: str) -> None
 # rows
 
 
-def test_pictures_that_select_and_judge_are_rows_of_both() -> None:
+def test_val_plus_test_images_are_in_both_splits() -> None:
     divided = pd.DataFrame({"split": ["train", "val", "test", "val+test"]})
-    assert splits.rows(divided, "train").tolist() == [True, False, False, False]
-    assert splits.rows(divided, "val").tolist() == [False, True, False, True]
-    assert splits.rows(divided, "test").tolist() == [False, False, True, True]
+    assert splits.in_split(divided, "train").tolist() == [True, False, False, False]
+    assert splits.in_split(divided, "val").tolist() == [False, True, False, True]
+    assert splits.in_split(divided, "test").tolist() == [False, False, True, True]
     assert splits.selected_on_test(divided)
     assert not splits.selected_on_test(divided[:3])
 
@@ -136,38 +136,36 @@ def test_only_held_out_splits_are_evaluated_on() -> None:
 # random and paper
 
 
-def test_every_class_is_divided_in_the_same_proportion() -> None:
+def test_every_class_is_split_in_the_same_proportion() -> None:
     result = counts(table(many=200, some=50, few=10), "random", val_fraction=0.1, test_fraction=0.3)
     assert result.loc["many"].to_dict() == {"train": 120, "val": 20, "test": 60}
     assert result.loc["some"].to_dict() == {"train": 30, "val": 5, "test": 15}
     assert result.loc["few"].to_dict() == {"train": 6, "val": 1, "test": 3}
 
 
-def test_a_rare_class_has_a_picture_everywhere() -> None:
+def test_a_rare_class_has_an_image_everywhere() -> None:
     result = counts(table(frequent=500, rare=3), "random", val_fraction=0.05, test_fraction=0.05)
     assert result.loc["rare"].to_dict() == {"train": 1, "val": 1, "test": 1}
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_split_of_the_paper_tests_on_400_of_its_pictures(seed: int) -> None:
+def test_the_split_of_the_paper_tests_on_400_of_its_images(seed: int) -> None:
     result = counts(table(**TIANCHI), "paper", seed=seed)
     assert result.sum().to_dict() == {"train": 1596, "val+test": 400}
     assert result["val+test"].to_dict() == {label: round(0.2 * count) for label, count in TIANCHI.items()}
 
 
-def test_a_validation_part_is_taken_from_the_training_pictures_of_the_paper() -> None:
-    pictures = table(**TIANCHI)
-    plain, carved = divide(pictures, "paper"), divide(pictures, "paper", val_fraction=0.1)
+def test_paper_split_takes_validation_images_from_training() -> None:
+    images = table(**TIANCHI)
+    plain, carved = divide(images, "paper"), divide(images, "paper", val_fraction=0.1)
     assert carved.value_counts().to_dict() == {"train": 1396, "val": 200, "test": 400}
     assert (carved[plain == "val+test"] == "test").all()
 
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("name", ["random", "session"])
-def test_a_class_with_too_few_pictures_is_named(name: str, count: int) -> None:
-    with pytest.raises(
-        UserError, match=rf"class rare has no pictures in (train|val): it has {count} in .*add pictures"
-    ):
+def test_a_class_with_too_few_images_is_named(name: str, count: int) -> None:
+    with pytest.raises(UserError, match=rf"class rare has no images in (train|val): it has {count} in .*add images"):
         divide(table(frequent=50, rare=count), name)
 
 
@@ -180,7 +178,7 @@ def test_fractions_that_leave_a_split_empty_are_refused(name: str, val: float, t
         divide(table(a=30, b=30), name, val_fraction=val, test_fraction=test)
 
 
-def test_without_a_validation_part_only_the_split_of_the_paper_goes() -> None:
+def test_only_the_paper_split_works_without_validation_images() -> None:
     with pytest.raises(UserError, match=r"split\.val_fraction=0\.0 and"):
         divide(table(a=30, b=30), "session", val_fraction=0.0)
     with pytest.raises(UserError, match=r"^split\.test_fraction=1\.0: must be above 0"):
@@ -192,19 +190,19 @@ def test_without_a_validation_part_only_the_split_of_the_paper_goes() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_sessions_stay_together_and_fill_the_fractions(seed: int) -> None:
-    result = splits.divide(SHOTS, name="session", seed=seed)
+    result = splits.split_catalog(SHOTS, name="session", seed=seed)
     assert not result[["session", "split"]].drop_duplicates()["session"].duplicated().any()
     shares = pd.crosstab(result["label"], result["split"], normalize="index").loc["many"]
     assert shares["test"] == pytest.approx(0.2, abs=0.02)
     assert shares["val"] == pytest.approx(0.2, abs=0.02)
 
 
-def test_the_test_part_does_not_hang_on_the_validation_part() -> None:
+def test_test_images_do_not_depend_on_the_val_fraction() -> None:
     wide, narrow = divide(SHOTS, "session", val_fraction=0.3), divide(SHOTS, "session", val_fraction=0.1)
     assert (wide == "test").equals(narrow == "test")
 
 
-def test_most_pictures_stay_where_they_were_when_others_are_added() -> None:
+def test_most_images_stay_where_they_were_when_others_are_added() -> None:
     before = divide(SHOTS, "session")
     added = pd.concat([SHOTS, shots("many", [4, 2, 6], datetime(2019, 1, 1)).assign(path=list("abcdefghijkl"))])
     after = divide(added, "session")
@@ -212,37 +210,37 @@ def test_most_pictures_stay_where_they_were_when_others_are_added() -> None:
 
 
 def test_a_class_of_one_large_session_and_two_small_ones_trains_on_the_large() -> None:
-    result = splits.divide(pd.concat([shots("a", [20, 1, 2]), shots("b", [1] * 9)]), name="session", seed=0)
+    result = splits.split_catalog(pd.concat([shots("a", [20, 1, 2]), shots("b", [1] * 9)]), name="session", seed=0)
     assert result.loc[result["label"] == "a", "split"].value_counts()["train"] == 20
 
 
-def test_a_class_with_two_sessions_is_refused_with_the_mend() -> None:
-    pictures = pd.concat([shots("a", [1] * 9), shots("pit", [20, 20])])
+def test_a_class_with_two_sessions_is_refused_with_the_fix() -> None:
+    images = pd.concat([shots("a", [1] * 9), shots("pit", [20, 20])])
     with pytest.raises(UserError, match=r"class pit .* 40 in 2 sessions \(split\.gap=300 s\); lower split\.gap"):
-        divide(pictures, "session", gap=300)
-    assert len(divide(pictures, "session", gap=5)) == 49
+        divide(images, "session", gap=300)
+    assert len(divide(images, "session", gap=5)) == 49
 
 
-def test_pictures_without_times_are_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_images_without_times_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     divide(SHOTS, "session")
     divide(table(a=9, b=9), "random")
     assert not caplog.records
     result = counts(table(a=10, b=25), "session")
     assert result.loc["b"].to_dict() == {"train": 15, "val": 5, "test": 5}
     assert [r.getMessage() for r in caplog.records] == [
-        "35 of 35 pictures have no capture time: each is a session of its own"
+        "35 of 35 images have no capture time: each is a session of its own"
     ]
 
 
-def test_class_names_that_are_not_utf8_are_divided() -> None:
+def test_class_names_that_are_not_utf8_are_split() -> None:
     assert len(divide(shots("\udcff\udcfe", [1, 2, 3, 4]), "session")) == 10
 
 
 # kfold
 
 
-@pytest.mark.parametrize("by", ["session", "picture"])
-def test_each_picture_is_tested_on_once_and_validates_the_fold_before(by: str) -> None:
+@pytest.mark.parametrize("by", ["session", "image"])
+def test_each_image_is_tested_on_once_and_validates_the_fold_before(by: str) -> None:
     folds = [divide(SHOTS, "kfold", k=3, fold=fold, by=by) for fold in range(3)]
     tested = np.stack([fold == "test" for fold in folds])
     assert (tested.sum(axis=0) == 1).all()
@@ -253,24 +251,22 @@ def test_each_picture_is_tested_on_once_and_validates_the_fold_before(by: str) -
 
 def test_folds_keep_sessions_together_or_not() -> None:
     most = {}
-    for by in ("session", "picture"):
-        divided = splits.divide(SHOTS, name="kfold", k=3, by=by, seed=0)
+    for by in ("session", "image"):
+        divided = splits.split_catalog(SHOTS, name="kfold", k=3, by=by, seed=0)
         most[by] = divided.groupby("session")["split"].nunique().max()
-    assert most == {"session": 1, "picture": 3}
+    assert most == {"session": 1, "image": 3}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 2}, r"split\.k=2 must be 3 or more"),
         ({"fold": 5}, r"split\.fold=5 must be from 0 to 4"),
         ({"fold": -1}, r"split\.fold=-1 must be"),
-        ({"by": "class"}, r"split\.by=class must be session or picture"),
         ({"k": 4}, r"class few has 3 sessions, fewer than split\.k=4 folds; lower split\.k"),
-        ({"k": 5, "by": "picture"}, r"class few has 4 pictures, fewer than split\.k=5 folds"),
+        ({"k": 5, "by": "image"}, r"class few has 4 images, fewer than split\.k=5 folds"),
     ],
 )
-def test_folds_that_cannot_be_dealt_are_refused(options: dict[str, Any], message: str) -> None:
+def test_impossible_folds_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         divide(SHOTS, "kfold", **options)
 
@@ -278,24 +274,24 @@ def test_folds_that_cannot_be_dealt_are_refused(options: dict[str, Any], message
 # file
 
 
-def divide_by(path: Path, pictures: pd.DataFrame = SHOTS) -> pd.DataFrame:
-    return splits.divide(pictures, name="file", file=str(path))
+def divide_by(path: Path, images: pd.DataFrame = SHOTS) -> pd.DataFrame:
+    return splits.split_catalog(images, name="file", file=str(path))
 
 
-def test_the_catalogue_of_a_run_is_a_split(tmp_path: Path) -> None:
-    done = splits.divide(SHOTS, name="paper", seed=5)
-    catalog.save(done, tmp_path / "catalog.csv")
+def test_the_catalog_of_a_run_is_a_split(tmp_path: Path) -> None:
+    done = splits.split_catalog(SHOTS, name="paper", seed=5)
+    catalog.save_catalog(done, tmp_path / "catalog.csv")
     pd.testing.assert_frame_equal(divide_by(tmp_path / "catalog.csv"), done)
 
 
-def test_a_spreadsheet_with_strangers_is_a_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    done = splits.divide(SHOTS, name="session", seed=0)
+def test_a_split_file_may_have_unknown_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    done = splits.split_catalog(SHOTS, name="session", seed=0)
     rows = pd.concat([done[["split", "path"]].iloc[::-1], pd.DataFrame({"path": ["x.png"], "split": ["val"]})])
     rows.to_csv(tmp_path / "split.csv", index=False, encoding="utf-8-sig")
-    splits.check_options(name="file", file=str(tmp_path / "split.csv"))
+    splits.check_split_options(name="file", file=str(tmp_path / "split.csv"))
     assert not caplog.records
     pd.testing.assert_series_equal(divide_by(tmp_path / "split.csv")["split"], done["split"])
-    assert "1 pictures are not in the data, the first is x.png" in caplog.text
+    assert "1 images are not in the data, the first is x.png" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -306,10 +302,10 @@ def test_a_spreadsheet_with_strangers_is_a_split(tmp_path: Path, caplog: pytest.
         ("path,part\na,train\n", "has no column split, only path, part"),
         ("path,split\na/0.png,tset\n", r"a/0\.png is in 'tset', not in train, val, test or val\+test"),
         ("path,split\na/0.png,train\na/0.png,train\n", r"has 1 paths more than once, the first is a/0\.png"),
-        ("path,split\nmany/0 0.png,train\n", r"lacks 183 of the 184 pictures, the first is many/0 1\.png"),
+        ("path,split\nmany/0 0.png,train\n", r"lacks 183 of the 184 images, the first is many/0 1\.png"),
     ],
 )
-def test_a_file_that_is_no_split_of_these_pictures_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_no_split_of_these_images_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "split.csv").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=rf"split\.csv.*{message}"):
         divide_by(tmp_path / "split.csv")
@@ -321,8 +317,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
             divide_by(path)
 
 
-def test_a_file_that_leaves_a_class_out_of_a_split_is_refused(tmp_path: Path) -> None:
-    done = splits.divide(SHOTS, name="session", seed=0)
+def test_a_split_file_without_a_class_in_a_split_is_refused(tmp_path: Path) -> None:
+    done = splits.split_catalog(SHOTS, name="session", seed=0)
     done.assign(split=done["split"].replace("val", "train")).to_csv(tmp_path / "split.csv")
-    with pytest.raises(UserError, match=r"class few has no pictures in val: .* let split\.file put some there"):
+    with pytest.raises(UserError, match=r"class few has no images in val: .* let split\.file put some there"):
         divide_by(tmp_path / "split.csv")

@@ -1,4 +1,4 @@
-"""The true file names of the round-1 train archives, and tiny pictures under such names."""
+"""The true file names of the round-1 train archives, and tiny images under such names."""
 
 import gzip
 import io
@@ -25,7 +25,7 @@ def tiny_jpeg(comment: str) -> bytes:
 
 
 def write_tree(root: Path, names: Iterable[str]) -> Path:
-    """Write a tiny picture for each name; files of one name have one content, others never."""
+    """Write a tiny image for each name; files of one name have one content, others never."""
     names = list(names)
     for folder in {(root / name).parent for name in names}:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Small pictures gain nothing from a second thread; on a busy machine, waiting for it took 30 times as long."""
+    """Small images gain nothing from a second thread; on a busy machine, waiting for it took 30 times as long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

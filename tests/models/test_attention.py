@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from alu_defects.errors import UserError
-from alu_defects.models.attention import SCSE, ChannelSE, SpatialSE, attach, build, insert
+from alu_defects.models.attention import SCSE, ChannelSE, SpatialSE, attach, build, insert_attention
 
 
 def randomise(module):
@@ -50,7 +50,7 @@ def equations(block, u):
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 3])
-def test_equations_written_out(reduction):
+def test_gates_equal_the_equations(reduction):
     x = torch.randn(2, 6, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     block = randomise(SCSE(6, reduction).double())
     by_channel, by_place = equations(block, x.numpy())
@@ -75,19 +75,19 @@ def by_hand(fusion):
     return block(torch.tensor([[1.0, 3.0], [2.0, -2.0]]).reshape(1, 2, 1, 2)).detach().reshape(2, 2)
 
 
-def test_sum_by_hand():
+def test_sum_fusion_by_hand():
     expected = torch.tensor(
         [[1 * (1 / 2 + 3 / 4), 3 * (1 / 2 + 27 / 28)], [2 * (3 / 4 + 3 / 4), -2 * (3 / 4 + 27 / 28)]]
     )
     torch.testing.assert_close(by_hand("sum"), expected)
 
 
-def test_max_by_hand():
+def test_max_fusion_by_hand():
     # the larger product, not the product with the larger gate: they differ where the feature map is negative
     torch.testing.assert_close(by_hand("max"), torch.tensor([[3 / 4, 3 * 27 / 28], [3 / 2, -2 * 3 / 4]]))
 
 
-def test_scse_starts_as_the_identity_and_single_gates_as_a_half():
+def test_scse_starts_as_identity_and_single_gates_at_one_half():
     x = torch.randn(2, 32, 5, 5)
     assert torch.equal(SCSE(32)(x), x)
     for halving in (ChannelSE(32), SpatialSE(32), SCSE(32, fusion="max")):
@@ -95,7 +95,7 @@ def test_scse_starts_as_the_identity_and_single_gates_as_a_half():
 
 
 @pytest.mark.parametrize("kind", ["cse", "sse", "scse"])
-def test_memory_format_and_bf16_survive(kind):
+def test_memory_format_and_bf16_are_kept(kind):
     block = randomise(build(kind, 8, reduction=2))
     x = torch.randn(2, 8, 5, 5).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
@@ -104,11 +104,11 @@ def test_memory_format_and_bf16_survive(kind):
     torch.testing.assert_close(y.float(), block(x), rtol=0.05, atol=0.05)
 
 
-def test_more_squeeze_than_channels_leaves_one_hidden_unit():
+def test_reduction_above_the_channels_leaves_one_hidden_unit():
     assert build("cse", 8, reduction=16).reduce.out_features == 1
 
 
-def test_attach_keeps_the_other_keys_and_survives_copies():
+def test_attach_keeps_other_keys_and_works_after_copying():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
     keys, x = set(net.state_dict()), torch.randn(1, 3, 4, 4)
     plain = net[0](x)
@@ -121,7 +121,7 @@ def test_attach_keeps_the_other_keys_and_survives_copies():
         assert not torch.allclose(twin(x), net(x))
 
 
-def test_every_attention_parameter_learns():
+def test_every_attention_parameter_gets_a_gradient():
     block = randomise(SCSE(8, 2))
     nn.init.constant_(block.cse.reduce.bias, 5.0)  # all hidden units alive
     block(torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0))).square().sum().backward()
@@ -144,7 +144,7 @@ def test_compiles_in_one_graph():
         ({"kind": "cse", "reduction": 0}, "attention_reduction=0"),
     ],
 )
-def test_wrong_settings_are_named(arguments, message):
+def test_invalid_settings_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
         build(channels=8, **arguments)
 
@@ -152,7 +152,7 @@ def test_wrong_settings_are_named(arguments, message):
 def test_stages_are_chosen_by_name():
     net = nn.Sequential(nn.Identity(), nn.Identity())
     points = {"1": {"0": 4}, "2": {"1": 4}}
-    insert(net, points, "sse", stages=[2])  # as a config file would give it
+    insert_attention(net, points, "sse", stages=[2])  # as a config file would give it
     assert [hasattr(block, "attention") for block in net] == [False, True]
     with pytest.raises(UserError, match="'3' in attention_stages; this backbone has 1, 2"):
-        insert(net, points, "sse", stages="3")
+        insert_attention(net, points, "sse", stages="3")

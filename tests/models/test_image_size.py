@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from alu_defects.errors import UserError
-from alu_defects.models.registry import create
+from alu_defects.models.registry import create_backbone
 
 
 @pytest.mark.parametrize(
@@ -23,23 +23,23 @@ from alu_defects.models.registry import create
         ("xcit_nano_12_p16_224", 96),  # "fixed", but takes any size
     ],
 )
-def test_a_network_is_made_for_the_image_size(name, size):
-    model = create(f"timm/{name}", 4, image_size=size).eval()
+def test_network_is_created_for_the_image_size(name, size):
+    model = create_backbone(f"timm/{name}", 4, image_size=size).eval()
     assert model.min_input_size == (32 if "convnext" in name else size)
     with torch.no_grad():
         assert model(torch.rand(1, 3, size, size)).shape == (1, 4)
 
 
-def test_an_image_size_that_does_not_fit_is_refused_with_sizes_that_do():
+def test_unfit_image_size_is_an_error_with_sizes_that_fit():
     with pytest.raises(UserError, match=r"^data.image_size=112 does not fit timm/dla34; sizes that do: 96, 128, 224$"):
-        create("timm/dla34", 4, image_size=112)
+        create_backbone("timm/dla34", 4, image_size=112)
 
 
-def test_the_option_img_size_of_the_user_stays():
-    model = create("timm/vit_tiny_patch16_224", 4, image_size=96, img_size=96)
-    assert model.pos_embed.shape == create("timm/vit_tiny_patch16_224", 4, image_size=96).pos_embed.shape
+def test_given_img_size_is_kept():
+    model = create_backbone("timm/vit_tiny_patch16_224", 4, image_size=96, img_size=96)
+    assert model.pos_embed.shape == create_backbone("timm/vit_tiny_patch16_224", 4, image_size=96).pos_embed.shape
     with pytest.raises(UserError, match=r"data.image_size=112 does not fit .* sizes that do: 96$"):
-        create("timm/vit_tiny_patch16_224", 4, image_size=112, img_size=96)
+        create_backbone("timm/vit_tiny_patch16_224", 4, image_size=112, img_size=96)
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_the_option_img_size_of_the_user_stays():
         ("timm/resnet18", {"widht": 2}, "cannot be made with these options: .*widht"),
     ],
 )
-def test_other_mistakes_are_not_taken_for_one_of_the_size(name, options, message):
+def test_other_errors_do_not_name_the_image_size(name, options, message):
     with pytest.raises(UserError, match=message):
-        create(name, 4, image_size=96, **options)
+        create_backbone(name, 4, image_size=96, **options)
 
 
 @pytest.fixture
@@ -68,16 +68,16 @@ def published(tmp_path, monkeypatch):
 
 def test_published_weights_are_resized(published):
     published("vit_tiny_patch16_224")
-    own = create("timm/vit_tiny_patch16_224", 4, pretrained=True, image_size=224)
-    model = create("timm/vit_tiny_patch16_224", 4, pretrained=True, image_size=96)
+    own = create_backbone("timm/vit_tiny_patch16_224", 4, pretrained=True, image_size=224)
+    model = create_backbone("timm/vit_tiny_patch16_224", 4, pretrained=True, image_size=96)
     assert (own.pos_embed.shape[1], model.pos_embed.shape[1]) == (1 + 14 * 14, 1 + 6 * 6)
     assert torch.equal(model.blocks[0].mlp.fc1.weight, own.blocks[0].mlp.fc1.weight)
 
 
-def test_published_weights_that_cannot_be_resized_are_named_with_their_size(published):
+def test_published_weights_that_cannot_be_resized_are_an_error_with_their_size(published):
     published("levit_128s")
-    create("timm/levit_128s", 4, pretrained=True, image_size=224)
+    create_backbone("timm/levit_128s", 4, pretrained=True, image_size=224)
     with pytest.raises(
         UserError, match=r"levit_128s cannot be resized to data.image_size=96; give data.image_size=224"
     ):
-        create("timm/levit_128s", 4, pretrained=True, image_size=96)
+        create_backbone("timm/levit_128s", 4, pretrained=True, image_size=96)

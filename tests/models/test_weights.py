@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from alu_defects.errors import UserError
-from alu_defects.models.registry import create
+from alu_defects.models.registry import create_backbone
 from alu_defects.models.weights import load_weights
 
 
@@ -20,7 +20,7 @@ def published(tmp_path_factory):
     """Random weights in the layout of the published Inception V4 file, 1000 classes, in both formats."""
     folder = tmp_path_factory.mktemp("published")
     torch.manual_seed(1)
-    state = create("inceptionv4", 1000).state_dict()
+    state = create_backbone("inceptionv4", 1000).state_dict()
     save_file(state, folder / "inceptionv4.safetensors")
     torch.save({"state_dict": state, "epoch": 3}, folder / "inceptionv4.pth")
     yield folder
@@ -31,7 +31,7 @@ def published(tmp_path_factory):
 @pytest.fixture
 def state():
     torch.manual_seed(1)
-    return create("shufflenet", 11).state_dict()
+    return create_backbone("shufflenet", 11).state_dict()
 
 
 def same(model, other, but):
@@ -40,10 +40,10 @@ def same(model, other, but):
 
 
 @pytest.mark.parametrize("file", ["inceptionv4.safetensors", "inceptionv4.pth"])
-def test_published_inception_goes_into_scse(published, file, caplog):
+def test_published_inception_weights_load_into_scse(published, file, caplog):
     with caplog.at_level(logging.INFO, logger="alu_defects"):
-        model = create("inceptionv4_scse", 11, weights=published / file).eval()
-    plain = create("inceptionv4", 1000, weights=str(published / file)).eval()
+        model = create_backbone("inceptionv4_scse", 11, weights=published / file).eval()
+    plain = create_backbone("inceptionv4", 1000, weights=str(published / file)).eval()
     assert same(model, plain.state_dict(), but="last_linear.")
     assert model.get_classifier().out_features == 11
     assert "classifier does not fit" in caplog.text
@@ -53,29 +53,29 @@ def test_published_inception_goes_into_scse(published, file, caplog):
         torch.testing.assert_close(model.forward_features(x), plain.forward_features(x))
 
 
-def test_same_class_count_keeps_the_classifier(tmp_path, state):
+def test_classifier_with_the_same_class_count_is_loaded(tmp_path, state):
     torch.save(state, tmp_path / "a.pt")
-    assert same(create("shufflenet", 11, weights=tmp_path / "a.pt"), state, but=("none",))
+    assert same(create_backbone("shufflenet", 11, weights=tmp_path / "a.pt"), state, but=("none",))
 
 
 def test_trained_attention_is_loaded(tmp_path):
-    trained = create("shufflenet", 11, attention="scse")
+    trained = create_backbone("shufflenet", 11, attention="scse")
     nn.init.ones_(trained.stage2[0].attention.sse.squeeze.weight)
     save_file(trained.state_dict(), tmp_path / "a.safetensors")
-    model = create("shufflenet", 11, attention="scse", weights=tmp_path / "a.safetensors")
+    model = create_backbone("shufflenet", 11, attention="scse", weights=tmp_path / "a.safetensors")
     assert same(model, trained.state_dict(), but=("none",))
 
 
-def test_old_files_without_batch_counters(tmp_path, state):
+def test_files_without_batch_counters_are_loaded(tmp_path, state):
     old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "a.pth")
-    assert same(create("shufflenet", 11, weights=tmp_path / "a.pth"), old, but=("none",))
+    assert same(create_backbone("shufflenet", 11, weights=tmp_path / "a.pth"), old, but=("none",))
 
 
 @pytest.mark.parametrize("classes", [0, 5])
-def test_another_class_count_leaves_the_classifier_new(tmp_path, state, classes):
+def test_classifier_with_another_class_count_is_not_loaded(tmp_path, state, classes):
     torch.save(state, tmp_path / "a.pth")
-    model = create("shufflenet", classes, weights=tmp_path / "a.pth")
+    model = create_backbone("shufflenet", classes, weights=tmp_path / "a.pth")
     assert same(model, state, but="fc.")
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, classes or model.num_features)
 
@@ -107,17 +107,17 @@ def write(request, tmp_path):
     return written
 
 
-def test_the_classifier_for_the_same_classes_is_loaded(write, state, caplog):
+def test_classifier_for_the_same_classes_is_loaded(write, state, caplog):
     with caplog.at_level(logging.INFO, logger="alu_defects"):
-        model = create("shufflenet", 11, weights=write(state), classes=CLASSES)
+        model = create_backbone("shufflenet", 11, weights=write(state), classes=CLASSES)
     assert same(model, state, but=("none",))
     (line,) = caplog.messages
     assert line.endswith(f"{len(state)} of {len(state)} tensors were loaded; its classifier was loaded")
 
 
-def test_the_classifier_for_the_same_classes_in_another_order_is_reordered(write, state, caplog):
+def test_classifier_for_classes_in_another_order_is_reordered(write, state, caplog):
     with caplog.at_level(logging.INFO, logger="alu_defects"):
-        model = create("shufflenet", 11, weights=write(state), classes=MIXED)
+        model = create_backbone("shufflenet", 11, weights=write(state), classes=MIXED)
     assert same(model, state, but="fc.")
     assert torch.equal(model.fc.weight, state["fc.weight"].flip(0))
     assert torch.equal(model.fc.bias, state["fc.bias"].flip(0))
@@ -125,9 +125,9 @@ def test_the_classifier_for_the_same_classes_in_another_order_is_reordered(write
 
 
 @pytest.mark.parametrize("classes", [OTHERS, OTHERS[:3]])
-def test_a_classifier_for_other_classes_is_not_loaded(write, state, caplog, classes):
+def test_classifier_for_other_classes_is_not_loaded(write, state, caplog, classes):
     with caplog.at_level(logging.INFO, logger="alu_defects"):
-        model = create("shufflenet", len(classes), weights=write(state), classes=classes)
+        model = create_backbone("shufflenet", len(classes), weights=write(state), classes=classes)
     assert same(model, state, but="fc.")
     assert model.fc.bias.shape == (len(classes),)
     assert not torch.equal(model.fc.weight, state["fc.weight"][: len(classes)])
@@ -140,10 +140,10 @@ def test_a_classifier_for_other_classes_is_not_loaded(write, state, caplog, clas
     assert "the new one stays untrained" in line
 
 
-def test_a_classifier_without_names_of_its_classes_is_loaded_by_their_number(tmp_path, state, caplog):
+def test_classifier_without_class_names_is_loaded_by_their_number(tmp_path, state, caplog):
     torch.save(state, tmp_path / "a.pth")
     with caplog.at_level(logging.INFO, logger="alu_defects"):
-        model = create("shufflenet", 11, weights=tmp_path / "a.pth", classes=CLASSES)
+        model = create_backbone("shufflenet", 11, weights=tmp_path / "a.pth", classes=CLASSES)
     assert same(model, state, but=("none",))
     assert "its classifier was loaded, although the file does not say for which classes" in caplog.text
 
@@ -157,16 +157,16 @@ def test_a_classifier_without_names_of_its_classes_is_loaded_by_their_number(tmp
     ],
 )
 def test_all_layers_that_depend_on_the_classes_are_treated_alike(tmp_path, name, rows):
-    saved = create(name, 11, image_size=64)
+    saved = create_backbone(name, 11, image_size=64)
     with torch.no_grad():
         for key in rows:
             nn.init.normal_(saved.get_parameter(key))
     state, file = saved.state_dict(), tmp_path / "model.safetensors"
     as_safetensors(state, CLASSES, file)
-    mixed = create(name, 11, image_size=64, weights=file, classes=MIXED).state_dict()
+    mixed = create_backbone(name, 11, image_size=64, weights=file, classes=MIXED).state_dict()
     assert {key for key in state if not torch.equal(mixed[key], state[key])} == rows
     assert all(torch.equal(mixed[key], state[key].flip(0)) for key in rows)
-    new = create(name, 3, image_size=64, weights=file, classes=OTHERS[:3]).state_dict()
+    new = create_backbone(name, 3, image_size=64, weights=file, classes=OTHERS[:3]).state_dict()
     assert {key for key in state if new[key].shape != state[key].shape} == rows
 
 
@@ -192,10 +192,10 @@ def break_shape(state):
         (break_shape, r"1 of another shape: conv1\.0\.weight \(24, 1, 3, 3\), not \(24, 3, 3, 3\)\.$"),
     ],
 )
-def test_what_does_not_fit_is_listed_and_nothing_is_loaded(tmp_path, state, damage, message):
+def test_unfit_tensors_are_listed_and_nothing_is_loaded(tmp_path, state, damage, message):
     damage(state)
     torch.save(state, tmp_path / "a.pth")
-    model = create("shufflenet", 11)
+    model = create_backbone("shufflenet", 11)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(UserError, match=message) as caught:
         load_weights(model, tmp_path / "a.pth")
@@ -203,10 +203,12 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded(tmp_path, state, dama
     assert same(model, before, but=("none",))
 
 
-def test_attention_of_another_ratio_is_listed(tmp_path):
-    torch.save(create("shufflenet", 11, attention="cse", attention_reduction=2).state_dict(), tmp_path / "a.pth")
+def test_attention_with_another_reduction_is_listed(tmp_path):
+    torch.save(
+        create_backbone("shufflenet", 11, attention="cse", attention_reduction=2).state_dict(), tmp_path / "a.pth"
+    )
     with pytest.raises(UserError, match=r"48 of another shape: stage2\.0\.attention"):
-        create("shufflenet", 11, attention="cse", weights=tmp_path / "a.pth")
+        create_backbone("shufflenet", 11, attention="cse", weights=tmp_path / "a.pth")
 
 
 class Malice:
@@ -225,7 +227,7 @@ def test_code_in_a_pickle_does_not_run(tmp_path, save, suffix):
     marker, path = tmp_path / "ran", tmp_path / f"a.{suffix}"
     save({"state_dict": {}, "hyper_parameters": {"model": {}, "classes": Malice(marker)}}, path)
     with pytest.raises(UserError, match=rf"a\.{suffix} cannot be read as tensors alone") as caught:
-        create("shufflenet", 11, weights=path)
+        create_backbone("shufflenet", 11, weights=path)
     assert not marker.exists()
     assert "weights_only=False" not in str(caught.value)
     pickle.loads(pickle.dumps(Malice(marker)))
@@ -246,18 +248,18 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
-        create("shufflenet", 11, weights=tmp_path / name)
+        create_backbone("shufflenet", 11, weights=tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {}, torch.zeros(3)])
-def test_files_that_hold_something_else(tmp_path, content):
+def test_files_without_weights_are_errors(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(UserError, match="does not hold a state dict"):
-        create("shufflenet", 11, weights=tmp_path / "a.pth")
+        create_backbone("shufflenet", 11, weights=tmp_path / "a.pth")
 
 
-def test_pretrained_goes_through_timm(published, monkeypatch):
+def test_pretrained_weights_come_from_timm(published, monkeypatch):
     asked = []
 
     def download(repo_id, filename, **_):
@@ -265,8 +267,8 @@ def test_pretrained_goes_through_timm(published, monkeypatch):
         return str(published / "inceptionv4.safetensors")
 
     monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
-    model = create("inceptionv4_scse", 11, pretrained=True)
-    plain = create("inceptionv4", 1000, weights=published / "inceptionv4.safetensors")
+    model = create_backbone("inceptionv4_scse", 11, pretrained=True)
+    plain = create_backbone("inceptionv4", 1000, weights=published / "inceptionv4.safetensors")
     assert asked == ["timm/inception_v4.tf_in1k"]
     assert same(model, plain.state_dict(), but="last_linear.")
     assert model.get_classifier().out_features == 11
@@ -281,19 +283,19 @@ def test_pretrained_goes_through_timm(published, monkeypatch):
         (2.0, "shufflenetv2_x2_0-8be3c8ee.pth"),
     ],
 )
-def test_pretrained_goes_through_torchvision(tmp_path, monkeypatch, width, file):
+def test_pretrained_weights_come_from_torchvision(tmp_path, monkeypatch, width, file):
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    published = create("shufflenet", 1000, width=width).state_dict()
+    published = create_backbone("shufflenet", 1000, width=width).state_dict()
     torch.save(published, tmp_path / "hub" / "checkpoints" / file)  # where torch.hub looks before it downloads
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert same(create("shufflenet", 1000, pretrained=True, width=width), published, but=("none",))
-    assert same(create("shufflenet", 0, pretrained=True, width=width), published, but="fc.")
-    model = create("shufflenet", 11, pretrained=True, width=width, in_chans=1, attention="scse")
+    assert same(create_backbone("shufflenet", 1000, pretrained=True, width=width), published, but=("none",))
+    assert same(create_backbone("shufflenet", 0, pretrained=True, width=width), published, but="fc.")
+    model = create_backbone("shufflenet", 11, pretrained=True, width=width, in_chans=1, attention="scse")
     assert same(model, published, but=("fc.", "conv1.0."))
     torch.testing.assert_close(model.conv1[0].weight, published["conv1.0.weight"].sum(1, keepdim=True))
 
 
-def test_without_a_network_the_mend_is_named(tmp_path, monkeypatch):
+def test_missing_network_connection_is_an_error_with_the_fix(tmp_path, monkeypatch):
     def unreachable(*args, **kwargs):
         raise urllib.error.URLError("Name or service not known")
 
@@ -304,6 +306,6 @@ def test_without_a_network_the_mend_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", not_cached)
     with pytest.raises(UserError, match=r"shufflenet_v2_x1_0.*Name or service.*weights=<file>"):
-        create("shufflenet", 11, pretrained=True)
+        create_backbone("shufflenet", 11, pretrained=True)
     with pytest.raises(UserError, match=r"timm's inception_v4.*check your connection.*weights=<file>"):
-        create("inceptionv4_scse", 11, pretrained=True)
+        create_backbone("inceptionv4_scse", 11, pretrained=True)

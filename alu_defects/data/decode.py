@@ -1,0 +1,249 @@
+"""An image file → uint8 pixels of the size that the network sees."""
+
+import hashlib
+import io
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from alu_defects.errors import UserError
+
+T = TypeVar("T")
+UInt8 = npt.NDArray[np.uint8]
+UInt16 = npt.NDArray[np.uint16]
+BITS = (8, 10, 12, 14, 16)  # of cameras: what they put into 16-bit files is not stretched to 16 bits
+DECODED_AHEAD_PER_THREAD = 2  # images that are decoded before they are asked for: a slow one does not stop the others
+CLOCK_SKEW_SECONDS = 60  # by which the clock of a file server may be late
+_BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284  # tags of TIFF
+_COLOURS = ("RGB", "RGBX", "RGBA")  # of which Pillow can read the lower bytes too
+LETTERBOX_GREY = (128, 128, 128)  # about zero after normalisation
+
+
+class UnreadableError(Exception):
+    """Why an image that may be a good one cannot be read: the disk, the memory, or another file in its place."""
+
+
+def decode(file: Path | BinaryIO, size: int, resize: str = "squash", bits: int | None = 16) -> UInt8:
+    """Decode the whole frame of an image, upright, as RGB of `size` × `size`.
+
+    Args:
+        file: jpg, png, bmp, tif or webp; grey, palette, RGBA, CMYK or 16 bit. Of several frames the first is taken.
+        size: side of the result in pixels.
+        resize: `squash` changes the aspect ratio, as the paper does; `letterbox` keeps it and pads with grey.
+        bits: of `BITS`; white in a 16-bit image is 2^bits - 1. None: as few as its own values need, to look at a single
+            image; those of a data set must be decoded alike.
+
+    Returns:
+        uint8 (size, size, 3).
+
+    Raises:
+        UnreadableError: a 16-bit image with values that need more bits.
+        Exception: OSError, ValueError or what else Pillow raises for a file that it cannot decode.
+    """
+    with Image.open(file) as opened:
+        if is_16_bit(opened):
+            image = _rgb(_of_8_bits(file, opened, bits))
+        else:
+            opened.draft("RGB", (size, size))  # JPEG: decode at the smallest DCT scale that is not below the target
+            image = _rgb(ImageOps.exif_transpose(opened))
+    width = height = size
+    if resize == "letterbox":  # like `ImageOps.pad`, but an image as narrow as a line keeps one pixel instead of none
+        width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)  # antialiased in Pillow
+    if image.size != (size, size):
+        frame = Image.new("RGB", (size, size), LETTERBOX_GREY)
+        frame.paste(image, ((size - width) // 2, (size - height) // 2))
+        image = frame
+    return np.asarray(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point images have no agreed range; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def is_16_bit(opened: ImageFile.ImageFile) -> bool:
+    """Whether the channels of a file have 16 bits, read from its header: before it is loaded."""
+    if opened.mode == "F":
+        return False
+    bits = getattr(opened, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))  # TIFF alone has tags
+    return opened.mode.startswith("I") or max(bits) > 8 or any(";16" in _raw_mode(tile) for tile in opened.tile)
+
+
+def file_is_16_bit(path: Path) -> bool:
+    """Whether the channels of a file have 16 bits, mostly by its first bytes; False where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(25)
+        if head.startswith((b"\xff\xd8", b"BM", b"RIFF")):
+            return False
+        if head.startswith(b"\x89PNG"):
+            return head[24:] == b"\x10"
+        with Image.open(path) as opened:
+            return is_16_bit(opened)
+    except Exception:  # Pillow raises many kinds for broken files
+        return False
+
+
+def largest_value(file: Path | BinaryIO) -> int:
+    """The largest value of a 16-bit image in any colour, from 0 to 65535; errors as of `decode`."""
+    with Image.open(file) as opened:
+        return _largest_colour(_values(file, opened))
+
+
+def fewest_bits(largest: int) -> int:
+    """The fewest of `BITS` that hold a value."""
+    return next(bits for bits in BITS if largest < 2**bits)
+
+
+def _of_8_bits(file: Path | BinaryIO, opened: ImageFile.ImageFile, bits: int | None) -> Image.Image:
+    """A 16-bit image with white at 2^bits - 1, upright, as one of 8 bits."""
+    if bits == 16 and not opened.mode.startswith("I") and _has_upper_bytes(opened):
+        return ImageOps.exif_transpose(opened)
+    values = _values(file, opened)
+    largest = _largest_colour(values)
+    bits = bits or fewest_bits(largest)
+    if largest >= 2**bits:
+        raise UnreadableError(
+            f"its largest value is {largest}, more than data.bits={bits} holds ({2**bits - 1}); "
+            f"give data.bits={fewest_bits(largest)}"
+        )
+    levels = np.arange(2**16) * 255 // (2**bits - 1)
+    image = levels.clip(max=255).astype(np.uint8)[values]
+    if image.shape[2:] == (4,):
+        image[:, :, 3] = values[:, :, 3] >> 8  # opacity does not come from the camera
+    return Image.fromarray(image)
+
+
+def _largest_colour(values: UInt16) -> int:
+    return int(values[..., :3].max() if values.ndim == 3 else values.max())  # without opacity
+
+
+def _values(file: Path | BinaryIO, opened: ImageFile.ImageFile) -> UInt16:
+    """The values of a 16-bit image, upright: (H, W) if it is grey, else (H, W, 3 or 4)."""
+    if opened.mode.startswith("I"):
+        values = np.asarray(ImageOps.exif_transpose(opened)).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"values from {values.min()} to {values.max()} are not 16-bit grey levels")
+        return values.astype(np.uint16)
+    raw_modes = {_raw_mode(tile) for tile in opened.tile}
+    in_planes = getattr(opened, "tag_v2", {}).get(_PLANAR_CONFIGURATION, 1) == 2
+    if in_planes or not raw_modes <= {f"{colours};16{order}" for colours in _COLOURS for order in "LBN"}:
+        hint = ", or give data.bits=16 if its values use all of them" if _has_upper_bytes(opened) else ""
+        raise ValueError(
+            f"Pillow cannot read all 16 bits of {', '.join(sorted(raw_modes))}{' in planes' if in_planes else ''}; "
+            f"save it as interleaved RGB, as grey or with 8 bits{hint}"
+        )
+    upper = np.asarray(ImageOps.exif_transpose(opened))
+    with Image.open(file) as again:  # Pillow keeps the upper byte of each value: told the other order, the lower one
+        again.tile = [tile._replace(args=_in_other_order(tile.args)) for tile in again.tile]
+        lower = np.asarray(ImageOps.exif_transpose(again))
+    return np.asarray(upper.astype(np.uint16) << 8 | lower)
+
+
+def _has_upper_bytes(opened: ImageFile.ImageFile) -> bool:
+    """Whether Pillow reads the upper byte of each value of a 16-bit file; of uncompressed planes it reads noise."""
+    return all(";16" in _raw_mode(tile) for tile in opened.tile)
+
+
+def _raw_mode(tile: Any) -> str:
+    """How Pillow reads a part of a file, such as RGB;16L."""
+    args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    return str(args[0]) if args else ""
+
+
+def _in_other_order(args: Any) -> Any:
+    if isinstance(args, tuple):
+        return (_in_other_order(args[0]), *args[1:])
+    little = args[-1] == "L" or (args[-1] == "N" and sys.byteorder == "little")
+    return args[:-1] + ("B" if little else "L")
+
+
+def decode_all(
+    paths: Sequence[Path],
+    sha256s: Sequence[str],
+    since: float,
+    size: int,
+    resize: str = "squash",
+    *,
+    bits: int = 16,
+    threads: int | None = None,
+) -> Iterator[UInt8 | Exception]:
+    """Decode images in parallel, see `read_all` and `decode`: each uint8 (size, size, 3), or the error."""
+    return read_all(lambda file: decode(file, size, resize, bits), paths, sha256s, since, threads=threads)
+
+
+def read_all(
+    read: Callable[[BinaryIO], T],
+    paths: Sequence[Path],
+    sha256s: Sequence[str],
+    since: float,
+    *,
+    threads: int | None = None,
+) -> Iterator[T | Exception]:
+    """Read images in parallel, and make sure that they are the ones that were cataloged.
+
+    Args:
+        read: is called with the content of each.
+        paths: of the files.
+        sha256s: hash of the bytes of each.
+        since: when the hashes were taken, in seconds since 1970; only files that changed later are hashed again.
+        threads: None: one a core.
+
+    Yields:
+        For each in order what `read` returns, or the error.
+    """
+
+    def work(path: Path, sha256: str) -> T | Exception:
+        try:
+            return read(io.BytesIO(_read(path, sha256, since)))
+        except MemoryError:
+            return UnreadableError("there is not enough memory for it")
+        except UnidentifiedImageError:  # whose message names the buffer in memory
+            return UnidentifiedImageError("not an image that Pillow knows")
+        except Exception as error:  # Pillow raises many kinds for broken files; the caller names every one
+            return error
+
+    threads = threads or joblib.cpu_count()
+    jobs: deque[Future[T | Exception]] = deque()
+    with ThreadPoolExecutor(threads) as pool:  # Pillow releases the interpreter lock while it decodes
+        for path, sha256 in zip(paths, sha256s, strict=True):
+            jobs.append(pool.submit(work, path, sha256))
+            # pool.map would decode all images, and keep in memory what the caller has not taken yet
+            if len(jobs) > DECODED_AHEAD_PER_THREAD * threads:
+                yield jobs.popleft().result()
+        while jobs:
+            yield jobs.popleft().result()
+
+
+def _read(path: Path, sha256: str, since: float) -> bytes:
+    try:
+        content, status = path.read_bytes(), path.stat()
+    except OSError as error:
+        raise UnreadableError(error.strerror) from error
+    touched = max(status.st_mtime, status.st_ctime)  # moving another file here leaves its mtime as it was
+    if touched > since - CLOCK_SKEW_SECONDS and hashlib.sha256(content).hexdigest() != sha256:
+        raise UnreadableError("it has changed since it was cataloged")
+    if not content:
+        raise ValueError("the file is empty")
+    return content
+
+
+def decoding_error(broken: Sequence[tuple[Path, Exception]], fix: str = "") -> UserError:
+    """The error that names the images that cannot be decoded and why; `fix` is a further thing to do."""
+    lines = sorted(f"{path} ({type(error).__name__}: {error})" for path, error in broken)
+    more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
+    shown = "\n  ".join(lines[:20])
+    return UserError(f"{len(lines)} images cannot be decoded; replace or remove them{fix}:\n  {shown}{more}")

@@ -1,0 +1,1 @@
+"""Predictions → numbers: metrics, intervals, thresholds, comparisons."""

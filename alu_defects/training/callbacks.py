@@ -1,0 +1,229 @@
+"""Lightning callbacks: seeds, moving average, finetuning, progress and speed; and the check of the training losses."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from torch import Tensor, nn, stack
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from alu_defects.errors import UserError, check_choice
+from alu_defects.models.backbone import classifiers
+
+log = logging.getLogger(__name__)
+
+
+class Throughput(Callback):
+    """Logs `train/images_per_second`, validation not counted, and `train/seconds` of the epoch with it."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start timing."""
+        self.started = self.ended = time.perf_counter()
+        self.images = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch."""
+        if trainer.is_last_batch and pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)  # until then the GPU may be some batches behind
+        self.ended = time.perf_counter()
+        self.images += len(batch["label"]) * trainer.world_size
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the speed and the duration of the epoch."""
+        pl_module.log("train/images_per_second", self.images / max(self.ended - self.started, 1e-9))
+        pl_module.log("train/seconds", time.perf_counter() - self.started)
+
+
+class EpochSeed(Callback):
+    """Seeds PyTorch at each epoch, so that a resumed run draws the same numbers as an uninterrupted one."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed by (seed, epoch, rank)."""
+        words = np.random.SeedSequence([self.seed, trainer.current_epoch, trainer.global_rank])
+        torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+
+
+class EMA(EMAWeightAveraging):
+    """Lightning's moving average of the weights, kept on the device, and updated there without waiting for it."""
+
+    def __init__(self, decay: float = 0.99, **options: Any) -> None:
+        super().__init__(decay=decay, **options)  # whose own function takes one tensor after the other
+        self._kwargs = {"multi_avg_fn": get_ema_multi_avg_fn(decay)}  # type: ignore[no-untyped-call]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the device from the trainer: the module itself is moved only after this hook."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:  # PyTorch reads the counter twice a step, which must not wait for a GPU
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
+
+class EarlyStopping(LightningEarlyStopping):
+    """Lightning's early stopping, but a run that had stopped trains no further when it is resumed."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop if the patience has already run out."""
+        super().on_train_start(trainer, pl_module)
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+class Finetuning(Callback):
+    """Trains the classifier alone for `frozen_epochs` (1 or more, else a `UserError`), then the whole network.
+
+    The rest has no gradients meanwhile, and its batch norms use their statistics without changing them (Lightning's
+    `freeze` trains with those of the batch). The number of the epoch alone decides: a checkpoint stores nothing.
+    """
+
+    def __init__(self, frozen_epochs: int) -> None:
+        if type(frozen_epochs) is not int or frozen_epochs < 1:
+            raise UserError(f"callbacks.finetuning.frozen_epochs={frozen_epochs} must be a whole number from 1 on")
+        self.frozen_epochs = frozen_epochs
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find what is to be frozen: everything that learns, except the classifier."""
+        backbone: nn.Module = pl_module.backbone  # type: ignore[assignment]
+        classifier = {id(part) for head in classifiers(backbone) for part in (*head.parameters(), *head.modules())}
+        rest = [module for module in backbone.modules() if id(module) not in classifier]
+        self.weights = [p for p in backbone.parameters() if p.requires_grad and id(p) not in classifier]
+        self.norms = [module for module in rest if module.training and "running_var" in module._buffers]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Freeze or unfreeze."""
+        learns = trainer.current_epoch >= self.frozen_epochs
+        for weight in self.weights:
+            weight.requires_grad_(learns)
+        for norm in self.norms:
+            norm.train(learns)
+        for optimizer in trainer.optimizers if learns else ():
+            for weight in self.weights if isinstance(optimizer, torch.optim.SGD) else ():
+                # its fused kernel fails where some weights have a momentum and others not yet
+                optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+
+
+class StartupTimer(Callback):
+    """Measures the stages of a run until its first training step ends, and records them as `startup`.
+
+    `since` is when the first stage began, by `time.perf_counter`.
+    """
+
+    def __init__(self, record: Callable[..., None], since: float) -> None:
+        self.record, self.stage_began = record, since
+        self.seconds: dict[str, float] = {}
+
+    def end_stage(self, stage: str) -> None:
+        """End a stage and begin the next."""
+        now = time.perf_counter()
+        self.seconds[stage], self.stage_began = round(now - self.stage_began, 2), now
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End the last stage."""
+        if trainer.is_global_zero and "first step" not in self.seconds:
+            self.end_stage("first step")
+            self.record(startup=self.seconds)
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's rich progress bar, without metrics, which `EpochLines` prints; both count epochs from 1."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        text = f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return f"{text:{len(self.validation_description)}}"  # both texts have one length: the bar does not move
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """No metrics behind the bar."""
+        return {}
+
+
+class EpochLines(Callback):
+    """Prints one line for each epoch: losses, validation metrics and speed."""
+
+    PARTS: ClassVar = {
+        "train/loss": "loss {:.3f}",
+        "val/loss": "val loss {:.3f}",
+        "val/accuracy": "accuracy {:.1%}",
+        "val/f1": "f1 {:.1%}",
+        "train/images_per_second": "{:.0f} img/s",
+    }
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the previous epoch, whose metrics are complete only now."""
+        metrics, epochs = trainer.callback_metrics, trainer.current_epoch
+        if "val/loss" not in metrics:
+            return
+        parts = [text.format(float(metrics[name])) for name, text in self.PARTS.items() if name in metrics]
+        line = "  ".join([f"epoch {epochs:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}", *parts])
+        bar = trainer.progress_bar_callback
+        if isinstance(bar, ProgressBar) and bar.progress is not None:
+            bar.progress.console.print(line, highlight=False)  # a logger would write into the bar
+        elif trainer.is_global_zero:
+            log.info(line)
+
+    on_train_end = on_train_epoch_start  # for the last epoch
+
+
+class NonfiniteCheck:
+    """Checks that the losses of the training steps are finite.
+
+    `on_nonfinite=error` stops at a loss that is NaN or infinite; `skip` makes no step with it, but at most
+    `max_nonfinite` times, and a GPU must wait at each step.
+    """
+
+    def __init__(self, on_nonfinite: str, max_nonfinite: int) -> None:
+        check_choice("on_nonfinite", on_nonfinite, ("error", "skip"))
+        if max_nonfinite < 0:
+            raise UserError(f"max_nonfinite={max_nonfinite} must be 0 or more")
+        self.skip, self.max_nonfinite, self.skipped_steps = on_nonfinite == "skip", max_nonfinite, 0
+        self._pending: list[tuple[int, Tensor, Tensor]] = []
+
+    def is_usable(self, loss: Tensor, index: Tensor, trainer: Trainer, batch: int) -> bool:
+        """Whether to make the step with this loss of catalog rows `index`; without `skip`, losses are checked together.
+
+        A loss that is not finite, or one too many, is a `UserError`.
+        """
+        self._pending.append((batch, loss, index))
+        return len(self._pending) < (1 if self.skip else _steps_between_checks(loss)) or self.check_pending(trainer)
+
+    def check_pending(self, trainer: Trainer) -> bool:
+        """Whether the losses that were not checked yet are finite; nothing may be saved before."""
+        pending, self._pending = self._pending, []
+        finite = stack([loss for _, loss, _ in pending]).isfinite().tolist() if pending else []
+        if all(finite):
+            return True
+        batch, loss, index = pending[finite.index(False)]
+        where = f"epoch {trainer.current_epoch + 1}, batch {batch + 1} of {trainer.num_training_batches}"
+        paths = trainer.datamodule.catalog["path"].iloc[index.tolist()].tolist()  # type: ignore[attr-defined]
+        more = len(paths) - 8
+        images = f"images {', '.join(paths[:8])}" + (f" and {more} more" if more > 0 else "")
+        if not self.skip:
+            raise UserError(
+                f"the training loss is {loss.item()} in {where}; the checkpoints are as they were. "
+                "Lower optimizer.lr, cut large gradients with trainer.gradient_clip_val=1, "
+                f"or skip such steps with on_nonfinite=skip. It came from the {images}"
+            )
+        self.skipped_steps += 1
+        if self.skipped_steps > self.max_nonfinite:
+            raise UserError(
+                f"the training loss is {loss.item()} in {where}, not finite for the {self.skipped_steps}. time, and "
+                f"max_nonfinite={self.max_nonfinite}; the checkpoints are as they were. Lower optimizer.lr or cut "
+                f"large gradients with trainer.gradient_clip_val=1. It came from the {images}"
+            )
+        log.warning("%s: the training loss is %s, step skipped; %s", where, loss.item(), images)
+        return False
+
+
+def _steps_between_checks(loss: Tensor) -> int:
+    return 1 if loss.device.type == "cpu" else 20  # waiting for the GPU at each step would slow it down
