@@ -107,7 +107,7 @@ def test_class_weights_that_do_not_fit_are_errors(weights: object) -> None:
 
 
 def test_unknown_losses_and_classes_that_are_no_loss_are_errors() -> None:
-    with pytest.raises(UserError, match=r"losses.Focall cannot be made from the configuration"):
+    with pytest.raises(UserError, match=r"losses.Focall does not exist; did you mean Focal\?"):
         create("Focall", COUNTS)
     with pytest.raises(UserError, match=r"_target_=torch.optim.SGD may not be instantiated"):
         losses.create_loss({"_target_": "torch.optim.SGD", "lr": 1.0}, COUNTS)

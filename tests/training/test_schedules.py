@@ -100,7 +100,10 @@ def test_total_steps_is_how_often_the_scheduler_advances(interval: str, expected
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["scheduler._target_=torch.optim.lr_scheduler.CosineLR"], r"lr_scheduler.CosineLR cannot be made"),
+        (
+            ["scheduler._target_=torch.optim.lr_scheduler.CosineLR"],
+            r"lr_scheduler.CosineLR does not exist; did you mean CosineAnnealingLR",
+        ),
         (["scheduler._target_=torch.optim.SGD"], r"_target_=torch.optim.SGD may not be instantiated"),
         (["scheduler=none", "+scheduler.gamma=1"], r"^scheduler.gamma=1: .*ConstantLR has no .* ~scheduler.gamma$"),
         (["+scheduler.pct_start=1.5"], r"OneCycle cannot be made .*1.5"),
