@@ -17,8 +17,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from alu_defects.config import check_settings, compose, conf_dir, flat, prepare_overrides, setting_of
+from alu_defects.config import check_settings, compose, conf_dir, flat
 from alu_defects.errors import UserError, did_you_mean
+from alu_defects.overrides import prepare_overrides, setting_of
 from alu_defects.signals import Interrupted, interrupting
 
 FIXABLE = (UserError, HydraException, OmegaConfBaseException)  # by the user

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from alu_defects.config import compose, conf_dir, flat, prepare_overrides
+from alu_defects.config import compose, conf_dir, flat
+from alu_defects.overrides import prepare_overrides
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

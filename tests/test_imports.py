@@ -6,7 +6,7 @@ from pathlib import Path
 import alu_defects
 
 ROOT = Path(alu_defects.__file__).parent
-BASE = {"config", "errors", "io", "signals", "tianchi_classes"}
+BASE = {"config", "errors", "io", "overrides", "signals", "tianchi_classes"}
 # room → the rooms that it may import, besides the modules of BASE
 ALLOWED = {
     "synthetic": set(),

@@ -13,7 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from alu_defects.cli import verb
-from alu_defects.config import PATH_SETTINGS, absolute_paths, compose, plain, prepare_overrides
+from alu_defects.config import absolute_paths, compose, plain
+from alu_defects.overrides import PATH_SETTINGS, prepare_overrides
 from alu_defects.runs import parallel
 
 PLACES = [

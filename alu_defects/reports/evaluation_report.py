@@ -174,7 +174,7 @@ def _selective(table: pd.DataFrame) -> pd.DataFrame:
             "confidence below": "–" if math.isinf(row["confidence"]) else f"{row['confidence']:.3f}",
             "sent here": percent(row["rejected"]),
             "decided": row["decided"],
-            "of them right": f"{percent(row['accuracy'])} ({span((row['low'], row['high']))})",
+            "of them right": with_interval(row["accuracy"], (row["low"], row["high"])),
         }
         for row in table.to_dict("records")
     )

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from alu_defects.config import PATH_SETTINGS, absolute_paths, compose, conf_dir, flat, setting_of
+from alu_defects.config import absolute_paths, compose, conf_dir, flat
+from alu_defects.overrides import PATH_SETTINGS, setting_of
 
 if TYPE_CHECKING:  # it imports this module
     from alu_defects.runs.run import Run

@@ -20,9 +20,10 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from alu_defects import io
-from alu_defects.config import check_settings, conf_dir, setting_of
+from alu_defects.config import check_settings, conf_dir
 from alu_defects.data.catalog import data_hash, load_catalog, save_catalog
 from alu_defects.errors import UserError
+from alu_defects.overrides import setting_of
 from alu_defects.runs import resume
 
 PACKAGES = ("alu-defects", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow")

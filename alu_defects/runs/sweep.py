@@ -14,10 +14,11 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from alu_defects.config import plain, quote
+from alu_defects.config import plain
 from alu_defects.data.catalog import data_hash
 from alu_defects.errors import UserError
 from alu_defects.io import claim_folder
+from alu_defects.overrides import quote
 from alu_defects.runs.identity import run_identity
 from alu_defects.runs.jobs import find_jobs
 from alu_defects.runs.run import Run
