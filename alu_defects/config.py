@@ -76,7 +76,7 @@ def plain(config: Any) -> Any:
 
 def backbone_options(model: Mapping[str, Any]) -> dict[str, Any]:
     """The group `model` for `models.registry.create_backbone`, without the settings of optimizer and trainer."""
-    return {key: value for key, value in model.items() if key not in ("learning_rate", "epochs")}
+    return {key: value for key, value in model.items() if key not in ("learning_rate", "steps")}
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ ALLOWED = {
     "data.synthetic.size": Allowed(int, lowest=64, highest=4096, length=2),
     "loss.gamma": Allowed(float, lowest=0),
     "max_nonfinite": Allowed(int, lowest=0),
+    "model.steps": Allowed(int, lowest=1),
     "near_duplicates.max_distance": Allowed(int, lowest=0, highest=1024),  # bits of a hash
     "operating.confidence_level": Allowed(float, above=0, below=1, null=True),
     "operating.max_escape": Allowed(float, above=0, below=1, null=True),
@@ -142,7 +143,7 @@ ALLOWED = {
     "split.k": Allowed(int, lowest=3),  # one fold tests, one validates, the others train
     "split.seed": Allowed(int, lowest=0),
     "sweep.jobs": Allowed(int, lowest=1, words=("auto",)),
-    "trainer.max_epochs": Allowed(int, lowest=1),
+    "trainer.max_epochs": Allowed(int, lowest=1, words=("auto",)),
 }
 
 

@@ -112,13 +112,15 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     fit = trainer.create_trainer(options["trainer"], options["callbacks"], loggers, classifier.backbone, run.folder)
     if options["trainer"]["accumulate_grad_batches"] == "auto":
         accumulation.accumulate_to_fit(fit, classifier, data, recorded.get("accumulate_grad_batches"))
+    if options["trainer"]["max_epochs"] == "auto":
+        trainer.set_epochs(fit, sum(data.class_counts()), data.batch_size, options["model"]["steps"])
     macs = multiply_adds(classifier.backbone, data.image_size)
     startup.end_stage("network")
     about = {name: run.status()[name] for name in ("bits", "packages", "data_hash")}
     classifier.about = checkpoint.describe_model(classifier, data.resize, **about)
     fit.callbacks += [startup, EpochSeed(config.seed), threads]  # type: ignore[attr-defined]
     device = str(fit.strategy.root_device)
-    run.update(device=device, precision=fit.precision, accumulate_grad_batches=fit.accumulate_grad_batches)
+    run.update(device=device, **{k: getattr(fit, k) for k in ("precision", "accumulate_grad_batches", "max_epochs")})
     log.info("%s on %s in %s, into %s", options["model"]["name"], device, fit.precision, run.folder)
     _fit(fit, classifier, data, run, config.trainer.accumulate_grad_batches == "auto")
     parameters = sum(p.numel() for p in classifier.backbone.parameters())

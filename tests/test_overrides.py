@@ -149,7 +149,7 @@ def test_what_is_quoted_for_hydra_or_has_a_meaning_keeps_it(text, meant):
         "data.root=/data/lot_3-b.c",
         "run=runs/2026-11-22_14-05-33_xception_seed0",
         "loss.class_weights=balanced",
-        "trainer.max_epochs=${model.epochs}",
+        "trainer.max_epochs=${model.steps}",
     ],
 )
 def test_what_hydra_reads_is_left_as_it_is(word):

@@ -140,11 +140,10 @@ class DefectData(LightningDataModule):
         rows = rows.assign(reason=reason.value).reindex(columns=list(EXCLUDED_COLUMNS), fill_value="")
         self.excluded = pd.concat([self.excluded, rows], ignore_index=True)
 
-    def class_counts(self) -> list[int]:
-        """Training images of each class."""
-        table = self.catalog
-        counts = table.loc[table["split"] == "train", "label"].value_counts()
-        return [int(counts[name]) for name in self.classes]
+    def class_counts(self, split: str = "train") -> list[int]:
+        """Images of each class in train, val or test."""
+        counts = self.catalog["label"].iloc[self.find_rows(split)].value_counts()
+        return [int(counts.get(name, 0)) for name in self.classes]
 
     def prepare_data(self) -> None:
         """List, split and decode the images that no run has decoded before; does nothing when called again.

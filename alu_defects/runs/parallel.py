@@ -106,8 +106,7 @@ class _Job:
         process = context.Process(target=_work, args=(work, str(folder / "train.log"), sender))
         process.start()
         sender.close()  # the process has its own: the connection ends with it
-        epochs = config.trainer.max_epochs
-        line = progress.add_task(folder.name, total=epochs if isinstance(epochs, int) else None, outcome="")
+        line = progress.add_task(folder.name, total=None, outcome="")
         return cls(number, config, folder, process, receiver, line)
 
     def end(self, progress: Progress) -> JobReturn:
@@ -136,7 +135,9 @@ class _Job:
         """Show how far the job is: as far as its metrics.csv."""
         monitor = str(OmegaConf.select(self.config, "callbacks.best.monitor"))
         with suppress(OSError, ValueError, KeyError, UserError):  # it has not begun
-            scores = pd.read_csv(Run.existing(self.folder).history_file)[monitor].dropna()
+            run = Run.existing(self.folder)
+            progress.update(self.line, total=run.status().get("max_epochs"))
+            scores = pd.read_csv(run.history_file)[monitor].dropna()
             progress.update(self.line, completed=len(scores), outcome=f"{monitor} {scores.iloc[-1]:.3f}")
 
 

@@ -1,8 +1,10 @@
 """Lightning callbacks: seeds, moving average, finetuning, progress and speed; and the check of the training losses."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import numpy as np
@@ -148,8 +150,18 @@ class ProgressBar(RichProgressBar):
         return {}
 
 
+def _print(trainer: Trainer, text: str, level: int = logging.INFO) -> None:
+    """Print above the progress bar; a logger would write into it."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, ProgressBar) and bar.progress is not None:
+        style = "bold yellow" if level == logging.WARNING else None
+        bar.progress.console.print(text, style=style, markup=False, highlight=False)
+    elif trainer.is_global_zero:
+        log.log(level, text)
+
+
 class EpochLines(Callback):
-    """Prints one line for each epoch: losses, validation metrics and speed."""
+    """Prints one line for each epoch: losses, validation metrics, speed, and how long the other epochs will take."""
 
     PARTS: ClassVar = {
         "train/loss": "loss {:.3f}",
@@ -159,20 +171,71 @@ class EpochLines(Callback):
         "train/images_per_second": "{:.0f} img/s",
     }
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start timing; a resumed run begins with a later epoch."""
+        self.first_epoch, self.started = trainer.current_epoch, time.perf_counter()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the previous epoch, whose metrics are complete only now."""
-        metrics, epochs = trainer.callback_metrics, trainer.current_epoch
+        metrics, epochs, all_epochs = trainer.callback_metrics, trainer.current_epoch, trainer.max_epochs or 0
         if "val/loss" not in metrics:
             return
         parts = [text.format(float(metrics[name])) for name, text in self.PARTS.items() if name in metrics]
-        line = "  ".join([f"epoch {epochs:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}", *parts])
-        bar = trainer.progress_bar_callback
-        if isinstance(bar, ProgressBar) and bar.progress is not None:
-            bar.progress.console.print(line, highlight=False)  # a logger would write into the bar
-        elif trainer.is_global_zero:
-            log.info(line)
+        if self.first_epoch < epochs < all_epochs:
+            seconds = (time.perf_counter() - self.started) / (epochs - self.first_epoch) * (all_epochs - epochs)
+            parts.append(f"{timedelta(seconds=round(seconds))} left")
+        _print(trainer, "  ".join([f"epoch {epochs:>{len(str(all_epochs))}}/{all_epochs}", *parts]))
 
     on_train_end = on_train_epoch_start  # for the last epoch
+
+
+class LearningCheck(Callback):
+    """Warns once, after a third of the epochs, if the network is no better on val than guessing.
+
+    It is where its best macro recall is within two standard errors of 1 / classes: so much has whoever sees no pixels,
+    with any shares of the classes (Brodersen et al. 2010, The Balanced Accuracy and Its Posterior Distribution).
+    """
+
+    def __init__(self) -> None:
+        self.best_recall = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed run continues with."""
+        return {"best_recall": self.best_recall}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Continue."""
+        self.best_recall = state_dict["best_recall"]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the previous epoch, whose metrics are complete only now."""
+        metrics, epochs, all_epochs = trainer.callback_metrics, trainer.current_epoch, trainer.max_epochs or 0
+        self.best_recall = max(self.best_recall, float(metrics.get("val/recall", 0)))
+        if all_epochs < 3 or epochs != math.ceil(all_epochs / 3) or "val/recall" not in metrics:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        train, val = (np.array([n for n in data.class_counts(split) if n]) for split in ("train", "val"))
+        guessing = 1 / len(val)
+        deviation = math.sqrt((guessing * (1 - guessing) / val).sum()) / len(val)
+        if self.best_recall > guessing + 2 * deviation:
+            return
+        accuracy, majority = float(metrics["train/accuracy"]), train.max() / train.sum()
+        if accuracy < majority + 0.1:
+            rate = trainer.optimizers[0].defaults["lr"]
+            fix = (
+                f"Nor has it learned the training images (accuracy {accuracy:.0%}, {majority:.0%} are of one class). "
+                f"Most likely the learning rate is too high: give optimizer.lr={float(rate) / 4:g}, or start from "
+                "trained weights (model.pretrained=auto). If the defects are a few pixels small, give a larger "
+                "data.image_size"
+            )
+        else:
+            fix = (
+                f"It learns the training images (accuracy {accuracy:.0%}), but not what they have in common with val. "
+                "Most likely there are too few: start from trained weights (model.pretrained=auto) or add images"
+            )
+        found = f"macro recall {self.best_recall:.1%}, guessing has {guessing:.1%}"
+        text = f"after {epochs} of {all_epochs} epochs the network is no better on val than the majority class: {found}"
+        _print(trainer, f"{text}. {fix}.", logging.WARNING)
 
 
 class NonfiniteCheck:

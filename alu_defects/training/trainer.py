@@ -1,6 +1,7 @@
 """The Lightning Trainer of a configuration: device, precision, callbacks, loggers."""
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -43,14 +44,21 @@ def check_trainer(options: Mapping[str, Any], callbacks: Mapping[str, Any], on_n
             "gradients, trainer.gradient_clip_val=1"
         )
     _check_callbacks(callbacks, options["strategy"] != "auto")
-    if options["check_val_every_n_epoch"] > options["max_epochs"]:
-        raise UserError("trainer.check_val_every_n_epoch is above trainer.max_epochs: no epoch would be validated")
+    if options["max_epochs"] != "auto":
+        _check_validates(options["check_val_every_n_epoch"], options["max_epochs"])
     launcher = create_trainer(options, callbacks, [], nn.Identity()).strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         raise UserError(
             f"trainer.devices={options['devices']} with trainer.strategy={options['strategy']} would start the whole "
             "command again in each process; add trainer=ddp, or take one device: trainer.devices=1, or the second GPU "
             "with trainer.devices=[1]"
+        )
+
+
+def _check_validates(every: int, epochs: int) -> None:
+    if every > epochs:
+        raise UserError(
+            f"trainer.check_val_every_n_epoch={every} is above the {epochs} epochs of the run: none would be validated"
         )
 
 
@@ -115,7 +123,8 @@ def create_trainer(
     Args:
         options: of lightning.pytorch.Trainer, and `threads`, which is ignored. `precision: auto` is that of
             `choose_precision`, `benchmark: auto` lets cuDNN try its convolutions unless they must be deterministic, and
-            `accumulate_grad_batches: auto` is 1 until `accumulate_to_fit` has tried.
+            `accumulate_grad_batches: auto` is 1 until `accumulate_to_fit` has tried, and so is `max_epochs: auto` until
+            `set_epochs` knows the number of images.
         callbacks: name → `_target_` and options; null is skipped; `mode: auto` is what is best for its `monitor`.
         loggers: of the run.
         network: to be trained or evaluated.
@@ -133,7 +142,8 @@ def create_trainer(
         raise UserError(
             "trainer.accelerator=gpu, but there is no GPU that PyTorch can use; trainer=auto takes what is there"
         )
-    chosen: dict[str, Any] = {"benchmark": not options.get("deterministic"), "accumulate_grad_batches": 1}
+    chosen: dict[str, Any] = {"benchmark": not options.get("deterministic")}
+    chosen |= {"accumulate_grad_batches": 1, "max_epochs": 1}
     if options.get("precision") == "auto":
         chosen["precision"] = choose_precision(network, str(options.get("accelerator", "auto")))
     options |= {key: value for key, value in chosen.items() if options.get(key) == "auto"}
@@ -156,6 +166,21 @@ def create_trainer(
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {error}") from error
+
+
+MIN_EPOCHS = 5  # however many images there are: a network must see each more than once
+
+
+def set_epochs(trainer: pl.Trainer, images: int, batch_size: int, steps: int) -> None:
+    """Give a trainer the whole epochs that reach a number of optimizer steps, and `MIN_EPOCHS` at least.
+
+    `images` train in batches of `batch_size`. Where no epoch would be validated, a `UserError`.
+    """
+    batches, limit = max(1, images // trainer.world_size // batch_size), trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
+    epochs = max(MIN_EPOCHS, math.ceil(steps / math.ceil(batches / trainer.accumulate_grad_batches)))
+    _check_validates(trainer.check_val_every_n_epoch or 1, epochs)
+    trainer.fit_loop.max_epochs = epochs
 
 
 def create_loggers(entries: Mapping[str, Any], folder: Path, first_epoch: int) -> list[Logger]:

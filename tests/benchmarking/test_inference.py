@@ -11,7 +11,7 @@ from alu_defects.errors import UserError
 from alu_defects.models import registry
 from alu_defects.models.backbone import multiply_adds
 
-NARROW = {"narrow": {"name": "shufflenet", "width": 0.5, "learning_rate": 0.1, "epochs": 3}}
+NARROW = {"narrow": {"name": "shufflenet", "width": 0.5, "learning_rate": 0.1, "steps": 3}}
 
 
 @cache
