@@ -12,7 +12,7 @@ from torch import Tensor
 from alu_defects.data.augment import as_float
 from alu_defects.errors import UserError
 from alu_defects.models import registry
-from alu_defects.training import losses, metrics, optimization
+from alu_defects.training import losses, memory, metrics, optimization
 from alu_defects.training.callbacks import NonfiniteCheck
 
 Outputs = tuple[Tensor, Tensor]  # catalog rows int64 (B,), logits float32 (B, C)
@@ -92,6 +92,8 @@ class Classifier(LightningModule):
         if self.trainer.strategy.root_device.type == "cuda":
             # TF32 for float32 matrices; it moves augmented images of 400 pixels by 0.1 pixel at most
             torch.set_float32_matmul_precision("high")
+        else:
+            memory.keep_freed_memory()
 
     def on_fit_start(self) -> None:
         """Compile here and not earlier: compiled code cannot be sent to other processes."""
