@@ -11,7 +11,7 @@ from alu_defects.training.memory import keep_freed_memory
 kept = keep_freed_memory() if "keep" in sys.argv else None
 def step():
     for _ in range(4):
-        torch.empty(4_000_000).fill_(1)
+        torch.empty(10_000_000).fill_(1)
 step(), step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
@@ -30,5 +30,5 @@ def test_freed_memory_is_not_given_back_to_the_system() -> None:
     (_, given_back), (kept, count) = faults(), faults("keep")
     if kept == "False":
         pytest.skip("the C library is not glibc")
-    assert given_back > 10_000  # pages of 4 kB, 20 times 16 MB
+    assert given_back > 10_000  # pages of 4 kB, 20 times 40 MB
     assert count < given_back / 3
