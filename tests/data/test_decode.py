@@ -36,7 +36,9 @@ def test_every_file_format_is_read_also_with_suffixes_in_capitals(tmp_path: Path
         Image.new("RGB", (40 + number, 30), COLOUR).save(tmp_path / "ab"[number % 2] / f"{suffix}.{suffix}")
     table = folder.find_images(tmp_path).table
     assert len(table) == 10
-    images = np.stack(list(decode.decode_all([tmp_path / path for path in table["path"]], table["sha256"], 0, 24)))
+    images = np.stack(
+        list(decode.decode_all([tmp_path / path for path in table["path"]], table["sha256"], 0, (24, 24)))
+    )
     assert images.shape == (10, 24, 24, 3)
     assert images.dtype == np.uint8
     assert np.abs(images.astype(int) - COLOUR).max() <= 3
@@ -75,7 +77,7 @@ def test_every_kind_of_pixel_becomes_rgb(
     tmp_path: Path, name: str, write: Callable[[Path], None], expected: tuple[int, ...], tolerance: int
 ) -> None:
     write(tmp_path / name)
-    image = decode.decode(tmp_path / name, 8)
+    image = decode.decode(tmp_path / name, (8, 8))
     assert image.shape == (8, 8, 3)
     assert np.abs(image.astype(int) - expected).max() <= tolerance
 
@@ -85,10 +87,10 @@ def test_a_turned_photograph_comes_out_upright(tmp_path: Path, orientation: int,
     exif = Image.Exif()
     exif[0x0112] = orientation
     halves((1280, 640)).transpose(turn).save(tmp_path / "x.jpg", exif=exif)  # large enough to be decoded reduced
-    squashed = decode.decode(tmp_path / "x.jpg", 32).astype(int)
+    squashed = decode.decode(tmp_path / "x.jpg", (32, 32)).astype(int)
     assert np.abs(squashed[:14] - COLOUR).max() <= 5
     assert np.abs(squashed[18:] - (0, 0, 255)).max() <= 5
-    boxed = decode.decode(tmp_path / "x.jpg", 32, "letterbox").astype(int)
+    boxed = decode.decode(tmp_path / "x.jpg", (32, 32), "letterbox").astype(int)
     assert (boxed[:8] == 128).all()  # still wider than high
     assert (boxed[24:] == 128).all()
     assert np.abs(boxed[10:14] - COLOUR).max() <= 5
@@ -97,14 +99,14 @@ def test_a_turned_photograph_comes_out_upright(tmp_path: Path, orientation: int,
 def test_the_first_of_several_frames_is_taken(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (16, 12), colour) for colour in (COLOUR, (0, 0, 0), (9, 9, 9))]
     frames[0].save(tmp_path / "x.tif", save_all=True, append_images=frames[1:])
-    assert (decode.decode(tmp_path / "x.tif", 8) == COLOUR).all()
+    assert (decode.decode(tmp_path / "x.tif", (8, 8)) == COLOUR).all()
 
 
 @pytest.mark.parametrize("size", [(12000, 1), (1, 12000)])
 def test_a_line_of_pixels_is_still_seen(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, COLOUR).save(tmp_path / "x.png")
-    assert (decode.decode(tmp_path / "x.png", 16) == COLOUR).all()
-    boxed = decode.decode(tmp_path / "x.png", 16, "letterbox")
+    assert (decode.decode(tmp_path / "x.png", (16, 16)) == COLOUR).all()
+    boxed = decode.decode(tmp_path / "x.png", (16, 16), "letterbox")
     line = boxed if size[1] == 1 else boxed.transpose(1, 0, 2)
     assert (line == COLOUR).all(axis=(1, 2)).sum() == 1
     assert (line == 128).all(axis=(1, 2)).sum() == 15
@@ -116,8 +118,8 @@ def test_marks_at_all_four_edges_survive(tmp_path: Path, size: tuple[int, int]) 
     for edge in (frame[:16], frame[-16:], frame[:, :16], frame[:, -16:]):
         edge[:] = 255
     Image.fromarray(frame).save(tmp_path / "x.png")
-    squashed = decode.decode(tmp_path / "x.png", 64)
-    boxed = decode.decode(tmp_path / "x.png", 64, "letterbox")
+    squashed = decode.decode(tmp_path / "x.png", (64, 64))
+    boxed = decode.decode(tmp_path / "x.png", (64, 64), "letterbox")
     across, down = (32 * side // max(size) for side in size)  # half the sides of the image in its box
     inner = boxed[32 - down : 32 + down, 32 - across : 32 + across]
     for image in (squashed, inner):
@@ -139,13 +141,13 @@ def test_reduced_decoding_is_close_to_full_decoding_and_never_below_the_size_ask
     image.save(tmp_path / "x.jpg", quality=90)
     with Image.open(tmp_path / "x.jpg") as file:
         full = np.asarray(file.convert("RGB").resize((400, 400), Image.Resampling.BILINEAR)).astype(float)
-    assert np.abs(decode.decode(tmp_path / "x.jpg", 400) - full).mean() < 0.5
+    assert np.abs(decode.decode(tmp_path / "x.jpg", (400, 400)) - full).mean() < 0.5
 
     decoded: list[tuple[int, int]] = []
     resize = Image.Image.resize
     monkeypatch.setattr(Image.Image, "resize", lambda self, *a, **k: decoded.append(self.size) or resize(self, *a, **k))
     for size in (240, 241, 480, 481, 960, 961):
-        decode.decode(tmp_path / "x.jpg", size)
+        decode.decode(tmp_path / "x.jpg", (size, size))
     assert [height for _, height in decoded] == [240, 480, 480, 960, 960, 1920]
 
 
@@ -176,7 +178,7 @@ def test_all_broken_files_are_named_at_once_and_no_good_one(tmp_path: Path) -> N
     bomb(tmp_path / "bomb.png")
     names = ["bomb.png", "empty.png", "float.tif", "range.tif", "text.jpg", "truncated.jpg"]
     paths = [tmp_path / name for name in ("good.jpg", *reversed(names))]
-    decoded = list(decode.decode_all(paths, [hashed(path) for path in paths], 0, 16))
+    decoded = list(decode.decode_all(paths, [hashed(path) for path in paths], 0, (16, 16)))
     broken = [(path, found) for path, found in zip(paths, decoded, strict=True) if isinstance(found, Exception)]
     text = str(decode.decoding_error(broken))
     assert text.startswith("6 images cannot be decoded")
@@ -193,7 +195,7 @@ def test_only_a_few_images_are_decoded_before_they_are_asked_for(
     original = decode.decode
     monkeypatch.setattr(decode, "decode", lambda *args: begun.append(1) or original(*args))
     sha256 = hashed(tmp_path / "a.png")
-    for taken, _ in enumerate(decode.decode_all([tmp_path / "a.png"] * 100, [sha256] * 100, 0, 8, threads=3), 1):
+    for taken, _ in enumerate(decode.decode_all([tmp_path / "a.png"] * 100, [sha256] * 100, 0, (8, 8), threads=3), 1):
         time.sleep(0.002)  # as long as it takes to decode some
         assert len(begun) - taken <= 6  # two a thread
     assert len(begun) == taken == 100
@@ -204,9 +206,11 @@ def test_a_file_that_changed_since_it_was_cataloged_is_refused(tmp_path: Path) -
         Image.effect_noise((20, 20), 50).save(tmp_path / f"{name}.png")
     paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "gone.png"]
     now = time.time()
-    good, changed, gone = decode.decode_all(paths, [hashed(paths[0])] * 3, now, 8)
+    good, changed, gone = decode.decode_all(paths, [hashed(paths[0])] * 3, now, (8, 8))
     assert isinstance(good, np.ndarray)
     assert "changed since it was cataloged" in str(changed)
     assert isinstance(gone, decode.UnreadableError)
     os.utime(paths[1], (0, 0))  # as if another file had been moved here
-    assert isinstance(next(iter(decode.decode_all(paths[1:2], [hashed(paths[0])], now, 8))), decode.UnreadableError)
+    assert isinstance(
+        next(iter(decode.decode_all(paths[1:2], [hashed(paths[0])], now, (8, 8)))), decode.UnreadableError
+    )

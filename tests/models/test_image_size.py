@@ -25,7 +25,7 @@ from alu_defects.models.registry import create_backbone
 )
 def test_network_is_created_for_the_image_size(name, size):
     model = create_backbone(f"timm/{name}", 4, image_size=size).eval()
-    assert model.min_input_size == (32 if "convnext" in name else size)
+    assert model.min_input_size == ((32, 32) if "convnext" in name else (size, size))
     with torch.no_grad():
         assert model(torch.rand(1, 3, size, size)).shape == (1, 4)
 
