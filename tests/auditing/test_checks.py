@@ -74,15 +74,26 @@ def test_odd_sizes(tmp_path: Path, size: tuple[int, int], kind: Kind) -> None:
     assert kinds(tmp_path / "a.png") == [kind]
 
 
-def test_huge_images_are_warned_of_and_beyond_twice_the_limit_of_pillow_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
+def test_only_the_limit_of_pixels_makes_an_image_huge(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    NOISE.save(path := tmp_path / "a.jpg")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90 * 120 - 1)
-    assert [kind for kind, _ in inspect_all([path], progress=False)[0].remarks] == [Kind.HUGE]
+    NOISE.save(path := tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90 * 30)  # Pillow refuses it
+    pixels = NOISE.width * NOISE.height
+    refused, taken = (inspect_all([path], (64, 64), limit, progress=False)[0] for limit in (pixels - 1, pixels))
+    assert [kind for kind, _ in refused.remarks] == [Kind.HUGE]
+    assert f"{pixels} pixels, more than data.max_pixels={pixels - 1}" in refused.remarks[0][1]
+    assert refused.width == 0
+    assert not taken.remarks
     assert not recwarn.list
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90 * 60 - 1)
-    assert kinds(path) == [Kind.BROKEN]
+    assert Image.MAX_IMAGE_PIXELS == 90 * 30
+
+
+def test_narrow_is_what_the_frame_squashes(tmp_path: Path) -> None:
+    NOISE.resize((400, 50)).save(path := tmp_path / "a.png")
+    assert [kind for kind, _ in inspect_file(path, (64, 128)).remarks] == []
+    assert [kind for kind, _ in inspect_file(path, (128, 64)).remarks] == [Kind.NARROW]
 
 
 def test_one_colour_other_format_turned_and_several_frames(tmp_path: Path) -> None:

@@ -114,6 +114,13 @@ def test_each_size_and_resize_has_its_own_cache(images: Known, tmp_path: Path) -
         assert np.array_equal(stored[cache.find_rows(sha256s)[1]], decode.decode(paths[1], size, resize))
 
 
+def test_folders_name_both_sides_where_they_differ(tmp_path: Path) -> None:
+    names = [
+        PixelCache(tmp_path, size, "squash", bits).folder.name for size, bits in (((24, 24), None), ((24, 36), 12))
+    ]
+    assert names == ["v1_24_squash", "v1_24x36_squash_12bits"]
+
+
 @pytest.mark.parametrize("halves", [(0, 0), (100, 0), (3 * SIZE**2 * 3 + 1, 0), (3 * SIZE**2 * 2, 250)])
 def test_what_a_killed_writer_left_is_finished_to_the_same_bytes(
     images: Known, tmp_path: Path, decoded: list[str], halves: tuple[int, int]

@@ -102,6 +102,78 @@ def test_the_first_of_several_frames_is_taken(tmp_path: Path) -> None:
     assert (decode.decode(tmp_path / "x.tif", (8, 8)) == COLOUR).all()
 
 
+@pytest.mark.parametrize("resize", ["squash", "letterbox"])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "I;16"])
+def test_an_image_of_the_aspect_ratio_fills_the_frame(tmp_path: Path, resize: str, orientation: int, mode: str) -> None:
+    columns = np.linspace(0, 255, 1215)
+    ramp = Image.fromarray(np.tile(columns, (459, 1)).astype(np.uint8))  # 9 times the frame: no multiple of a DCT scale
+    image = Image.fromarray(np.asarray(ramp).astype(np.uint16) << 8) if mode == "I;16" else ramp.convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    if orientation == 6:
+        image = image.transpose(Image.Transpose.ROTATE_90)
+    image.save(path := tmp_path / ("x.png" if mode == "I;16" else "x.jpg"), exif=exif)
+    decoded = decode.decode(path, (51, 135), resize)
+    assert decoded.shape == (51, 135, 3)
+    expected = columns.reshape(135, 9).mean(axis=1)[None, :, None]
+    assert np.abs(decoded - expected).max() < 6  # upright, and no grey at the edges
+
+
+@pytest.mark.parametrize(
+    ("size", "frame", "inner"),
+    [
+        ((640, 160), (64, 128), (32, 128)),
+        ((160, 640), (64, 128), (64, 16)),
+        ((50, 20), (100, 100), (40, 100)),  # small ones are enlarged, too
+        ((640, 1), (64, 128), (1, 128)),
+    ],
+)
+def test_a_letterbox_keeps_the_aspect_ratio_in_any_frame(
+    tmp_path: Path, size: tuple[int, int], frame: tuple[int, int], inner: tuple[int, int]
+) -> None:
+    Image.new("RGB", size, COLOUR).save(tmp_path / "x.png")
+    is_image = (decode.decode(tmp_path / "x.png", frame, "letterbox") == COLOUR).all(axis=2)
+    down, across = (np.flatnonzero(is_image.any(axis=axis)) for axis in (1, 0))
+    assert (len(down), len(across)) == inner
+    assert is_image[down[0] : down[-1] + 1, across[0] : across[-1] + 1].all()
+    for place, whole in ((down, frame[0]), (across, frame[1])):
+        assert abs(place[0] - (whole - 1 - place[-1])) <= 1  # in the middle
+
+
+def test_a_turned_jpeg_is_decoded_reduced_but_never_below_the_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (1600, 800), COLOUR).save(tmp_path / "x.jpg", exif=exif)  # upright: 800 wide, 1600 high
+    decoded: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, *a, **k: decoded.append(self.size) or resize(self, *a, **k))
+    for frame in ((390, 190), (190, 390), (390, 700)):
+        decode.decode(tmp_path / "x.jpg", frame)
+    assert decoded == [(200, 400), (400, 800), (800, 1600)]
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.tif", "x.webp", "deep.png", "deep.tif"])
+def test_the_limit_of_pixels_is_ours_in_every_thread(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    image = Image.new("I;16", (40, 30), 9) if "deep" in name else Image.new("RGB", (40, 30), COLOUR)
+    image.save(path := tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns above it and refuses above 200
+    paths, sha256s = [path] * 40, [hashed(path)] * 40
+    for limit in (1200, 1199):
+        found = list(decode.decode_all(paths, sha256s, 0, (8, 9), max_pixels=limit, threads=4))
+        assert all(isinstance(one, decode.TooManyPixelsError) == (limit < 1200) for one in found)
+    message = "40×30 are 1200 pixels, more than data.max_pixels=1199"
+    assert {str(one) for one in found} == {message}
+    assert message in str(decode.decoding_error([(path, found[0])]))
+    assert decode.file_is_16_bit(path) == ("deep" in name)
+    assert not recwarn.list
+    assert Image.MAX_IMAGE_PIXELS == 100  # as it was for others
+
+
 @pytest.mark.parametrize("size", [(12000, 1), (1, 12000)])
 def test_a_line_of_pixels_is_still_seen(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, COLOUR).save(tmp_path / "x.png")
