@@ -148,8 +148,9 @@ def check(config: DictConfig, config_name: str) -> None:
     defaults = hydra.compose(config_name, [o for o in overrides if setting_of(o) in groups])
     for override in overrides:
         key = setting_of(override)
-        # trainer.devices is a number, a list or auto, which Lightning checks
-        if "=" not in override or override.startswith(("+", "~")) or key in groups | {"trainer.devices"}:
+        # a number, a list or auto, which Lightning checks; a number or a list, which check_settings checks
+        others = {"trainer.devices", "data.image_size"}
+        if "=" not in override or override.startswith(("+", "~")) or key in groups | others:
             continue
         try:
             default, value = OmegaConf.select(defaults, key), OmegaConf.select(config, key)

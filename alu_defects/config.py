@@ -21,6 +21,7 @@ from alu_defects.errors import UserError, check_choice, did_you_mean
 from alu_defects.overrides import PATH_SETTINGS, prepare_overrides
 
 T = TypeVar("T")
+Size = tuple[int, int]  # height and width in pixels
 
 # Prefixes of `_target_`: a configuration from outside must not be able to call anything else.
 INSTANTIABLE = ("alu_defects.", "torch.optim.", "lightning.pytorch.", "torchvision.transforms.", "timm.")
@@ -81,7 +82,10 @@ def backbone_options(model: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a setting may be: some words, or a number of a kind in a range, or a list of `length` such numbers."""
+    """What a setting may be: some words, or a number of a kind in a range, or a list of `length` such numbers.
+
+    With `single` it is the list or one number.
+    """
 
     kind: type[int] | type[float] | None = None
     lowest: float = -math.inf
@@ -91,6 +95,7 @@ class Allowed:
     words: tuple[str, ...] = ()
     null: bool = False
     length: int = 0
+    single: bool = False
 
     def check(self, key: str, value: Any) -> None:
         """Raise a `UserError` that says what is allowed, unless the value is."""
@@ -98,12 +103,14 @@ class Allowed:
             return
         if self.kind is None:
             check_choice(key, value, self.words)
-        numbers = value if isinstance(value, list) and len(value) == self.length else [] if self.length else [value]
+        is_list = self.length > 0 and isinstance(value, list) and len(value) == self.length
+        numbers = value if is_list else [value] if self.single or not self.length else []
         kinds = (int,) if self.kind is int else (int, float)
         instead = "".join(f" or {word}" for word in self.words)
         if not numbers or not all(type(number) in kinds for number in numbers):
             wanted = "a whole number" if self.kind is int else "a number"
-            wanted = f"a list of {self.length} whole numbers" if self.length else wanted
+            listed = f"a list of {self.length} whole numbers"
+            wanted = f"{wanted} or {listed}" if self.single else listed if self.length else wanted
             raise UserError(f"{key}={value} is not {wanted}{instead}")
         if not all(self.lowest <= n <= self.highest and self.above < n < self.below for n in numbers):
             raise UserError(f"{key}={value} must be {self._range()}{instead}")
@@ -121,7 +128,8 @@ ALLOWED = {
     "seed": Allowed(int, lowest=0),
     "data.batch_size": Allowed(int, lowest=1),
     "data.cache": Allowed(words=("auto", "device", "memory", "disk", "none")),
-    "data.image_size": Allowed(int, lowest=1),
+    "data.image_size": Allowed(int, lowest=1, length=2, single=True),
+    "data.max_pixels": Allowed(int, lowest=1),
     "data.num_workers": Allowed(int, lowest=0, words=("auto",)),
     "data.on_broken": Allowed(words=("error", "exclude")),
     "data.resize": Allowed(words=("squash", "letterbox")),
@@ -164,6 +172,28 @@ def whole_numbers(config: DictConfig, key: str, least: int = 1) -> list[int]:
     if not values or not all(type(value) is int and value >= least for value in values):
         raise UserError(f"{key}={values}: give whole numbers from {least} on, as in {key}=[{least},{2 * least}]")
     return list(values)
+
+
+def read_size(value: int | Sequence[int]) -> Size:
+    """The height and width that a setting such as `data.image_size` means: one number is both."""
+    height, width = (value, value) if isinstance(value, int) else value
+    return height, width
+
+
+def size_text(size: Size) -> str:
+    """A size as it is typed: 400 or [96,160]."""
+    height, width = size
+    return str(height) if height == width else f"[{height},{width}]"
+
+
+def image_sizes(config: DictConfig) -> list[Size]:
+    """The setting `image_sizes`, a list of what `data.image_size` may be; a `UserError` if it is another or empty."""
+    values = plain(config.image_sizes)
+    if not isinstance(values, list) or not values:
+        raise UserError(f"image_sizes={values}: give a list, as in image_sizes=[128,[96,160]]")
+    for value in values:
+        ALLOWED["data.image_size"].check("image_sizes", value)
+    return [read_size(value) for value in values]
 
 
 def find_class(kind: type[T], config: Mapping[str, Any]) -> type[T]:

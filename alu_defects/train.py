@@ -38,6 +38,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     import time
 
     started = time.perf_counter()
+    from alu_defects.models.registry import check_backbone
     from alu_defects.runs import identity, sweep
     from alu_defects.runs.run import Run
     from alu_defects.training.threads import restore_threads
@@ -59,6 +60,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         run.update(**same | {"settings": None if changed else before.get("settings")})
     else:
         check_settings(config)
+        check_backbone(**backbone_options(plain(config.model)), image_size=config.data.image_size)
         run = Run.create(Path(config.run_dir), config, overrides, claim=named_by_time, **identity.run_identity(config))
     with run.recorded(), restore_threads():
         return _train(config, run, started)

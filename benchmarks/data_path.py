@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 
 from alu_defects.benchmarking.measurement import Spread, Table, Task, peak_memory, time_tasks
 from alu_defects.benchmarking.training import load_batches
-from alu_defects.config import compose, plain
+from alu_defects.config import Size, compose, plain
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 
@@ -105,7 +105,7 @@ def measure(images: int, repeats: int, seconds: float, settings: Sequence[str] =
     ]
     note = (
         f"From the files, which the system has in its memory already, to batches of {whole.batch_size} images of "
-        f"{whole.image_size}×{whole.image_size} on the {device.type}. ImageFolder: torchvision, Pillow's full "
+        f"{whole.image_size[0]}×{whole.image_size[1]} on the {device.type}. ImageFolder: torchvision, Pillow's full "
         f"decoding, resized, normalised, {joblib.cpu_count()} worker processes. Median (range) of {repeats} "
         "interleaved rounds; ×: how many times as fast, round by round. ImageFolder's batches are normalised floats; "
         "ours are bytes, augmented ones floats, which the network normalises. Listing and hashing "
@@ -125,14 +125,14 @@ def measure(images: int, repeats: int, seconds: float, settings: Sequence[str] =
     return [Table(title, rows, note), Table("pixel cache, extrapolated from that", extrapolated)]
 
 
-def _image_folder(root: Path, table: pd.DataFrame, folder: Path, size: int, batch_size: int) -> DataLoader[Any]:
+def _image_folder(root: Path, table: pd.DataFrame, folder: Path, size: Size, batch_size: int) -> DataLoader[Any]:
     """What one would write without this project, after PyTorch's own example for ImageNet."""
     for number, (label, path) in enumerate(zip(table["label"], table["path"], strict=True)):
         link = folder / label / f"{number}{Path(path).suffix}"
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(root / path)
     transform = v2.Compose(
-        [v2.Resize((size, size)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.5])]
+        [v2.Resize(size), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.5])]
     )
     return DataLoader(
         ImageFolder(str(folder), transform),

@@ -107,9 +107,6 @@ def test_an_error_of_the_program_leaves_a_single_job_as_it_is(typed, tmp_path, m
         (["data.source=foldr"], "data.source=foldr", "folder"),
         (["split.name=randm"], "split.name=randm", "random"),
         (["loss._target_=alu_defects.training.losses.Focall"], "losses.Focall", "did you mean Focal?"),
-        (["model.attention=scs"], "scs", "scse"),
-        (["model=timm", "model.name=timm/resnet81"], "resnet81", "resnet18"),
-        (["model=inceptionv4", "data.image_size=74"], "data.image_size=74", "75"),
         (["optimizer._target_=os.system"], "os.system", "torch.optim"),
         (["+optimizer.momentun=1"], "momentun", "torch.optim.AdamW"),
         pytest.param(
@@ -124,14 +121,73 @@ def test_an_error_of_the_program_leaves_a_single_job_as_it_is(typed, tmp_path, m
     ],
 )
 def test_a_setting_that_cannot_work_is_named_with_its_fix(small, tmp_path, overrides, wrong, fix):
-    if overrides[0].startswith("model=t") or overrides[0] == "model=inceptionv4":
-        small = [o for o in small if not o.startswith("model.width")]
     config = compose("train", [*small, *overrides, f"run_dir={tmp_path / 'run'}"])
     with pytest.raises(UserError) as caught:
         train(config)
     assert wrong in str(caught.value)
     assert fix in str(caught.value)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.attention=scs"], "'scs'; did you mean scse"),
+        (["model.width=0.7"], "no width=0.7; it is one of 0.5"),
+        (["model=timm", "model.name=timm/resnet81"], "resnet81'; did you mean .*resnet18"),
+        (["model=inceptionv4", "data.image_size=74"], "data.image_size=74 is too small for inceptionv4; give 75"),
+        (
+            ["model=xception", "data.image_size=[32,31]"],
+            r"data.image_size=\[32,31\] is too small for xception; give 32",
+        ),
+    ],
+)
+def test_a_network_that_cannot_be_made_is_refused_before_images_are_read(small, tmp_path, overrides, message):
+    if overrides[0].startswith("model="):
+        small = [o for o in small if not o.startswith("model.width")]
+    config = compose("train", [*small, *overrides, "data.root=/no/such/folder", f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(UserError, match=message):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", ["[32]", "[32,0]", "[32,48,3]", "32.5", "[32,a]", "true", "0", "[]"])
+def test_a_wrong_image_size_is_refused(typed, small, tmp_path, value):
+    done = typed("train", *small, f"data.image_size={value}", f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert "error: data.image_size=" in done.stderr
+    assert "a whole number or a list of 2 whole numbers" in done.stderr or "must be 1 or more" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_frame_that_is_no_square_from_training_to_evaluation(typed, small, tmp_path):
+    caches, run = tmp_path / "cache", tmp_path / "run"
+    words = ["model.attention=scse", "trainer.max_epochs=1", "callbacks.dashboard.embeddings=true"]
+    words += ["data.image_size=[32,48]", "data.resize=letterbox", f"paths.cache={caches}", f"run_dir={run}"]
+    done = typed("train", *small, *words)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (caches / "pixels").iterdir()] == ["v2_32x48_letterbox"]
+    for name in ("best.ckpt", "model.safetensors"):
+        assert tuple(load_classifier(run / "checkpoints" / name).hparams["image_size"]) == (32, 48)
+    (sprite,) = run.rglob("sprite.png")
+    with Image.open(sprite) as thumbnails:
+        assert thumbnails.width * 32 == thumbnails.height * 48
+    done = typed("evaluate", f"run={run}", f"output={tmp_path / 'out'}", f"paths.cache={caches}")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "out" / "mistakes.png") as mistakes:
+        assert mistakes.width > 150
+
+
+def test_an_image_above_the_limit_of_pixels_is_named(typed, small, tmp_path):
+    words = ["data.max_pixels=100", f"paths.cache={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}"]
+    for cache in ("auto", "none"):
+        done = typed("train", *small, *words, f"data.cache={cache}")
+        assert done.returncode == 2
+        assert "TooManyPixelsError: " in done.stderr
+        assert "more than data.max_pixels=100)" in done.stderr
+    done = typed("audit", *small[:2], "data.max_pixels=100", f"output={tmp_path / 'audit'}")
+    assert done.returncode == 1
+    assert "huge image" in (tmp_path / "audit" / "audit.csv").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Everything that can be known about a data set before a model is trained on it. Nothing below its root is changed."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.progress import track
 
 from alu_defects.auditing import findings
 from alu_defects.auditing.findings import Finding, Kind, Severity
+from alu_defects.config import Size, size_text
 from alu_defects.data import catalog, decode, duplicates, folder, leakage, splits
 from alu_defects.data.catalog import FoundImages, Reason
 from alu_defects.data.datamodule import DefectData
@@ -94,7 +94,7 @@ def audit_images(data: DefectData, *, max_distance: int = duplicates.MAX_HASH_DI
         table = table[table["label"] != ""].reset_index(drop=True)  # what would be split
     root = data.root if data.found else catalog.existing_root(data.source_options["root"])
     images = _all_images(root, table, data.found)
-    seen = inspect_all([root / path for path in images["path"]], progress)
+    seen = inspect_all([root / path for path in images["path"]], data.image_size, data.max_pixels, progress)
     for column in ("width", "height", "mode", "format"):
         images[column] = [getattr(one, column) for one in seen]
     needed = len(table) if data.found else len(images)  # what training would read comes first
@@ -178,7 +178,7 @@ def _of_pairs(images: pd.DataFrame, pairs: duplicates.Int64, hashes: duplicates.
 
 
 MIN_SIDE_PIXELS = 32  # pixels; backbones halve an image five times
-MAX_ASPECT_RATIO = 5  # long side to short side; the whole frame is squashed into a square
+MAX_ASPECT_RATIO = 5  # of the image to that of the frame that it is squashed into
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _SAME_FORMAT = {"MPO": "JPEG"}  # what phones write: a JPEG with further images behind it
 
@@ -195,21 +195,24 @@ class Inspection(NamedTuple):
     largest: int | None = None  # value of a 16-bit image; None of another
 
 
-def inspect_all(paths: Sequence[Path], progress: bool = True) -> list[Inspection]:
+def inspect_all(
+    paths: Sequence[Path], image_size: Size, max_pixels: int = decode.MAX_PIXELS, progress: bool = True
+) -> list[Inspection]:
     """Inspect files in parallel, in their order."""
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # Pillow decodes without the interpreter lock
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a finding says it
-        jobs = pool.map(inspect_file, paths)
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without the interpreter lock
+        jobs = pool.map(lambda path: inspect_file(path, image_size, max_pixels), paths)
         return list(track(jobs, f"decoding {len(paths)} images", total=len(paths), disable=not progress))
 
 
-def inspect_file(path: Path) -> Inspection:
+def inspect_file(path: Path, image_size: Size, max_pixels: int = decode.MAX_PIXELS) -> Inspection:
     """Decode one file completely, whatever it holds: nothing is raised for a file that cannot be decoded."""
     try:
         if path.stat().st_size == 0:
             return Inspection(remarks=((Kind.EMPTY, ""),))
-        with Image.open(path) as file:
-            return _inspect_opened(path, file)
+        with decode.open_image(path, max_pixels) as file:
+            return _inspect_opened(path, file, image_size)
+    except decode.TooManyPixelsError as error:
+        return Inspection(remarks=((Kind.HUGE, str(error)),))
     except UnidentifiedImageError:
         with path.open("rb") as head:
             return Inspection(remarks=((Kind.NO_IMAGE, f"it begins with {head.read(16)!r}"),))
@@ -218,16 +221,12 @@ def inspect_file(path: Path) -> Inspection:
         return Inspection(remarks=((kind, f"{type(error).__name__}: {error}"),))
 
 
-def _inspect_opened(path: Path, file: ImageFile.ImageFile) -> Inspection:
+def _inspect_opened(path: Path, file: ImageFile.ImageFile, image_size: Size) -> Inspection:
     remarks: list[tuple[Kind, str]] = []
     width, height = file.size
     size = f"{width}×{height} pixels"
     if min(width, height) < MIN_SIDE_PIXELS:
         remarks.append((Kind.TINY, size))
-    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-        remarks.append((Kind.HUGE, f"{size}; at twice the limit of Pillow it is refused"))
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        remarks.append((Kind.NARROW, size))
     found = str(file.format)
     said = Image.registered_extensions().get(path.suffix.lower())
     if said != _SAME_FORMAT.get(found, found):
@@ -240,10 +239,14 @@ def _inspect_opened(path: Path, file: ImageFile.ImageFile) -> Inspection:
     if (orientation := file.getexif().get(_ORIENTATION, 1)) != 1:
         remarks.append((Kind.TURNED, f"orientation {orientation}; training turns it upright too"))
         image = ImageOps.exif_transpose(file)
+    ratio = image.width * image_size[0] / (image.height * image_size[1])
+    if max(ratio, 1 / ratio) > MAX_ASPECT_RATIO:
+        remarks.append((Kind.NARROW, f"{size}; data.image_size={size_text(image_size)}"))
     if deep or mode not in ("RGB", "L"):  # as training makes it RGB, with what it refuses to
-        image = Image.fromarray(decode.decode(path, 256, bits=None))  # how bright it is does not change the hash
+        # how bright it is does not change the hash
+        image = Image.fromarray(decode.decode(path, (256, 256), bits=None, max_pixels=width * height))
     hashed = duplicates.perceptual_hash(image)
     if not hashed.any() and image.getcolors(1):  # None if there are more
         remarks.append((Kind.ONE_COLOUR, f"all pixels are {image.getpixel((0, 0))}"))
-    largest = decode.largest_value(path) if deep else None
+    largest = decode.largest_value(path, width * height) if deep else None
     return Inspection(width, height, mode, found, tuple(remarks), hashed, largest)

@@ -41,7 +41,7 @@ class Kind(StrEnum):
     SIXTEEN_BITS = "images with 16 bits a channel"  # of the whole data set
 
 
-UNDECODABLE = frozenset({Kind.EMPTY, Kind.NO_IMAGE, Kind.TRUNCATED, Kind.BROKEN})
+UNDECODABLE = frozenset({Kind.EMPTY, Kind.NO_IMAGE, Kind.TRUNCATED, Kind.BROKEN, Kind.HUGE})
 _FATAL = UNDECODABLE | {Kind.ABOVE_BITS}  # if training reads them
 _HARMLESS = frozenset({Kind.NEAR, Kind.FRAMES, Kind.TURNED, Kind.SIXTEEN_BITS}) | EXPECTED
 _PAIRS = frozenset({Reason.SAME_NAME, Reason.SAME_CONTENT, Reason.TWO_LABELS, Reason.LINKED_AGAIN})
@@ -58,8 +58,8 @@ FIXES: dict[str, str] = {
     Kind.ABOVE_BITS: "Give data.bits=auto, or the bits of the camera; or remove it if it is of another camera.",
     Kind.SIXTEEN_BITS: "White is 2^bits − 1 in all of them; if the camera has more bits, give them as data.bits.",
     Kind.TINY: "Networks halve an image five times: nothing may be left of it.",
-    Kind.HUGE: "Pillow takes it for an attack at twice its limit of pixels: make it smaller.",
-    Kind.NARROW: "The whole frame is squashed into a square; data.resize=letterbox keeps its proportions.",
+    Kind.HUGE: "It may be an attack on the memory: remove it. If it is of your camera, give a larger data.max_pixels.",
+    Kind.NARROW: "It is squashed: data.resize=letterbox keeps its proportions, or take them for data.image_size.",
     Kind.ONE_COLOUR: "The camera or the copying failed: remove it.",
     Reason.SAME_CONTENT: "One is kept.",
     Reason.TWO_LABELS: "Nobody knows which label is right: look at the image and remove the wrong copy.",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from alu_defects.benchmarking.measurement import Spread, Table, Task, time_call, time_tasks
-from alu_defects.config import backbone_options, plain, whole_numbers
+from alu_defects.config import Size, backbone_options, image_sizes, plain, size_text, whole_numbers
 from alu_defects.errors import UserError
 from alu_defects.models import registry
 from alu_defects.models.backbone import Backbone, multiply_adds
@@ -27,20 +27,19 @@ EAGER = "eager"  # float32, NCHW: what all others are compared with
 
 def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     """Measure the size of `models` (name → group `model`), the latency of one image and the throughput of batches."""
-    batch_sizes, image_sizes = whole_numbers(config, "batch_sizes"), whole_numbers(config, "image_sizes")
+    batch_sizes = whole_numbers(config, "batch_sizes")
     threads.set_threads(config.trainer.threads)
-    networks: dict[tuple[str, int], Backbone] = {}
+    networks: dict[tuple[str, Size], Backbone] = {}
     sizes: list[dict[str, Any]] = []
     latency: list[dict[str, Any]] = []
     throughput: list[dict[str, Any]] = []
-    for name, pixels in product(models, image_sizes):
+    for name, pixels in product(models, image_sizes(config)):
         options = backbone_options(models[name])
         network = registry.create_backbone(**options, num_classes=len(CLASS_NAMES), image_size=pixels).eval()
-        if pixels < network.min_input_size:
-            raise UserError(f"image_sizes={pixels} is too small for {name}; give {network.min_input_size} or more")
         networks[name, pixels] = network
-        size = {"parameters (M)": sum(p.numel() for p in network.parameters()) / 1e6}
-        sizes.append({"network": name, "pixels": pixels, **size, "GMACs": multiply_adds(network, pixels) / 1e9})
+        size = {"network": name, "pixels": size_text(pixels)}
+        parameters = sum(p.numel() for p in network.parameters()) / 1e6
+        sizes.append({**size, "parameters (M)": parameters, "GMACs": multiply_adds(network, pixels) / 1e9})
     device = trainer.create_trainer(plain(config.trainer), {}, [], network).strategy.root_device
     if device.type == "cuda":
         torch.cuda.set_device(device)  # the one that PyTorch's timer waits for
@@ -48,7 +47,7 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
     for (name, pixels), batch in track(cells, "inference", disable=not config.trainer.enable_progress_bar):
         with _hints(name, pixels, batch, device), torch.inference_mode():
             torch._dynamo.reset()  # networks of one class share a cache of few entries, and run eagerly when it is full
-            images = torch.rand(batch, 3, pixels, pixels, device=device)
+            images = torch.rand(batch, 3, *pixels, device=device)
             variants = create_variants(networks[name, pixels], images, bool(config.compile))
             first = {variant: time_call(task) for variant, task in variants.items()}
             rounds = time_tasks(variants, repeats=config.repeats, seconds=config.seconds, each_call=batch == 1)
@@ -56,7 +55,7 @@ def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list
         typical = {name: np.array([average(calls) for calls in turns]) for name, turns in rounds.items()}
         for variant, seconds in typical.items():
             ratio = {"× eager": Spread.of_rounds(typical[EAGER] / seconds), "first call (s)": first[variant]}
-            row: dict[str, Any] = {"network": name, "pixels": pixels}
+            row: dict[str, Any] = {"network": name, "pixels": size_text(pixels)}
             if batch == 1:
                 p95 = float(1e3 * np.percentile(np.concatenate(rounds[variant]), 95))
                 row |= {"variant": variant, "p50 (ms)": Spread.of_rounds(1e3 * seconds), "p95 (ms)": p95}
@@ -98,7 +97,7 @@ def create_variants(network: Backbone, images: Tensor, compiled: bool) -> dict[s
 
 
 @contextmanager
-def _hints(name: str, pixels: int, batch: int, device: torch.device) -> Iterator[None]:
+def _hints(name: str, pixels: Size, batch: int, device: torch.device) -> Iterator[None]:
     """Say what to do about a memory that is too small, and about a compiler that is not there."""
     try:
         yield
@@ -110,6 +109,6 @@ def _hints(name: str, pixels: int, batch: int, device: torch.device) -> Iterator
         if "tried to allocate" not in str(error).lower() and not isinstance(error, MemoryError):
             raise
         raise UserError(
-            f"batch_sizes={batch}: so many images of {pixels}×{pixels} in {name} do not fit into the memory "
+            f"batch_sizes={batch}: so many images of {pixels[0]}×{pixels[1]} in {name} do not fit into the memory "
             f"of the {device.type}; leave {batch} out"
         ) from error

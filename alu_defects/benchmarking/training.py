@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.benchmark import timer  # waits for the device
 
 from alu_defects.benchmarking.measurement import Spread, Table, peak_memory, take_turns, time_call
-from alu_defects.config import backbone_options, plain, whole_numbers
+from alu_defects.config import Size, backbone_options, image_sizes, plain, size_text
 from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.datamodule import DefectData
 from alu_defects.data.loading import Batch
@@ -37,10 +37,10 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 def measure(config: DictConfig, models: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     """Measure the training of `models` (name → group `model`) at `config.image_sizes`."""
     threads.set_threads(config.trainer.threads)
-    return [_measure_size(config, models, pixels) for pixels in whole_numbers(config, "image_sizes")]
+    return [_measure_size(config, models, pixels) for pixels in image_sizes(config)]
 
 
-def _measure_size(config: DictConfig, models: Mapping[str, Mapping[str, Any]], pixels: int) -> Table:
+def _measure_size(config: DictConfig, models: Mapping[str, Mapping[str, Any]], pixels: Size) -> Table:
     options = {**plain(config.data), "image_size": pixels}
     data = DefectData(**options, split=plain(config.split), augment=plain(config.augment), seed=0)
     data.prepare_data()
@@ -71,7 +71,8 @@ def _measure_size(config: DictConfig, models: Mapping[str, Mapping[str, Any]], p
     steps = {name: max(1, math.ceil(config.seconds / loops[name][FIXED](1))) for name in models}
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in product(models, LOOPS)}
     order = list(take_turns(seconds, config.repeats))
-    for name, kind in track(order, f"training at {pixels} pixels", disable=not config.trainer.enable_progress_bar):
+    what = f"training at {size_text(pixels)} pixels"
+    for name, kind in track(order, what, disable=not config.trainer.enable_progress_bar):
         seconds[name, kind].append(loops[name][kind](steps[name]) / steps[name])
     for row in rows:
         step = {kind: np.array(seconds[row["network"], kind]) for kind in LOOPS}
@@ -87,7 +88,7 @@ def _measure_size(config: DictConfig, models: Mapping[str, Mapping[str, Any]], p
         "fed by the data path, augmented; 3: with Lightning, metrics and logging. Median (range) of "
         f"{config.repeats} interleaved rounds of all networks; ratios round by round."
     )
-    return Table(f"training at {pixels}×{pixels} on {device.type}", rows, note)
+    return Table(f"training at {pixels[0]}×{pixels[1]} on {device.type}", rows, note)
 
 
 def _create_loops(

@@ -97,7 +97,8 @@ class Augment:
         flip_y = torch.where(u[:, 1] < 0.5, -1.0, 1.0) if self.vertical_flip else torch.ones_like(angle)
         cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
         shift = 2 * self.translate * sign[:, 4:6]  # grid_sample's frame is 2 wide
-        rows = (cos * flip_x, -sin * flip_x, shift[:, 0]), (sin * flip_y, cos * flip_y, shift[:, 1])
+        aspect = images.shape[3] / images.shape[2]  # both sides are 2 there, but angles are of pixels
+        rows = (cos * flip_x, -sin / aspect * flip_x, shift[:, 0]), (sin * aspect * flip_y, cos * flip_y, shift[:, 1])
         theta = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

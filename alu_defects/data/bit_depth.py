@@ -9,7 +9,9 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.progress import track
@@ -37,7 +39,14 @@ def find_16_bit(paths: Sequence[Path]) -> list[int]:
 
 
 def choose_bits(
-    bits: int | str, paths: Sequence[Path], sha256s: Sequence[str], since: float, folder: Path, *, progress: bool = True
+    bits: int | str,
+    paths: Sequence[Path],
+    sha256s: Sequence[str],
+    since: float,
+    folder: Path,
+    *,
+    max_pixels: int = decode.MAX_PIXELS,
+    progress: bool = True,
 ) -> int:
     """The bits of a data set, logged: a number, or as few as hold the largest value of all 16-bit images (`auto`).
 
@@ -45,7 +54,8 @@ def choose_bits(
     """
     found = ""
     if not isinstance(bits, int):
-        values = largest_values(paths, sha256s, since, folder, progress=progress).values()
+        how: dict[str, Any] = {"max_pixels": max_pixels, "progress": progress}
+        values = largest_values(paths, sha256s, since, folder, **how).values()
         if not values:  # nothing to decode, or decoding names every file with its error; 16 bits would hide some errors
             return decode.BITS[0]
         bits, found = decode.fewest_bits(max(values)), f": their largest value is {max(values)}"
@@ -55,7 +65,13 @@ def choose_bits(
 
 
 def largest_values(
-    paths: Sequence[Path], sha256s: Sequence[str], since: float, folder: Path, *, progress: bool = True
+    paths: Sequence[Path],
+    sha256s: Sequence[str],
+    since: float,
+    folder: Path,
+    *,
+    max_pixels: int = decode.MAX_PIXELS,
+    progress: bool = True,
 ) -> dict[str, int]:
     """SHA-256 → largest value of 16-bit images, without those that cannot be decoded.
 
@@ -64,6 +80,7 @@ def largest_values(
         sha256s: hash of the bytes of each.
         since: when the hashes were taken, see `decode.read_all`.
         folder: of all pixel caches.
+        max_pixels: that an image may have to be decoded.
         progress: show a progress bar.
 
     Raises:
@@ -75,7 +92,7 @@ def largest_values(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with exclusive_lock(file, "looking for the largest values of 16-bit images"):
-                _append(file, wanted, since, progress)
+                _append(file, wanted, since, max_pixels, progress)
         except OSError as error:
             raise UserError(
                 f"{file} cannot be written ({error.strerror or error}). Give another paths.cache, or the bits of the "
@@ -93,12 +110,13 @@ def _known(file: Path) -> dict[str, int]:
     return {record["sha256"].tobytes().hex(): int(record["largest"]) for record in records}
 
 
-def _append(file: Path, wanted: Mapping[str, Path], since: float, progress: bool) -> None:
+def _append(file: Path, wanted: Mapping[str, Path], since: float, max_pixels: int, progress: bool) -> None:
     known = _known(file)  # another process may have had the same images
     missing = {sha256: path for sha256, path in wanted.items() if sha256 not in known}
     with file.open("ab") as out:
         out.truncate(out.tell() // _RECORD.itemsize * _RECORD.itemsize)  # without the half that a killed writer left
-        found = decode.read_all(decode.largest_value, list(missing.values()), list(missing), since)
+        largest_value = partial(decode.largest_value, max_pixels=max_pixels)
+        found = decode.read_all(largest_value, list(missing.values()), list(missing), since)
         what = f"finding the largest values of {len(missing)} 16-bit images"
         for sha256, value in zip(missing, track(found, what, total=len(missing), disable=not progress), strict=True):
             if not isinstance(value, Exception):  # decoding names those that are broken

@@ -2,7 +2,7 @@
 
 A folder for each size and way of resizing, and for each `data.bits` of data sets with 16-bit images, holds
 
-    pixels    uint8 (R, size, size, 3), row after row
+    pixels    uint8 (R, height, width, 3), row after row
     index     R records: SHA-256 of the image's file, perceptual hash of its pixels
 
 Images are found by the content of their files, not by their paths: for another data set with the same images, another
@@ -26,25 +26,34 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from alu_defects.config import Size, size_text
 from alu_defects.data import decode, duplicates
 from alu_defects.data.decode import UInt8
 from alu_defects.errors import UserError
 from alu_defects.io import exclusive_lock
 
 BUFFER_BYTES = 256_000_000  # bytes of decoded images that wait to be written
-CACHE_VERSION = 1  # raise it when the same file gives other pixels or another hash, so that old ones are not used
+# raise it when the same file gives other pixels or another hash, so that old ones are not used
+CACHE_VERSIONS = {"squash": 1, "letterbox": 2}
 _RECORD = np.dtype([("sha256", "u1", 32), ("hash", "u1", duplicates.HASH_BITS // 8)])
 
 
 class PixelCache:
-    """Images decoded in one way, in a folder of their own below `root`; `bits`: None where no image has 16 bits."""
+    """Images decoded in one way, in a folder of their own below `root`; `bits`: None where no image has 16 bits.
 
-    def __init__(self, root: Path, size: int, resize: str, bits: int | None = None) -> None:
+    `max_pixels` says what is decoded, not how.
+    """
+
+    def __init__(
+        self, root: Path, size: Size, resize: str, bits: int | None = None, max_pixels: int = decode.MAX_PIXELS
+    ) -> None:
+        height, width = size
+        sides = f"{height}" if height == width else f"{height}x{width}"
         deep = f"_{bits}bits" if bits else ""
-        self.folder = root.expanduser().absolute() / f"v{CACHE_VERSION}_{size}_{resize}{deep}"
-        self.size, self.resize, self.bits = size, resize, bits or 16
+        self.folder = root.expanduser().absolute() / f"v{CACHE_VERSIONS[resize]}_{sides}_{resize}{deep}"
+        self.size, self.resize, self.bits, self.max_pixels = size, resize, bits or 16, max_pixels
         self.pixels_file, self._index_file = self.folder / "pixels", self.folder / "index"
-        self._row_bytes = 3 * size**2
+        self._row_bytes = 3 * height * width
 
     def fill(
         self, paths: Sequence[Path], sha256s: Sequence[str], since: float, *, progress: bool = True
@@ -70,8 +79,8 @@ class PixelCache:
                 needed = len(missing) * (self._row_bytes + _RECORD.itemsize)
                 if needed > (free := shutil.disk_usage(self.folder).free):
                     raise UserError(
-                        f"{len(missing)} images of data.image_size={self.size} need {needed / 1e9:.1f} GB in "
-                        f"{self.folder}, where {free / 1e9:.1f} GB are free; give another paths.cache, a smaller "
+                        f"{len(missing)} images of data.image_size={size_text(self.size)} need {needed / 1e9:.1f} GB "
+                        f"in {self.folder}, where {free / 1e9:.1f} GB are free; give another paths.cache, a smaller "
                         "data.image_size, or data.cache=none, which decodes again in every epoch"
                     )
                 return self._append(missing, since, progress)
@@ -118,9 +127,10 @@ class PixelCache:
         rows = len(self)
         # what a killed writer loses, and two of it are held in memory: one is filled while the other is written
         at_once = max(1, min(32 * joblib.cpu_count(), BUFFER_BYTES // 2 // self._row_bytes))
-        images, done = np.empty((at_once, self.size, self.size, 3), np.uint8), list[str]()
+        images, done = np.empty((at_once, *self.size, 3), np.uint8), list[str]()
         sha256s, paths = [sha256 for sha256, _ in missing], [path for _, path in missing]
-        decoded = decode.decode_all(paths, sha256s, since, self.size, self.resize, bits=self.bits)
+        how = self.size, self.resize
+        decoded = decode.decode_all(paths, sha256s, since, *how, bits=self.bits, max_pixels=self.max_pixels)
         what = f"decoding {len(missing)} images ({len(missing) * self._row_bytes / 1e6:,.0f} MB)"
         seen = track(decoded, what, total=len(missing), disable=not progress)
         with (
@@ -163,11 +173,11 @@ DEVICE_FRACTION = 0.25  # of the free memory of a GPU that cache=auto gives to p
 
 
 class CachedPixels:
-    """Images of a pixel cache: the `rows`, int64 (N,), of a file that holds uint8 (R, size, size, 3)."""
+    """Images of a pixel cache: the `rows`, int64 (N,), of a file that holds uint8 (R, height, width, 3)."""
 
-    def __init__(self, file: Path, size: int, rows: Tensor) -> None:
+    def __init__(self, file: Path, size: Size, rows: Tensor) -> None:
         self.file, self.size, self.rows = file, size, rows
-        shape = (file.stat().st_size // (3 * size**2), size, size, 3)
+        shape = (file.stat().st_size // (3 * size[0] * size[1]), *size, 3)
         with warnings.catch_warnings():  # PyTorch knows no read-only memory; nothing here writes
             warnings.simplefilter("ignore")
             # not a private mapping that may be written: the system would have to reserve memory for all of it
@@ -197,16 +207,17 @@ class CachedPixels:
                 memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
                 if self.nbytes > memory:
                     raise _too_large(self.nbytes, "this machine", f"{memory / 1e9:.1f} GB of memory")
-            loaded = torch.empty((len(self.rows), self.size, self.size, 3), dtype=torch.uint8, device=device)
-            for start in range(0, len(self.rows), 256):
-                part = torch.arange(start, min(start + 256, len(self.rows)), device=self.device)
-                loaded[start : start + 256] = self.gather(part).permute(0, 2, 3, 1)
+            loaded = torch.empty((len(self.rows), *self.size, 3), dtype=torch.uint8, device=device)
+            at_once = max(1, BUFFER_BYTES // self.images[0].numel())
+            for start in range(0, len(self.rows), at_once):
+                part = torch.arange(start, min(start + at_once, len(self.rows)), device=self.device)
+                loaded[start : start + at_once] = self.gather(part).permute(0, 2, 3, 1)
         except torch.OutOfMemoryError as error:
             raise _too_large(self.nbytes, str(device), "less memory free") from error
         self.images, self._positions = loaded, None
 
     def gather(self, index: Tensor) -> Tensor:
-        """The images of an index (B,): uint8 (B, 3, size, size) in channels_last.
+        """The images of an index (B,): uint8 (B, 3, height, width) in channels_last.
 
         `tensor[index]` was seven times slower and numpy's `array[index]` two times.
         """
@@ -220,20 +231,28 @@ class DecodeOnDemand:
     device = torch.device("cpu")
 
     def __init__(
-        self, paths: Sequence[Path], sha256s: Sequence[str], since: float, size: int, resize: str, *, bits: int
+        self,
+        paths: Sequence[Path],
+        sha256s: Sequence[str],
+        since: float,
+        size: Size,
+        resize: str,
+        *,
+        bits: int,
+        max_pixels: int = decode.MAX_PIXELS,
     ) -> None:
         self.paths, self.sha256s, self.since = paths, sha256s, since
-        self.size, self.resize, self.bits = size, resize, bits
+        self.size, self.resize, self.bits, self.max_pixels = size, resize, bits, max_pixels
 
     def gather(self, index: Tensor) -> Tensor:
         """The images of an index (B,), as `CachedPixels.gather`; a `UserError` if some cannot be decoded."""
         chosen = index.tolist()
         if not chosen:
-            return torch.empty((0, 3, self.size, self.size), dtype=torch.uint8)
+            return torch.empty((0, 3, *self.size), dtype=torch.uint8)
         paths, sha256s = [self.paths[i] for i in chosen], [self.sha256s[i] for i in chosen]
         threads = 1 if torch.utils.data.get_worker_info() else None  # there is a worker for each core
-        how = self.since, self.size, self.resize
-        images = list(decode.decode_all(paths, sha256s, *how, bits=self.bits, threads=threads))
+        how: dict[str, Any] = {"bits": self.bits, "max_pixels": self.max_pixels, "threads": threads}
+        images = list(decode.decode_all(paths, sha256s, self.since, self.size, self.resize, **how))
         if broken := [(path, image) for path, image in zip(paths, images, strict=True) if isinstance(image, Exception)]:
             raise decode.decoding_error(broken)
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # type: ignore[arg-type]

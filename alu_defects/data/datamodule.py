@@ -14,6 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
+from alu_defects.config import read_size
 from alu_defects.data import bit_depth, decode, duplicates, sources, splits
 from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
@@ -34,8 +35,10 @@ class DefectData(LightningDataModule):
 
     Args:
         source: how `root`, the folder with the images, is read: folder, tianchi or synthetic.
-        image_size: side in pixels to which the whole frame is resized, by squash or letterbox.
+        image_size: height and width in pixels to which the whole frame is resized, or one number for both.
+        resize: `squash` or `letterbox`, see `decode.decode`.
         bits: what 16-bit images use of their bits, of `decode.BITS`, or `auto`, see `bit_depth.choose_bits`.
+        max_pixels: that an image may have; one with more counts as one that cannot be decoded.
         cache: where decoded pixels are kept: `disk` maps a file below `cache_dir` into memory, `memory` and `device`
             read it into that of the machine or the GPU, `none` decodes in every epoch, and `auto` is device where they
             fit into a quarter of a GPU's free memory, else disk.
@@ -58,9 +61,10 @@ class DefectData(LightningDataModule):
         *,
         source: str,
         root: str,
-        image_size: int,
+        image_size: int | Sequence[int],
         resize: str = "squash",
         bits: int | str = "auto",
+        max_pixels: int = decode.MAX_PIXELS,
         cache: str = "auto",
         cache_dir: str = "~/.cache/alu_defects/pixels",
         batch_size: int,
@@ -88,7 +92,7 @@ class DefectData(LightningDataModule):
         sources.check_source_options(source, self.source_options)
         if split:
             splits.check_split_options(**split)
-        self.image_size, self.resize, self.bits = image_size, resize, bits
+        self.image_size, self.resize, self.bits, self.max_pixels = read_size(image_size), resize, bits, max_pixels
         self.cache, self.cache_dir = cache, Path(str(cache_dir))
         self.batch_size, self.num_workers = batch_size, num_workers
         self.split, self.augment = dict(split), Augment(**augment) if augment else None
@@ -158,11 +162,13 @@ class DefectData(LightningDataModule):
         paths, sha256s = [self.root / path for path in table["path"]], table["sha256"].to_list()
         deep = bit_depth.find_16_bit(paths)
         known = [paths[i] for i in deep], [sha256s[i] for i in deep], self._since, self.cache_dir
-        self.bits = bit_depth.choose_bits(self.bits, *known, progress=self.progress)
+        self.bits = bit_depth.choose_bits(self.bits, *known, max_pixels=self.max_pixels, progress=self.progress)
         if self.cache == "none":
-            self.pixels = DecodeOnDemand(paths, sha256s, self._since, self.image_size, self.resize, bits=self.bits)
+            files, how = (paths, sha256s, self._since), (self.image_size, self.resize)
+            self.pixels = DecodeOnDemand(*files, *how, bits=self.bits, max_pixels=self.max_pixels)
             return
-        cache = PixelCache(self.cache_dir, self.image_size, self.resize, self.bits if deep else None)
+        used_bits = self.bits if deep else None
+        cache = PixelCache(self.cache_dir, self.image_size, self.resize, used_bits, self.max_pixels)
         broken = cache.fill(paths, sha256s, self._since, progress=self.progress)
         if broken and self.on_broken == "error":
             raise decode.decoding_error(broken, ", or train without them (data.on_broken=exclude)")

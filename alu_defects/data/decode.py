@@ -3,9 +3,11 @@
 import hashlib
 import io
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -14,15 +16,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from alu_defects.config import Size
 from alu_defects.errors import UserError
 
 T = TypeVar("T")
 UInt8 = npt.NDArray[np.uint8]
 UInt16 = npt.NDArray[np.uint16]
 BITS = (8, 10, 12, 14, 16)  # of cameras: what they put into 16-bit files is not stretched to 16 bits
+MAX_PIXELS = 200_000_000  # of an image: three times those of the largest cameras of machine vision, 600 MB as RGB
 DECODED_AHEAD_PER_THREAD = 2  # images that are decoded before they are asked for: a slow one does not stop the others
 CLOCK_SKEW_SECONDS = 60  # by which a file server may tell the time too late
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284  # tags of TIFF
+_ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
 _COLOURS = ("RGB", "RGBX", "RGBA")  # of which Pillow can read the lower bytes too
 LETTERBOX_GREY = (128, 128, 128)  # about zero after normalisation
 
@@ -31,39 +36,103 @@ class UnreadableError(Exception):
     """Why an image that may be a good one cannot be read: the disk, the memory, or another file in its place."""
 
 
-def decode(file: Path | BinaryIO, size: int, resize: str = "squash", bits: int | None = 16) -> UInt8:
-    """Decode the whole frame of an image, upright, as RGB of `size` × `size`.
+class TooManyPixelsError(ValueError):
+    """An image has more pixels than `data.max_pixels`."""
+
+
+class _Reading:
+    """How many images are open, and Pillow's own limit, of which there is one for all threads."""
+
+    lock = threading.Lock()
+    images = 0
+    limit: int | None = None
+
+
+@contextmanager
+def open_image(file: Path | BinaryIO, max_pixels: int | None = None) -> Iterator[ImageFile.ImageFile]:
+    """Open an image as `Image.open` does, with `max_pixels` instead of Pillow's limit; None: to read its header alone.
+
+    Pillow warns of its limit and refuses twice that, when it opens an image and again when it loads one. It is switched
+    off while images are open in any thread, and then set as it was.
+
+    Raises:
+        TooManyPixelsError: it has more.
+    """
+    with _Reading.lock:
+        if not _Reading.images:
+            _Reading.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _Reading.images += 1
+    try:
+        with Image.open(file) as opened:
+            width, height = opened.size
+            if max_pixels and width * height > max_pixels:
+                raise TooManyPixelsError(
+                    f"{width}×{height} are {width * height} pixels, more than data.max_pixels={max_pixels}"
+                )
+            yield opened
+    finally:
+        with _Reading.lock:
+            _Reading.images -= 1
+            if not _Reading.images:
+                Image.MAX_IMAGE_PIXELS = _Reading.limit
+
+
+def decode(
+    file: Path | BinaryIO,
+    size: Size,
+    resize: str = "squash",
+    bits: int | None = 16,
+    max_pixels: int = MAX_PIXELS,
+) -> UInt8:
+    """Decode the whole frame of an image, upright, as RGB of a size.
 
     Args:
         file: jpg, png, bmp, tif or webp; grey, palette, RGBA, CMYK or 16 bit. Of several frames the first is taken.
-        size: side of the result in pixels.
+        size: of the result.
         resize: `squash` changes the aspect ratio, as the paper does; `letterbox` keeps it and pads with grey.
         bits: of `BITS`; white in a 16-bit image is 2^bits - 1. None: as few as its own values need, to look at a single
             image; those of a data set must be decoded alike.
+        max_pixels: that an image may have.
 
     Returns:
-        uint8 (size, size, 3).
+        uint8 (height, width, 3).
 
     Raises:
+        TooManyPixelsError: it has more.
         UnreadableError: a 16-bit image with values that need more bits.
         Exception: OSError, ValueError or what else Pillow raises for a file that it cannot decode.
     """
-    with Image.open(file) as opened:
+    height, width = size
+    with open_image(file, max_pixels) as opened:
         if is_16_bit(opened):
             image = _rgb(_of_8_bits(file, opened, bits))
+            whole = image.size
         else:
-            opened.draft("RGB", (size, size))  # JPEG: decode at the smallest DCT scale that is not below the target
+            lies = opened.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
+            whole = opened.size[::-1] if lies else opened.size
+            # JPEG: decode at the smallest DCT scale that is not below the target
+            opened.draft("RGB", (height, width) if lies else (width, height))
             image = _rgb(ImageOps.exif_transpose(opened))
-    width = height = size
-    if resize == "letterbox":  # like `ImageOps.pad`, but an image as narrow as a line keeps one pixel instead of none
-        width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)  # antialiased in Pillow
-    if image.size != (size, size):
-        frame = Image.new("RGB", (size, size), LETTERBOX_GREY)
-        frame.paste(image, ((size - width) // 2, (size - height) // 2))
+    inner = _inside(whole, size) if resize == "letterbox" else (width, height)
+    if image.size != inner:
+        image = image.resize(inner, Image.Resampling.BILINEAR)  # antialiased in Pillow
+    if inner != (width, height):
+        frame = Image.new("RGB", (width, height), LETTERBOX_GREY)
+        frame.paste(image, ((width - inner[0]) // 2, (height - inner[1]) // 2))
         image = frame
     return np.asarray(image)
+
+
+def _inside(whole: tuple[int, int], size: Size) -> tuple[int, int]:
+    """Width and height with which an image of the width and height `whole` fills a frame in one direction.
+
+    As `ImageOps.contain`, but an image as narrow as a line keeps one pixel instead of none.
+    """
+    across, down = whole
+    height, width = size
+    if across * height > down * width:
+        return width, max(1, round(down * width / across))
+    return max(1, round(across * height / down)), height
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -91,15 +160,15 @@ def file_is_16_bit(path: Path) -> bool:
             return False
         if head.startswith(b"\x89PNG"):
             return head[24:] == b"\x10"
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             return is_16_bit(opened)
     except Exception:  # Pillow raises many kinds for broken files
         return False
 
 
-def largest_value(file: Path | BinaryIO) -> int:
+def largest_value(file: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> int:
     """The largest value of a 16-bit image in any colour, from 0 to 65535; errors as of `decode`."""
-    with Image.open(file) as opened:
+    with open_image(file, max_pixels) as opened:
         return _largest_colour(_values(file, opened))
 
 
@@ -147,7 +216,7 @@ def _values(file: Path | BinaryIO, opened: ImageFile.ImageFile) -> UInt16:
             f"save it as interleaved RGB, as grey or with 8 bits{hint}"
         )
     upper = np.asarray(ImageOps.exif_transpose(opened))
-    with Image.open(file) as again:  # Pillow keeps the upper byte of each value: told the other order, the lower one
+    with open_image(file) as again:  # Pillow keeps the upper byte of each value: told the other order, the lower one
         again.tile = [tile._replace(args=_in_other_order(tile.args)) for tile in again.tile]
         lower = np.asarray(ImageOps.exif_transpose(again))
     return np.asarray(upper.astype(np.uint16) << 8 | lower)
@@ -175,14 +244,15 @@ def decode_all(
     paths: Sequence[Path],
     sha256s: Sequence[str],
     since: float,
-    size: int,
+    size: Size,
     resize: str = "squash",
     *,
     bits: int = 16,
+    max_pixels: int = MAX_PIXELS,
     threads: int | None = None,
 ) -> Iterator[UInt8 | Exception]:
-    """Decode images in parallel, see `read_all` and `decode`: each uint8 (size, size, 3), or the error."""
-    return read_all(lambda file: decode(file, size, resize, bits), paths, sha256s, since, threads=threads)
+    """Decode images in parallel, see `read_all` and `decode`: each uint8 (height, width, 3), or the error."""
+    return read_all(lambda file: decode(file, size, resize, bits, max_pixels), paths, sha256s, since, threads=threads)
 
 
 def read_all(

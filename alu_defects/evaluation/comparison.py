@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from alu_defects.config import read_size
 from alu_defects.evaluation import statistics
 from alu_defects.evaluation.groups import ModelGroup, group_jobs, model_groups
 from alu_defects.evaluation.operating import OperatingPoint
@@ -166,7 +167,8 @@ def _table_row(group: ModelGroup) -> dict[str, Any]:
 def _paper_numbers(group: ModelGroup) -> dict[str, float]:
     """The numbers of the paper's Table 2, where the experiment is the paper's."""
     data, split = group.config.data, group.config.split
-    same = data.source == "tianchi" and data.round == 1 and not data.include_other and data.image_size == 400
+    same = data.source == "tianchi" and data.round == 1 and not data.include_other
+    same = same and read_size(data.image_size) == (400, 400)
     if not (same and split.name == "paper" and group.model in PAPER_TABLE2):
         return {}
     return {f"paper_{name}": v / 100 for name, v in zip(SUMMARY_METRICS[:3], PAPER_TABLE2[group.model], strict=True)}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from alu_defects.config import Size
 from alu_defects.errors import UserError
 
 
@@ -18,7 +19,7 @@ class Backbone(nn.Module):
     feature_info: Sequence[dict[str, Any]]  # num_chs, reduction, module; the last entry is the last feature map
     input_mean: tuple[float, ...]  # per channel, of images in 0..1; those of the published weights,
     input_std: tuple[float, ...]  # the same with and without them
-    min_input_size: int  # pixels; smaller images fail or are mostly padding; or the only size
+    min_input_size: Size  # smaller images fail or are mostly padding; or the only size
 
     # Optional: where attention may be inserted (see attention.Points).
     attention_points: dict[str, dict[str, int]]
@@ -46,10 +47,10 @@ def classifiers(backbone: nn.Module) -> list[nn.Module]:
     return list(found) if isinstance(found, tuple) else [found]
 
 
-def multiply_adds(backbone: nn.Module, image_size: int) -> int:
-    """Multiplications with an addition, of convolutions and matrix products, for one image of `image_size`²."""
+def multiply_adds(backbone: nn.Module, image_size: Size) -> int:
+    """Multiplications with an addition, of convolutions and matrix products, for one image."""
     training, parameter = backbone.training, next(backbone.parameters())
-    image = torch.zeros(1, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
+    image = torch.zeros(1, 3, *image_size, dtype=parameter.dtype, device=parameter.device)
     backbone.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         backbone(image)

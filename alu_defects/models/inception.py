@@ -21,7 +21,7 @@ def inceptionv4(num_classes: int, *, pretrained: bool = False, in_chans: int = 3
         "b": {f"features.{index}": 1024 for index in range(11, 18)},
         "c": {f"features.{index}": 1536 for index in range(19, 22)},
     }
-    model.min_input_size = 75  # at 74 the last reduction has a map of 2 x 2 for its 3 x 3 window
+    model.min_input_size = 75, 75  # at 74 the last reduction has a map of 2 x 2 for its 3 x 3 window
     return model
 
 

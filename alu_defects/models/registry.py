@@ -1,8 +1,8 @@
 """The backbones by name.
 
 A backbone is a function `(num_classes, *, pretrained, in_chans, drop_rate, **its own options)` that returns a module
-with the interface `Backbone`. If it also takes `image_size`, it is given the size of the images. Another package adds
-its own without changing this one:
+with the interface `Backbone`. If it also takes `image_size`, it is given height and width of the images. Another
+package adds its own without changing this one:
 
     [project.entry-points."alu_defects.backbones"]
     my_backbone = "my_package.my_module"     # a module that uses @register, or the function itself
@@ -19,6 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
+import torch
+
+from alu_defects.config import read_size, size_text
 from alu_defects.errors import UserError, did_you_mean
 from alu_defects.models import attention as attention_blocks
 from alu_defects.models.backbone import Backbone
@@ -75,7 +78,7 @@ def create_backbone(
     name: str,
     num_classes: int,
     *,
-    image_size: int | None = None,
+    image_size: int | Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
     pretrained: bool = False,
     weights: str | Path | None = None,
@@ -92,7 +95,7 @@ def create_backbone(
     Args:
         name: One of `backbone_names()`, or `timm/<name>` for any network of timm.
         num_classes: Width of the classifier.
-        image_size: Side in pixels of its images, for networks that are made for one size.
+        image_size: Height and width in pixels of its images, or one number for both; None: any that it takes.
         classes: Their names; the classifier of a file for other classes is not loaded.
         pretrained: Download the published weights; the classifier is new unless it has as many classes.
         weights: A local file instead (see `load_weights`).
@@ -105,8 +108,9 @@ def create_backbone(
         options: The backbone's own, such as `width` of shufflenet.
 
     Raises:
-        UserError: A name, option or file that is not there or does not fit.
+        UserError: A name, option or file that is not there or does not fit, or an image size that is too small.
     """
+    size = None if image_size is None else read_size(image_size)
     if pretrained and weights is not None:
         raise UserError(f"pretrained=true and weights={weights} exclude each other; remove one.")
     entry = _find(name)
@@ -116,10 +120,14 @@ def create_backbone(
             raise UserError(f"Backbone '{name}' takes no option '{option}'{did_you_mean(option, parameters)}")
     kind = _attention_kind(name, entry.attention, attention)
     if "image_size" in parameters:
-        options["image_size"] = image_size
+        options["image_size"] = size
     model: Backbone = entry.factory(
         num_classes, pretrained=pretrained, in_chans=in_chans, drop_rate=drop_rate, **options
     )
+    if size is not None and any(side < least for side, least in zip(size, model.min_input_size, strict=True)):
+        raise UserError(
+            f"data.image_size={size_text(size)} is too small for {name}; give {size_text(model.min_input_size)} or more"
+        )
     if kind != "none":
         points = getattr(model, "attention_points", None)
         if points is None:
@@ -133,6 +141,20 @@ def create_backbone(
     model.input_mean = _per_channel(model.input_mean, in_chans)
     model.input_std = _per_channel(model.input_std, in_chans)
     return model
+
+
+def check_backbone(*, image_size: int | Sequence[int], **model: Any) -> None:
+    """Raise what `create_backbone` would for the name, the options and the image size, in a moment and without weights.
+
+    Files of weights are not looked at.
+    """
+    try:
+        with torch.device("meta"):  # no memory, no random numbers
+            create_backbone(**{**model, "pretrained": False, "weights": None}, num_classes=2, image_size=image_size)
+    except UserError:
+        raise
+    except Exception as error:  # of a network that needs memory to be made: making it will say what is wrong
+        _log.debug("%s cannot be checked before it is made: %r", model["name"], error)
 
 
 def module_of(name: str) -> str:

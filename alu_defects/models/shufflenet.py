@@ -42,7 +42,7 @@ class ShuffleNet(ShuffleNetV2):
             for stage, repeats in enumerate(_REPEATS, start=2)
         }
         self.input_mean, self.input_std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of ImageNet
-        self.min_input_size = 32  # 1 pixel works, but below the stride of 32 the last map is mostly padding
+        self.min_input_size = 32, 32  # 1 pixel works, but below the stride of 32 the last map is mostly padding
         if in_chans != 3:
             self.conv1[0] = nn.Conv2d(in_chans, channels[0], 3, 2, 1, bias=False)
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 import timm
 import torch
 
+from alu_defects.config import Size, size_text
 from alu_defects.errors import UserError, did_you_mean
 from alu_defects.models.backbone import Backbone, pretrained_unavailable
 
@@ -19,13 +20,13 @@ def timm_backbone(
     pretrained: bool = False,
     in_chans: int = 3,
     drop_rate: float = 0.0,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     **options: Any,
 ) -> Backbone:
     """Create any of timm's networks; a transformer's `forward_features` gives tokens, not a (B, C, H, W) map.
 
-    `name` is with or without the tag of the weights (`resnet18.a1_in1k`); `image_size` is the side in pixels, None that
-    of the published weights, where the network is for one size; `options` are whatever else this network takes.
+    `name` is with or without the tag of the weights (`resnet18.a1_in1k`); `image_size` None is that of the published
+    weights, where the network is for one size; `options` are whatever else this network takes.
 
     Raises:
         UserError: A name or an option that timm does not know, a size that does not fit, or no published weights.
@@ -45,10 +46,11 @@ def timm_backbone(
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise UserError(f"timm's '{name}' cannot be made: {str(error).rstrip('.')}.") from error
-        if options.get("img_size") == image_size and "size mismatch" in str(error):  # timm resizes them for most
+        if image_size and image_size == options.get("img_size") and "size mismatch" in str(error):
+            # timm resizes them for most
             raise UserError(
-                f"The published weights of timm's {name} cannot be resized to data.image_size={image_size}; "
-                f"give data.image_size={_published_size(name)} or pretrained=false."
+                f"The published weights of timm's {name} cannot be resized to data.image_size={size_text(image_size)}; "
+                f"give data.image_size={size_text(_published_size(name))} or pretrained=false."
             ) from error
         # no network, a hash that differs, or weights that timm does not have
         raise pretrained_unavailable(f"timm's {name}", error) from error
@@ -57,42 +59,42 @@ def timm_backbone(
     backbone.input_mean, backbone.input_std = tuple(published["mean"]), tuple(published["std"])
     only = (image_size or published["input_size"]) if published.get("fixed_input_size") else None
     size: Any = options.get("img_size") or only or published.get("min_input_size") or _STRIDE
-    backbone.min_input_size = size if isinstance(size, int) else size[-1]
+    backbone.min_input_size = (size, size) if isinstance(size, int) else tuple(size[-2:])  # without the channels
     return backbone
 
 
-def _fit(name: str, image_size: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with which the network takes images of `image_size`²; the error has sizes that it takes."""
+def _fit(name: str, image_size: Size, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with which the network takes images of a size; the error has sizes that it takes."""
     if (found := _options_for(name, image_size, options)) is not None:
         return found
-    below = image_size // _STRIDE
-    smaller, larger = range(below, max(0, below - 5), -1), range(below + 1, below + 6)
-    candidates = ([_STRIDE * n for n in smaller], [_STRIDE * n for n in larger], [_published_size(name)])
-    nearest = {
-        next((size for size in sizes if _options_for(name, size, options) is not None), 0) for sizes in candidates
-    }
-    if sizes := sorted(nearest - {0}):
+    height, width = (side // _STRIDE for side in image_size)
+    steps = (range(0, -min(5, height, width), -1), range(1, 6))  # to smaller and to larger sizes
+    near = [[(_STRIDE * (height + step), _STRIDE * (width + step)) for step in direction] for direction in steps]
+    candidates = (*near, [_published_size(name)])
+    nearest = {next((s for s in sizes if _options_for(name, s, options) is not None), None) for sizes in candidates}
+    if sizes := sorted(size for size in nearest if size):
         raise UserError(
-            f"data.image_size={image_size} does not fit timm/{name}; sizes that do: {', '.join(map(str, sizes))}"
+            f"data.image_size={size_text(image_size)} does not fit timm/{name}; "
+            f"sizes that do: {', '.join(map(size_text, sizes))}"
         )
     return {**options}  # it is not the size: creating the network says what it is
 
 
-def _options_for(name: str, size: int, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The options, or these with `img_size`, if the network takes images of `size`² with them; else None.
+def _options_for(name: str, size: Size, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The options, or these with `img_size`, if the network takes images of `size` with them; else None.
 
     It runs on the meta device, without memory for its weights and without computing.
     """
     for found in ({**options}, {**options, "img_size": size}) if "img_size" not in options else ({**options},):
         try:
             with torch.device("meta"), torch.no_grad():
-                timm.create_model(name, **found).eval()(torch.empty(1, 3, size, size))
+                timm.create_model(name, **found).eval()(torch.empty(1, 3, *size))
         except Exception:  # timm and torch raise almost anything for a wrong shape
             continue
         return found
     return None
 
 
-def _published_size(name: str) -> int:
+def _published_size(name: str) -> Size:
     published = timm.get_pretrained_cfg(name)
-    return int(published.input_size[-1]) if published else 224
+    return published.input_size[-2:] if published else (224, 224)

@@ -18,5 +18,5 @@ def xception(num_classes: int, *, pretrained: bool = False, in_chans: int = 3, d
         "middle": {f"block{index}": 728 for index in range(4, 12)},
         "exit": {"block12": 1024},
     }
-    model.min_input_size = 32  # 7 pixels work, but below the stride of 32 the last map is mostly padding
+    model.min_input_size = 32, 32  # 7 pixels work, but below the stride of 32 the last map is mostly padding
     return model

@@ -72,12 +72,12 @@ def _files(audit: Audit, paths: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _thumbnail(path: Path) -> str:
-    with Image.open(path) as file:
-        deep = decode.is_16_bit(file)
+    with decode.open_image(path) as file:  # the audit has seen how large it is
+        deep, pixels = decode.is_16_bit(file), file.width * file.height
         file.draft("RGB", _THUMBNAIL)
         image = ImageOps.exif_transpose(file)
     if deep or image.mode not in ("RGB", "L"):  # as training sees it
-        image = Image.fromarray(decode.decode(path, min(_THUMBNAIL), bits=None))
+        image = Image.fromarray(decode.decode(path, _THUMBNAIL[::-1], bits=None, max_pixels=pixels))
     image.thumbnail(_THUMBNAIL)
     jpeg = BytesIO()
     image.save(jpeg, "JPEG", quality=78)

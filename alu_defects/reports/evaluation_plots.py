@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from alu_defects.data.datamodule import DefectData
@@ -172,7 +172,7 @@ def draw_mistakes(result: Evaluation, data: DefectData) -> NDArray[np.uint8]:
     draw.text((gap, 5), title, "black", font)
     for k, (image, mistake) in enumerate(zip(images, wrong.to_dict("records"), strict=True)):
         x, y = gap + k % columns * width, 2 * line + k // columns * height
-        page.paste(Image.fromarray(image).resize((side, side)), (x, y))
+        page.paste(ImageOps.pad(Image.fromarray(image), (side, side), color="white"), (x, y))
         file_name = plots.renderable(PurePath(mistake["path"]).name, missing="…")
         captions = (
             (readable(mistake["label"]), "black"),

@@ -27,6 +27,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from alu_defects.config import check_settings, read_size
 from alu_defects.errors import UserError
 from alu_defects.runs.run import Run
 from alu_defects.signals import GRACE, interrupting
@@ -78,11 +79,18 @@ def count_jobs_that_fit(configs: Sequence[DictConfig]) -> int:
 
     if any(c.trainer.strategy != "auto" or device_type(c.trainer.accelerator) != "cpu" for c in configs):
         return 1
-    sizes = [(config.data.batch_size, config.data.image_size) for config in configs]
-    # others are refused by their jobs
-    largest = max((batch * side**2 for batch, side in sizes if type(batch) is type(side) is int), default=0)
+    largest = max((_batch_pixels(config) for config in configs), default=0)
     memory = psutil.virtual_memory().available // (BASE_MEMORY + PIXEL_MEMORY * largest)
     return max(1, min(int(joblib.cpu_count()), int(memory), len(configs)))
+
+
+def _batch_pixels(config: DictConfig) -> int:
+    try:
+        check_settings(config)
+    except UserError:  # its job refuses it
+        return 0
+    height, width = read_size(config.data.image_size)
+    return int(config.data.batch_size) * height * width
 
 
 @dataclass

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 
+from alu_defects.config import Size
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 from alu_defects.training import optimization
@@ -46,7 +47,7 @@ def find_accumulation_steps(step: Callable[[int], object], batch_size: int) -> i
 
 
 def trial_step(
-    classifier: Classifier, image_size: int, device: torch.device, autocast: torch.dtype | None, copies: int = 0
+    classifier: Classifier, image_size: Size, device: torch.device, autocast: torch.dtype | None, copies: int = 0
 ) -> Callable[[int], None]:
     """Two training steps with a number of grey images and a copy of a classifier, for `find_accumulation_steps`.
 
@@ -60,7 +61,7 @@ def trial_step(
         held = torch.empty(copies * weights + int(MEMORY_MARGIN * total), dtype=torch.uint8, device=device)
         network = copy.deepcopy(classifier).to(device).train()
         optimizer = optimization.create_optimizer(network.optimizer_options, network.parameters())
-        images = torch.full((number, 3, image_size, image_size), 0.5, device=device)
+        images = torch.full((number, 3, *image_size), 0.5, device=device)
         for _ in range(2):  # in the second the optimizer's state and the gradients are in memory, too
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 logits = network(images)

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from alu_defects.config import read_size
 from alu_defects.data.augment import as_float
 from alu_defects.errors import UserError
 from alu_defects.models import registry
@@ -28,7 +29,7 @@ class Classifier(LightningModule):
         model: `name` and options of `models.registry.create_backbone`.
         classes: class names in the order of their ids.
         class_counts: training images of each class, for class weights.
-        image_size: side of the input in pixels.
+        image_size: height and width of the input in pixels, or one number for both.
         loss: options of `losses.create_loss`.
         optimizer: options of `optimization.create_optimizer`.
         scheduler: options of `optimization.create_scheduler`.
@@ -49,7 +50,7 @@ class Classifier(LightningModule):
         model: Mapping[str, Any],
         classes: Sequence[str],
         class_counts: Sequence[int],
-        image_size: int,
+        image_size: int | Sequence[int],
         loss: Mapping[str, Any],
         optimizer: Mapping[str, Any],
         scheduler: Mapping[str, Any],
@@ -58,16 +59,13 @@ class Classifier(LightningModule):
         max_nonfinite: int = 10,
     ) -> None:
         super().__init__()
+        image_size = read_size(image_size)  # a pair in every checkpoint
         self.save_hyperparameters(ignore=["compile", "on_nonfinite", "max_nonfinite"])
         self.about: dict[str, Any] = {}
         self.nonfinite_check = NonfiniteCheck(on_nonfinite, max_nonfinite)
         self.classes = list(classes)
         self.optimizer_options, self.scheduler_options = dict(optimizer), dict(scheduler)
         backbone = registry.create_backbone(**model, num_classes=len(classes), image_size=image_size, classes=classes)
-        if image_size < backbone.min_input_size:
-            raise UserError(
-                f"data.image_size={image_size} is too small for {model['name']}; give {backbone.min_input_size} or more"
-            )
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.compile_training = compile
         self._train_backbone: Callable[[Tensor], Tensor] | None = None

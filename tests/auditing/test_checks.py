@@ -15,7 +15,7 @@ NOISE = Image.fromarray(RNG.integers(0, 256, (90, 120, 3), dtype=np.uint8))
 
 
 def kinds(path: Path) -> list[Kind]:
-    return [kind for kind, _ in inspect_file(path).remarks]
+    return [kind for kind, _ in inspect_file(path, (64, 64)).remarks]
 
 
 MODES = {
@@ -32,7 +32,7 @@ MODES = {
 def test_whatever_training_can_read_is_without_remark(tmp_path: Path, name: str, mode: str) -> None:
     grey16 = Image.fromarray(RNG.integers(0, 60000, (90, 120), dtype=np.uint16))
     (grey16 if mode == "I;16" else NOISE.convert(mode)).save(tmp_path / name)
-    seen = inspect_file(tmp_path / name)
+    seen = inspect_file(tmp_path / name, (64, 64))
     assert seen.remarks == ()
     assert (seen.width, seen.height) == (120, 90)
     assert seen.format == {"jpg": "JPEG", "JPEG": "JPEG", "tif": "TIFF"}.get(name[2:], name[2:].upper())
@@ -74,31 +74,42 @@ def test_odd_sizes(tmp_path: Path, size: tuple[int, int], kind: Kind) -> None:
     assert kinds(tmp_path / "a.png") == [kind]
 
 
-def test_huge_images_are_warned_of_and_beyond_twice_the_limit_of_pillow_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
+def test_only_the_limit_of_pixels_makes_an_image_huge(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    NOISE.save(path := tmp_path / "a.jpg")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90 * 120 - 1)
-    assert [kind for kind, _ in inspect_all([path], progress=False)[0].remarks] == [Kind.HUGE]
+    NOISE.save(path := tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90 * 30)  # Pillow refuses it
+    pixels = NOISE.width * NOISE.height
+    refused, taken = (inspect_all([path], (64, 64), limit, progress=False)[0] for limit in (pixels - 1, pixels))
+    assert [kind for kind, _ in refused.remarks] == [Kind.HUGE]
+    assert f"{pixels} pixels, more than data.max_pixels={pixels - 1}" in refused.remarks[0][1]
+    assert refused.width == 0
+    assert not taken.remarks
     assert not recwarn.list
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90 * 60 - 1)
-    assert kinds(path) == [Kind.BROKEN]
+    assert Image.MAX_IMAGE_PIXELS == 90 * 30
+
+
+def test_narrow_is_what_the_frame_squashes(tmp_path: Path) -> None:
+    NOISE.resize((400, 50)).save(path := tmp_path / "a.png")
+    assert [kind for kind, _ in inspect_file(path, (64, 128)).remarks] == []
+    assert [kind for kind, _ in inspect_file(path, (128, 64)).remarks] == [Kind.NARROW]
 
 
 def test_one_colour_other_format_turned_and_several_frames(tmp_path: Path) -> None:
     Image.new("RGB", (100, 80), (9, 8, 7)).save(tmp_path / "plain.png")
-    assert inspect_file(tmp_path / "plain.png").remarks == ((Kind.ONE_COLOUR, "all pixels are (9, 8, 7)"),)
+    assert inspect_file(tmp_path / "plain.png", (64, 64)).remarks == ((Kind.ONE_COLOUR, "all pixels are (9, 8, 7)"),)
     NOISE.save(tmp_path / "a.jpg", format="PNG")
-    assert inspect_file(tmp_path / "a.jpg").remarks == ((Kind.OTHER_FORMAT, "the content is PNG"),)
+    assert inspect_file(tmp_path / "a.jpg", (64, 64)).remarks == ((Kind.OTHER_FORMAT, "the content is PNG"),)
     exif = Image.Exif()
     exif[0x0112] = 6
     NOISE.save(tmp_path / "turned.jpg", exif=exif, quality=95)
     assert kinds(tmp_path / "turned.jpg") == [Kind.TURNED]
     NOISE.rotate(-90, expand=True).save(tmp_path / "upright.jpg", quality=95)
-    hashes = [inspect_file(tmp_path / name).hash for name in ("turned.jpg", "upright.jpg")]
+    hashes = [inspect_file(tmp_path / name, (64, 64)).hash for name in ("turned.jpg", "upright.jpg")]
     assert np.bitwise_count(hashes[0] ^ hashes[1]).sum() < 100
     NOISE.save(tmp_path / "two.tif", save_all=True, append_images=[NOISE])
-    assert inspect_file(tmp_path / "two.tif").remarks == ((Kind.FRAMES, "2 frames"),)
+    assert inspect_file(tmp_path / "two.tif", (64, 64)).remarks == ((Kind.FRAMES, "2 frames"),)
     NOISE.save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[NOISE])
     assert kinds(tmp_path / "phone.jpg") == [Kind.FRAMES]  # and no other format
 
@@ -115,10 +126,10 @@ def test_the_inspection_and_the_training_agree(tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:-700])
     (tmp_path / "text.jpg").write_text("text")
     paths = [tmp_path / name for name in ("good.jpg", "cut.jpg", "text.jpg")]
-    for path, seen in zip(paths, inspect_all(paths, progress=False), strict=True):
+    for path, seen in zip(paths, inspect_all(paths, (64, 64), progress=False), strict=True):
         broken = bool({kind for kind, _ in seen.remarks} & UNDECODABLE)
         try:
-            decode.decode(path, 64)
+            decode.decode(path, (64, 64))
         except OSError:
             assert broken
         else:

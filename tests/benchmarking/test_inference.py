@@ -39,9 +39,9 @@ def test_networks_have_their_parameters_and_operations(tables):
 
 def test_operations_are_the_published_ones():
     network = registry.create_backbone("shufflenet", 1000)
-    assert multiply_adds(network, 224) == pytest.approx(146e6, rel=0.01)  # Ma et al. 2018
+    assert multiply_adds(network, (224, 224)) == pytest.approx(146e6, rel=0.01)  # Ma et al. 2018
     assert network.training
-    assert multiply_adds(nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 10)), 4) == 480
+    assert multiply_adds(nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 10)), (4, 4)) == 480
 
 
 def test_one_image_gives_the_latency_and_batches_the_throughput(tables):
@@ -61,10 +61,10 @@ def test_one_image_gives_the_latency_and_batches_the_throughput(tables):
 
 def test_a_network_for_one_image_size_is_made_for_each():
     vit = {"vit": {"name": "timm/vit_tiny_patch16_224", "depth": 1}}
-    tables = inference.measure(config(image_sizes=[32, 48], batch_sizes=[1], repeats=1), vit)
-    assert [row["pixels"] for row in tables[0].rows] == [32, 48]
+    tables = inference.measure(config(image_sizes=[32, [48, 64]], batch_sizes=[1], repeats=1), vit)
+    assert [row["pixels"] for row in tables[0].rows] == ["32", "[48,64]"]
     assert tables[0].rows[0]["GMACs"] < tables[0].rows[1]["GMACs"]
-    assert {row["pixels"] for row in tables[1].rows} == {32, 48}
+    assert {row["pixels"] for row in tables[1].rows} == {"32", "[48,64]"}
 
 
 def test_compiled_variants_come_when_asked_for(monkeypatch):
@@ -86,7 +86,13 @@ def test_all_variants_answer_alike():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_sizes": [64, 16]}, r"image_sizes=16 is too small for narrow; give 32"),
+        ({"image_sizes": [64, 16]}, r"data\.image_size=16 is too small for shufflenet; give 32"),
+        ({"image_sizes": [[64, 0]]}, r"image_sizes=\[64, 0\] must be 1 or more"),
+        (
+            {"image_sizes": [[64, 32, 3]]},
+            r"image_sizes=\[64, 32, 3\] is not a whole number or a list of 2 whole numbers",
+        ),
+        ({"image_sizes": 64}, r"image_sizes=64: give a list"),
         ({"batch_sizes": [0]}, r"batch_sizes=\[0\]"),
         pytest.param(
             {"trainer": {"accelerator": "gpu"}},

@@ -102,6 +102,19 @@ def centres(images: Tensor) -> tuple[Tensor, Tensor]:
     return (images.sum(dim=(1, 2)) * axis).sum(dim=1) / mass, (images.sum(dim=(1, 3)) * axis).sum(dim=1) / mass
 
 
+@pytest.mark.parametrize("sides", [(65, 65), (65, 131), (131, 65)])
+def test_rotation_keeps_shapes_in_every_frame(sides: tuple[int, int]) -> None:
+    down, across = (torch.arange(side) - (side - 1) / 2 for side in sides)
+    dots = [torch.exp(-((across[None, :] - x) ** 2 + (down[:, None] - y) ** 2) / 8) for x, y in ((20, 0), (0, 20))]
+    images = torch.stack([dot.expand(64, -1, -1) for dot in dots], dim=1)
+    turned = replace(OFF, degrees=30)(images, drawn(torch.arange(64), seed=0, epoch=0))
+    mass = turned.sum(dim=(2, 3))
+    x, y = (turned.sum(dim=2) * across).sum(dim=2) / mass, (turned.sum(dim=3) * down).sum(dim=2) / mass
+    torch.testing.assert_close(torch.hypot(x, y), torch.full((64, 2), 20.0), rtol=0, atol=0.1)
+    assert (x * y).abs().max() > 100  # it does rotate
+    torch.testing.assert_close(x[:, 0] * x[:, 1] + y[:, 0] * y[:, 1], torch.zeros(64), rtol=0, atol=4)  # by one angle
+
+
 def test_each_affine_change_moves_a_dot_up_to_its_limit() -> None:
     index = torch.arange(64)
     x, y = centres(replace(OFF, degrees=30)(blob(65, 20, 0), drawn(index, seed=0, epoch=0)))

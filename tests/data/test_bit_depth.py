@@ -98,11 +98,11 @@ COLOUR = {
 @pytest.mark.parametrize("kind", GREY)
 def test_a_ramp_of_few_bits_keeps_its_grey_levels(kind: str, bits: int) -> None:
     file = io.BytesIO(GREY[kind](ramp(bits)))
-    decoded = decode.decode(file, 64, "squash", bits)
+    decoded = decode.decode(file, (64, 64), "squash", bits)
     assert np.array_equal(decoded, np.stack([ramp(bits).astype(int) * 255 // (2**bits - 1)] * 3, axis=2))
     assert len(np.unique(decoded)) == 256
     assert decode.largest_value(file) == 2**bits - 1
-    assert np.array_equal(decode.decode(file, 64, "squash", None), decoded)
+    assert np.array_equal(decode.decode(file, (64, 64), "squash", None), decoded)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
@@ -114,15 +114,15 @@ def test_a_colour_ramp_of_few_bits_keeps_its_levels(kind: str, channels: int, bi
         values[:, :, 3] = 65535  # opaque, whatever the camera has
     alpha = {"alpha": 2} if channels == 4 and kind == "tif" else {}
     file = io.BytesIO(tiff(values, **alpha) if alpha else COLOUR[kind](values))
-    decoded = decode.decode(file, 64, "squash", bits)
+    decoded = decode.decode(file, (64, 64), "squash", bits)
     assert np.array_equal(decoded, values[:, :, :3].astype(int) * 255 // (2**bits - 1))
     assert decode.largest_value(file) == 2**bits - 1
 
 
 def test_images_of_16_bits_are_decoded_as_before() -> None:
     values = ramp(16, 3)
-    assert np.array_equal(decode.decode(io.BytesIO(png(values)), 64), values >> 8)
-    grey = decode.decode(io.BytesIO(png(ramp(16))), 64)[:, :, 0]
+    assert np.array_equal(decode.decode(io.BytesIO(png(values)), (64, 64)), values >> 8)
+    grey = decode.decode(io.BytesIO(png(ramp(16))), (64, 64))[:, :, 0]
     assert np.array_equal(grey, ramp(16) // 257)
 
 
@@ -137,12 +137,12 @@ def test_images_of_16_bits_are_decoded_as_before() -> None:
 )
 def test_layouts_of_which_pillow_reads_only_one_byte_are_refused(content: bytes, bits: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        decode.decode(io.BytesIO(content), 64, "squash", bits)
+        decode.decode(io.BytesIO(content), (64, 64), "squash", bits)
 
 
 def test_values_above_the_bits_are_refused_with_the_fix() -> None:
     with pytest.raises(decode.UnreadableError, match=r"largest value is 4095, more than data\.bits=10 .*data\.bits=12"):
-        decode.decode(io.BytesIO(png(ramp(12, 3))), 64, "squash", 10)
+        decode.decode(io.BytesIO(png(ramp(12, 3))), (64, 64), "squash", 10)
 
 
 def test_16_bits_are_known_from_the_content_of_a_file(tmp_path: Path) -> None:
@@ -180,7 +180,9 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The largest values that were found by decoding."""
     values: list[int] = []
     largest_value = decode.largest_value
-    monkeypatch.setattr(decode, "largest_value", lambda file: values.append(largest_value(file)) or values[-1])
+    monkeypatch.setattr(
+        decode, "largest_value", lambda file, **limit: values.append(largest_value(file, **limit)) or values[-1]
+    )
     return values
 
 
@@ -286,7 +288,7 @@ def test_one_number_holds_for_all_images_of_a_data_set(root: Path, caplog: pytes
     assert len(lines) == 1
     assert lines[0].startswith("data.bits=12 for 16 images with 16 bits a channel: their largest value is 3")
     paths = data.catalog["path"]
-    expected = np.stack([decode.decode(root / path, 32, "squash", 12) for path in paths])
+    expected = np.stack([decode.decode(root / path, (32, 32), "squash", 12) for path in paths])
     assert expected[paths.str.startswith("light/").to_numpy()].mean() > 40  # no longer black
     for cache in ("disk", "none"):
         data = make(root, cache=cache)

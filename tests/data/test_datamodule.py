@@ -70,7 +70,7 @@ def test_batch_index_is_the_catalog_row_of_pixels_and_label(photographs: Path) -
                 row = table.loc[int(index)]
                 assert row["split"] == split
                 assert row["label"] == data.classes[label]
-                expected = decode.decode(photographs / row["path"], 16)
+                expected = decode.decode(photographs / row["path"], (16, 16))
                 assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
                 seen[int(index)] = split
     dropped = len(data.find_rows("train")) % 4
@@ -399,7 +399,7 @@ def test_images_that_cannot_be_decoded_are_excluded_and_the_others_stay_in_their
     batch = next(iter(data.val_dataloader()))
     for image, index in zip(batch["image"], batch["index"], strict=True):
         path = broken / data.catalog["path"].iloc[int(index)]
-        assert np.array_equal(image.permute(1, 2, 0).numpy(), decode.decode(path, 16))
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), decode.decode(path, (16, 16)))
 
 
 def test_a_class_without_images_that_can_be_decoded_is_an_error(broken: Path) -> None:

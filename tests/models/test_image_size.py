@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from alu_defects.errors import UserError
-from alu_defects.models.registry import create_backbone
+from alu_defects.models.backbone import multiply_adds
+from alu_defects.models.registry import check_backbone, create_backbone
 
 
 @pytest.mark.parametrize(
@@ -25,9 +26,49 @@ from alu_defects.models.registry import create_backbone
 )
 def test_network_is_created_for_the_image_size(name, size):
     model = create_backbone(f"timm/{name}", 4, image_size=size).eval()
-    assert model.min_input_size == (32 if "convnext" in name else size)
+    assert model.min_input_size == ((32, 32) if "convnext" in name else (size, size))
     with torch.no_grad():
         assert model(torch.rand(1, 3, size, size)).shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("timm/vit_tiny_patch16_224", (64, 96)),
+        ("timm/swin_tiny_patch4_window7_224", (64, 96)),
+        ("timm/convnext_atto", (64, 96)),
+        ("shufflenet", (32, 96)),
+        ("xception", (64, 32)),
+        ("inceptionv4_scse", (75, 139)),
+    ],
+)
+def test_network_is_created_for_a_frame_that_is_no_square(name, size):
+    model = create_backbone(name, 4, image_size=size).eval()
+    least = model.min_input_size
+    assert all(side >= limit for side, limit in zip(size, least, strict=True))
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, *size)).shape == (1, 4)
+    assert multiply_adds(model, size) > 0
+
+
+def test_each_side_has_to_be_large_enough():
+    for size in ((75, 74), [74, 75]):
+        with pytest.raises(
+            UserError, match=r"data\.image_size=\[7\d,7\d\] is too small for inceptionv4; give 75 or more"
+        ):
+            check_backbone(name="inceptionv4", image_size=size)
+
+
+def test_a_network_that_takes_squares_alone_says_so():
+    with pytest.raises(UserError, match=r"^data.image_size=\[64,96\] does not fit timm/nest_tiny; sizes that do: 224$"):
+        create_backbone("timm/nest_tiny", 4, image_size=(64, 96))
+
+
+def test_a_network_is_checked_without_its_weights():
+    check_backbone(name="xception", image_size=64, weights="/no/such/file")
+    state = torch.random.get_rng_state()
+    check_backbone(name="timm/vit_tiny_patch16_224", image_size=[64, 96], pretrained=True)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_unfit_image_size_is_an_error_with_sizes_that_fit():

@@ -120,7 +120,7 @@ def test_dropout_is_before_the_classifier(name):
 
 
 def test_fixed_input_size_is_the_minimum():
-    assert create_backbone("timm/vit_tiny_patch16_224", 4).min_input_size == 224
+    assert create_backbone("timm/vit_tiny_patch16_224", 4).min_input_size == (224, 224)
     model = create_backbone("timm/vit_tiny_patch16_224", 4, img_size=64).eval()
-    assert model.min_input_size == 64
+    assert model.min_input_size == (64, 64)
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 4)

@@ -67,7 +67,7 @@ def test_trial_step_does_not_change_the_classifier(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Classifier, "forward", lambda self, x: (steps.append(len(x)), forward(self, x))[1])
     classifier = tiny()
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    accumulation.trial_step(classifier, 32, torch.device("cpu"), torch.bfloat16, copies=2)(2)
+    accumulation.trial_step(classifier, (32, 32), torch.device("cpu"), torch.bfloat16, copies=2)(2)
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
     assert steps == [2, 2]  # the optimizer's state and activations are in memory together from the second on
     assert not classifier.training
@@ -80,7 +80,7 @@ def test_trial_step_allocates_further_copies_of_the_weights(monkeypatch: pytest.
     sizes: list[int] = []
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *size, **options: (sizes.append(size[0]), empty(*size, **options))[1])
-    accumulation.trial_step(classifier, 32, torch.device("cpu"), None, copies=2)(2)
+    accumulation.trial_step(classifier, (32, 32), torch.device("cpu"), None, copies=2)(2)
     assert 2 * weights in sizes
 
 

@@ -64,6 +64,6 @@ def test_another_optimizer_works_in_train_trial_step_and_benchmark(small: list[s
         image_size=32,
         **{name: options[name] for name in ("loss", "optimizer", "scheduler")},
     )
-    accumulation.trial_step(classifier, 32, torch.device("cpu"), autocast=None)(2)
+    accumulation.trial_step(classifier, (32, 32), torch.device("cpu"), autocast=None)(2)
     batch: Any = {"image": torch.zeros(2, 3, 32, 32), "label": torch.zeros(2, dtype=torch.int64)}
     create_step(lambda batch: classifier(batch["image"]), classifier, "32-true", fused=False)(batch)

@@ -120,7 +120,7 @@ class Data:
     """What `fit_batch` needs of the data."""
 
     def __init__(self) -> None:
-        self.batch_size, self.image_size = 100, 32
+        self.batch_size, self.image_size = 100, (32, 32)
 
     def find_rows(self, split: str) -> range:
         return range(250)
