@@ -168,7 +168,7 @@ def test_a_frame_that_is_no_square_from_training_to_evaluation(typed, small, tmp
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (caches / "pixels").iterdir()] == ["v2_32x48_letterbox"]
     for name in ("best.ckpt", "model.safetensors"):
-        assert tuple(load_classifier(run / "checkpoints" / name).hparams["image_size"]) == (32, 48)
+        assert tuple(checkpoint.load_classifier(run / "checkpoints" / name).hparams["image_size"]) == (32, 48)
     (sprite,) = run.rglob("sprite.png")
     with Image.open(sprite) as thumbnails:
         assert thumbnails.width * 32 == thumbnails.height * 48

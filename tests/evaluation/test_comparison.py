@@ -315,6 +315,9 @@ def test_the_papers_numbers_stand_beside_its_experiment_alone(tmp_path):
         tmp_path / "b", "inceptionv4_scse", 0, range(9), data={**data, "image_size": 128}, split={"name": "paper"}
     )
     assert Comparison.read([tmp_path / "a"]).table["paper_accuracy"].tolist() == [0.98]
+    same = {**data, "image_size": [400, 400]}
+    fabricate(tmp_path / "c", "inceptionv4_scse", 0, range(9), data=same, split={"name": "paper"})
+    assert Comparison.read([tmp_path / "c"]).table["paper_accuracy"].tolist() == [0.98]
     assert "98.00 / 97.80 / 96.00" in comparison_report.table2(Comparison.read([tmp_path / "a"])).to_string()
     assert "paper_accuracy" not in Comparison.read([tmp_path / "b"]).table
 

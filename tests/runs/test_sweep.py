@@ -410,6 +410,8 @@ def fail(error: Exception) -> None:
         ([], 5 * 2**30, 2),
         ([], 2**20, 1),
         (["data.image_size=400"], 20 * 2**30, 2),
+        (["data.image_size=[200,800]"], 20 * 2**30, 2),
+        (["data.image_size=[200]"], 2**40, 4),  # the jobs refuse it
         (["trainer=ddp", "trainer.accelerator=cpu"], 2**40, 1),
     ],
 )
