@@ -28,7 +28,7 @@ from alu_defects.training.module import Classifier, Outputs
 
 HPARAMS_METRICS = ("f1", "accuracy", "recall", "precision", "loss")  # the first are visible without scrolling
 MAX_EMBEDDINGS = 500  # images: a cloud that turns smoothly in the browser, and 5 MB in the run folder
-THUMBNAIL = 48  # pixels, of the longer side
+THUMBNAIL = 48  # pixels; of any frame a square: torch cannot put higher ones together
 OUTCOME_SUFFIX = ".outcome"  # of the name of an event file
 
 # What the HPARAMS tab shows: it sorts the names and opens with the first five, so they are those that sweeps vary most.
@@ -202,13 +202,12 @@ def add_embeddings(writer: SummaryWriter, classifier: Classifier, data: DefectDa
     rows = data.find_rows("val")
     rows = rows[:: -(-len(rows) // MAX_EMBEDDINGS)]  # every n-th: the catalog is sorted by class
     backbone, features, thumbnails, predictions = classifier.backbone, [], [], []
-    thumbnail = [max(1, round(THUMBNAIL * side / max(data.image_size))) for side in data.image_size]
     for start in range(0, len(rows), data.batch_size):
         pixels = torch.from_numpy(data.read_images(rows[start : start + data.batch_size]))
         images = as_float(pixels.permute(0, 3, 1, 2).to(classifier.device))
         maps = backbone.forward_features((images - classifier.mean) / classifier.std)
         features.append(backbone.forward_head(maps, pre_logits=True).cpu())
-        thumbnails.append(interpolate(images, thumbnail, mode="area").cpu())
+        thumbnails.append(interpolate(images, (THUMBNAIL, THUMBNAIL), mode="area").cpu())
         predictions += [classifier.classes[k] for k in backbone.forward_head(maps).argmax(dim=1).tolist()]
     table = data.catalog.iloc[rows]
     writer.add_embedding(
