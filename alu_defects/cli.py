@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from alu_defects.config import check_settings, compose, conf_dir, flat
+from alu_defects.config import ALLOWED, check_settings, compose, conf_dir, flat
 from alu_defects.errors import UserError, did_you_mean
 from alu_defects.overrides import prepare_overrides, setting_of
 from alu_defects.signals import Interrupted, interrupting
@@ -148,9 +148,10 @@ def check(config: DictConfig, config_name: str) -> None:
     defaults = hydra.compose(config_name, [o for o in overrides if setting_of(o) in groups])
     for override in overrides:
         key = setting_of(override)
-        # a number, a list or auto, which Lightning checks; a number or a list, which check_settings checks
-        others = {"trainer.devices", "data.image_size"}
-        if "=" not in override or override.startswith(("+", "~")) or key in groups | others:
+        # trainer.devices is a number, a list or auto, which Lightning checks; words and sizes are checked below
+        elsewhere = {"trainer.devices", "data.image_size"}
+        elsewhere |= {key for key, allowed in ALLOWED.items() if not allowed.kind}
+        if "=" not in override or override.startswith(("+", "~")) or key in groups | elsewhere:
             continue
         try:
             default, value = OmegaConf.select(defaults, key), OmegaConf.select(config, key)

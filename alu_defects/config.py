@@ -99,7 +99,7 @@ class Allowed:
 
     def check(self, key: str, value: Any) -> None:
         """Raise a `UserError` that says what is allowed, unless the value is."""
-        if value in self.words or (self.null and value is None):
+        if (str(value).lower() if isinstance(value, bool) else value) in self.words or (self.null and value is None):
             return
         if self.kind is None:
             check_choice(key, value, self.words)
@@ -139,6 +139,7 @@ ALLOWED = {
     "data.synthetic.size": Allowed(int, lowest=64, highest=4096, length=2),
     "loss.gamma": Allowed(float, lowest=0),
     "max_nonfinite": Allowed(int, lowest=0),
+    "model.pretrained": Allowed(words=("true", "false", "auto", "surfaces")),
     "model.steps": Allowed(int, lowest=1),
     "near_duplicates.max_distance": Allowed(int, lowest=0, highest=1024),  # bits of a hash
     "operating.confidence_level": Allowed(float, above=0, below=1, null=True),

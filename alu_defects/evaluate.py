@@ -32,6 +32,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from alu_defects.evaluation.operating import OperatingPoint, check_normal, fill_options
     from alu_defects.reports import evaluation_report, terminal
     from alu_defects.runs.run import Run
+    from alu_defects.runs.starting_weights import describe
     from alu_defects.training import checkpoint, threads, trainer
 
     config = absolute_paths(config)
@@ -69,15 +70,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     point.save(run.operating_file)
     images = {name: CalibratedPredictions(result, sessions[name], point) for name, result in results.items()}
     assessment = Assessment(images["val"], images[split], point, operating["reject"], operating["target_accuracy"])
-    result = results[split]
+    result, output = results[split], Path(config.output)
     metrics = {split: result.metrics, "note": predictions.join_notes(results.values()), **assessment.as_dict()}
-    output = Path(config.output)
     evaluation_report.write_evaluation(result, output, metrics)
-    terminal.print_run(output, metrics, result)
+    terminal.print_run(output, metrics, result, weights := describe(run.status()["weights"]))
     for text in evaluation_report.operating_sentences(assessment):
         print(text)
     title = f"{options['model']['name']} on {split}: {run.folder.resolve().name}"
-    print(f"report: {evaluation_report.write_evaluation_report(assessment, data, output, title)}")
+    print(f"report: {evaluation_report.write_evaluation_report(assessment, data, output, title, weights)}")
     return metrics
 
 

@@ -39,7 +39,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     started = time.perf_counter()
     from alu_defects.models.registry import check_backbone
-    from alu_defects.runs import identity, sweep
+    from alu_defects.runs import identity, starting_weights, sweep
     from alu_defects.runs.run import Run
     from alu_defects.training.threads import restore_threads
 
@@ -48,6 +48,10 @@ def train(config: DictConfig) -> dict[str, Any]:
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     named_by_time = OmegaConf.is_interpolation(config, "run_dir")  # other runs may have started in the same second
     config = absolute_paths(config)  # a run is resumed from anywhere
+    weights: dict[str, Any] = {}
+    if config.resume in (None, "auto"):
+        check_settings(config)
+        config, weights = starting_weights.choose(config)
     if config.resume == "auto":
         unfinished = sweep.find_unfinished(config)
         config.resume, overrides = (str(unfinished.folder), []) if unfinished else (None, overrides)
@@ -59,9 +63,9 @@ def train(config: DictConfig) -> dict[str, Any]:
         changed = identity.identity_settings(config) != identity.identity_settings(run.config())
         run.update(**same | {"settings": None if changed else before.get("settings")})
     else:
-        check_settings(config)
         check_backbone(**backbone_options(plain(config.model)), image_size=config.data.image_size)
-        run = Run.create(Path(config.run_dir), config, overrides, claim=named_by_time, **identity.run_identity(config))
+        entries = {"weights": weights, **identity.run_identity(config)}
+        run = Run.create(Path(config.run_dir), config, overrides, claim=named_by_time, **entries)
     with run.recorded(), restore_threads():
         return _train(config, run, started)
 
@@ -107,6 +111,8 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
         compile=trainer.should_compile(options["compile"], options["trainer"]),
         **{name: options[name] for name in ("loss", "optimizer", "scheduler", "on_nonfinite", "max_nonfinite")},
     )
+    if not resumed_from:
+        _say_weights(run, classifier.backbone.loaded, finetuning="finetuning" in options["callbacks"])
     loggers = trainer.create_loggers(options.get("logger") or {}, run.folder, data.first_epoch)
     history = History(run.history_file)
     history.complete(data.first_epoch - 1, last.get("logged", {}), loggers)
@@ -127,6 +133,22 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     _fit(fit, classifier, data, run, config.trainer.accumulate_grad_batches == "auto")
     parameters = sum(p.numel() for p in classifier.backbone.parameters())
     return _outcome(config, run, data, {"parameters": parameters, "multiply_adds": macs})
+
+
+def _say_weights(run: "Run", loaded: str, finetuning: bool) -> None:
+    """Log and record what the network starts from, and why that is less than `model.pretrained=auto` asks for."""
+    from alu_defects.runs import starting_weights
+
+    weights = run.status()["weights"]
+    if reason := weights.get("reason"):
+        log.warning("%s", reason)
+    log.info("Starting weights: %s%s", starting_weights.describe(weights), f"; {loaded}" if loaded else "")
+    run.update(weights=weights | {"loaded": loaded})
+    if finetuning and weights["source"] == "none":
+        log.warning(
+            "callbacks.finetuning trains the classifier of a network that has learnt nothing yet: give "
+            "model.weights=<file or run>, or train it as a whole with experiment=photographs"
+        )
 
 
 def _check_targets(options: Mapping[str, Any]) -> None:
@@ -160,6 +182,7 @@ def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[s
     from alu_defects.evaluation import predictions
     from alu_defects.evaluation.operating import OperatingPoint
     from alu_defects.reports import evaluation_report, plots, tensorboard, terminal
+    from alu_defects.runs import starting_weights
     from alu_defects.training import checkpoint, trainer
     from alu_defects.training.history import History
 
@@ -186,7 +209,7 @@ def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[s
     plots.plot_curves(table, monitor=str(config.callbacks.best.monitor)).savefig(run.folder / "curves.png", dpi=150)
     if run.tensorboard.is_dir():
         tensorboard.add_outcome(run.tensorboard, config, evaluations, data, step=best_epoch)
-    terminal.print_run(run.folder, results, test)
+    terminal.print_run(run.folder, results, test, starting_weights.describe(run.status()["weights"]))
     return results
 
 
@@ -224,8 +247,10 @@ def _find_finished(config: DictConfig) -> "Run | None":
 
     It also points to a run that continues elsewhere because of resume=auto.
     """
-    from alu_defects.runs import sweep
+    from alu_defects.runs import starting_weights, sweep
 
+    if config.model.pretrained == "auto":
+        config, _ = starting_weights.choose(config)
     finished = sweep.find_finished(config, _data(plain(config)))
     if finished:
         print(f"finished before, not run again (sweep.force=true would): {finished.folder}")

@@ -18,6 +18,7 @@ from alu_defects.evaluation.groups import ModelGroup, group_jobs, model_groups
 from alu_defects.evaluation.operating import OperatingPoint
 from alu_defects.evaluation.statistics import SmallSampleCorrection
 from alu_defects.runs.jobs import PROBABILITY_PREFIX, Job, find_jobs
+from alu_defects.runs.starting_weights import describe
 from alu_defects.training.metrics import SUMMARY_METRICS
 
 # Zhang, Sun, Yang 2022, Table 2: accuracy, precision, recall in per cent
@@ -138,6 +139,7 @@ def _run_row(job: Job, name: str) -> dict[str, Any]:
         **{metric: metrics.get("test", {}).get(metric) for metric in SUMMARY_METRICS},
         "note": metrics.get("note", ""),
         **{key: metrics.get(key) for key in ("best_epoch", "epochs", "parameters", "multiply_adds", "seconds")},
+        "weights": describe(start) if (start := job.run.status().get("weights")) else "–",  # of a job without a run
         "error": job.error,
         "folder": str(job.run.folder),
     }

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from alu_defects.config import Size
-from alu_defects.errors import UserError
 
 
 class Backbone(nn.Module):
@@ -20,6 +19,8 @@ class Backbone(nn.Module):
     input_mean: tuple[float, ...]  # per channel, of images in 0..1; those of the published weights,
     input_std: tuple[float, ...]  # the same with and without them
     min_input_size: Size  # smaller images fail or are mostly padding; or the only size
+
+    loaded: str  # what was loaded of the weights that it starts from, and what is new; "" if it starts from none
 
     # Optional: where attention may be inserted (see attention.Points).
     attention_points: dict[str, dict[str, int]]
@@ -56,12 +57,3 @@ def multiply_adds(backbone: nn.Module, image_size: Size) -> int:
         backbone(image)
     backbone.train(training)
     return int(counter.get_total_flops()) // 2  # it counts both
-
-
-def pretrained_unavailable(name: str, error: Exception) -> UserError:
-    """The error that says why published weights were not loaded, and what to do instead."""
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return UserError(
-        f"The published weights of {name} cannot be loaded: {reason[0].rstrip('.')}. "
-        "Fetch the file where there is a network and give weights=<file> instead of pretrained=true."
-    )

@@ -1,16 +1,20 @@
 """Inception V4 and its variants with attention."""
 
+import functools
+
 from torch import nn
 
 from alu_defects.models.backbone import Backbone
 from alu_defects.models.registry import register
-from alu_defects.models.timm import timm_backbone
+from alu_defects.models.timm import timm_backbone, timm_weights
+
+_weights = functools.partial(timm_weights, "inception_v4")
 
 
-@register("inceptionv4")
-@register("inceptionv4_scse", attention="scse")
-@register("inceptionv4_cse", attention="cse")
-@register("inceptionv4_sse", attention="sse")
+@register("inceptionv4", published=_weights)
+@register("inceptionv4_scse", attention="scse", published=_weights)
+@register("inceptionv4_cse", attention="cse", published=_weights)
+@register("inceptionv4_sse", attention="sse", published=_weights)
 def inceptionv4(num_classes: int, *, pretrained: bool = False, in_chans: int = 3, drop_rate: float = 0.0) -> Backbone:
     """Inception V4 (timm's `inception_v4`); attention stages a, b, c: after each Inception-A, -B, -C block."""
     model = timm_backbone("inception_v4", num_classes, pretrained=pretrained, in_chans=in_chans, drop_rate=drop_rate)

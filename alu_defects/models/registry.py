@@ -25,6 +25,7 @@ from alu_defects.config import read_size, size_text
 from alu_defects.errors import UserError, did_you_mean
 from alu_defects.models import attention as attention_blocks
 from alu_defects.models.backbone import Backbone
+from alu_defects.models.pretrained import SURFACES, Published, shipped_file
 from alu_defects.models.weights import load_weights
 
 _log = logging.getLogger(__name__)
@@ -37,18 +38,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 class _Entry(NamedTuple):
     factory: Callable[..., Any]
     attention: str  # part of the name; "none" leaves it to the caller
+    published: Callable[..., Published] | None  # of the backbone's own options
 
 
 _registry: dict[str, _Entry] = {}
 
 
-def register(name: str, *, attention: str = "none") -> Callable[[F], F]:
-    """Register a function as backbone `name`, which must be free; `attention` is what this name has by default."""
+def register(
+    name: str, *, attention: str = "none", published: Callable[..., Published] | None = None
+) -> Callable[[F], F]:
+    """Register a function as backbone `name`, which must be free.
+
+    `attention` is what this name has by default; `published` says, of the function's own options, what weights there
+    are for `pretrained=True`.
+    """
 
     def add(factory: F) -> F:
         if name in _registry:
             raise ValueError(f"backbone '{name}' is registered already, by {_registry[name].factory.__module__}")
-        _registry[name] = _Entry(factory, attention)
+        _registry[name] = _Entry(factory, attention, published)
         return factory
 
     return add
@@ -80,7 +88,7 @@ def create_backbone(
     *,
     image_size: int | Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     weights: str | Path | None = None,
     in_chans: int = 3,
     drop_rate: float = 0.0,
@@ -97,7 +105,8 @@ def create_backbone(
         num_classes: Width of the classifier.
         image_size: Height and width in pixels of its images, or one number for both; None: any that it takes.
         classes: Their names; the classifier of a file for other classes is not loaded.
-        pretrained: Download the published weights; the classifier is new unless it has as many classes.
+        pretrained: True loads the published weights, from the cache or the network, "surfaces" those of this package.
+            The classifier is new unless it is for the same classes, or of published weights for as many.
         weights: A local file instead (see `load_weights`).
         in_chans: Channels of the images.
         drop_rate: Dropout before the classifier.
@@ -111,8 +120,10 @@ def create_backbone(
         UserError: A name, option or file that is not there or does not fit, or an image size that is too small.
     """
     size = None if image_size is None else read_size(image_size)
+    if pretrained not in (True, False, SURFACES):
+        raise UserError(f"pretrained={pretrained} is not true, false or {SURFACES}.")
     if pretrained and weights is not None:
-        raise UserError(f"pretrained=true and weights={weights} exclude each other; remove one.")
+        raise UserError(f"pretrained={str(pretrained).lower()} and weights={weights} exclude each other; remove one.")
     entry = _find(name)
     parameters = inspect.signature(entry.factory).parameters
     for option in options if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()) else ():
@@ -122,7 +133,7 @@ def create_backbone(
     if "image_size" in parameters:
         options["image_size"] = size
     model: Backbone = entry.factory(
-        num_classes, pretrained=pretrained, in_chans=in_chans, drop_rate=drop_rate, **options
+        num_classes, pretrained=pretrained is True, in_chans=in_chans, drop_rate=drop_rate, **options
     )
     if size is not None and any(side < least for side, least in zip(size, model.min_input_size, strict=True)):
         raise UserError(
@@ -136,8 +147,13 @@ def create_backbone(
         attention_blocks.insert_attention(
             model, points, kind, stages=attention_stages, reduction=attention_reduction, fusion=attention_fusion
         )
-    if weights is not None:
-        load_weights(model, weights, classes)
+    published = published_weights(name, **options)
+    if pretrained == SURFACES:
+        weights = shipped_file(published.network)
+    model.loaded = load_weights(model, weights, classes) if weights is not None else ""
+    if pretrained is True:
+        new = {"its classifier": num_classes != published.classes, "its attention": kind != "none"}
+        model.loaded = f"new: {' and '.join(part for part, is_new in new.items() if is_new) or 'nothing'}"
     model.input_mean = _per_channel(model.input_mean, in_chans)
     model.input_std = _per_channel(model.input_std, in_chans)
     return model
@@ -157,6 +173,15 @@ def check_backbone(*, image_size: int | Sequence[int], **model: Any) -> None:
         _log.debug("%s cannot be checked before it is made: %r", model["name"], error)
 
 
+def published_weights(name: str, **options: Any) -> Published:
+    """What is published for a backbone with these options of `create_backbone`; nothing if it does not say."""
+    published = _find(name).published
+    if published is None:
+        return Published(name)
+    own = inspect.signature(published).parameters
+    return published(**{key: value for key, value in options.items() if key in own})
+
+
 def module_of(name: str) -> str:
     """The module that creates a backbone, such as `alu_defects.models.inception`; no such backbone is a `UserError`."""
     factory = _find(name).factory
@@ -165,9 +190,10 @@ def module_of(name: str) -> str:
 
 def _find(name: str) -> _Entry:
     if name.startswith("timm/"):
-        from alu_defects.models.timm import timm_backbone
+        from alu_defects.models.timm import timm_backbone, timm_weights
 
-        return _Entry(functools.partial(timm_backbone, name.removeprefix("timm/")), "none")
+        own = name.removeprefix("timm/")
+        return _Entry(functools.partial(timm_backbone, own), "none", functools.partial(timm_weights, own))
     if name not in (known := backbone_names()):
         raise UserError(
             f"Unknown backbone '{name}'{did_you_mean(name, known)} "

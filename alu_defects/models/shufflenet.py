@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torchvision.models import ShuffleNetV2, get_model_weights
 
 from alu_defects.errors import UserError
-from alu_defects.models.backbone import Backbone, pretrained_unavailable
+from alu_defects.models.backbone import Backbone
+from alu_defects.models.pretrained import Published, fetch
 from alu_defects.models.registry import register
+from alu_defects.models.weights import read_weights
 
 _REPEATS = [4, 8, 4]
 _CHANNELS = {
@@ -72,20 +74,27 @@ class ShuffleNet(ShuffleNetV2):
         self.fc = new.to(weight.device, weight.dtype).train(self.training)
 
 
-@register("shufflenet")
+def _weights(width: float = 1.0) -> Published:
+    """What torchvision publishes for a width."""
+    name = f"shufflenet_v2_x{_check_width(width):.1f}".replace(".", "_")
+    licence = "not stated; BSD-3-Clause is that of torchvision's code"
+    return Published(name, licence, url=get_model_weights(name).DEFAULT.url)
+
+
+def _check_width(width: float) -> float:
+    if width not in _CHANNELS:
+        raise UserError(f"shufflenet has no width={width}; it is one of {', '.join(map(str, _CHANNELS))}.")
+    return width
+
+
+@register("shufflenet", published=_weights)
 def shufflenet(
     num_classes: int, *, pretrained: bool = False, in_chans: int = 3, drop_rate: float = 0.0, width: float = 1.0
 ) -> Backbone:
     """ShuffleNet V2 (torchvision) at 0.5, 1, 1.5 or 2 times the width; attention stages 2, 3, 4: after each unit."""
-    if width not in _CHANNELS:
-        raise UserError(f"shufflenet has no width={width}; it is one of {', '.join(map(str, _CHANNELS))}.")
-    model = ShuffleNet(_CHANNELS[width], num_classes, in_chans, drop_rate)
+    model = ShuffleNet(_CHANNELS[_check_width(width)], num_classes, in_chans, drop_rate)
     if pretrained:
-        name = f"shufflenet_v2_x{width:.1f}".replace(".", "_")
-        try:
-            state = get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True)
-        except (OSError, RuntimeError) as error:  # no network, or a hash that differs
-            raise pretrained_unavailable(f"torchvision's {name}", error) from error
+        state = dict(read_weights(fetch(_weights(width))[0])[0])
         state["conv1.0.weight"] = adapt_input_conv(in_chans, state["conv1.0.weight"])
         if num_classes != len(state["fc.bias"]):
             state = {key: value for key, value in state.items() if not key.startswith("fc.")}

@@ -1,16 +1,39 @@
 """timm's networks as backbones."""
 
 from collections.abc import Mapping
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import timm
 import torch
+from safetensors import SafetensorError
 
 from alu_defects.config import Size, size_text
 from alu_defects.errors import UserError, did_you_mean
-from alu_defects.models.backbone import Backbone, pretrained_unavailable
+from alu_defects.models.backbone import Backbone
+from alu_defects.models.pretrained import Published, fetch
 
 _STRIDE = 32  # of nearly all of them
+
+
+def timm_weights(name: str) -> Published:
+    """What is published for one of timm's networks, by its name with or without the tag."""
+    _check_name(name)
+    try:
+        found = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a tag that is not there
+        raise UserError(f"timm's '{name}' cannot be made: {str(error).rstrip('.')}.") from error
+    if found is None:
+        return Published(name)
+    where = {"hub_id": found.hf_hub_id} if found.hf_hub_id else {"url": found.url or ""}
+    return Published(found.architecture or name, found.license or "", classes=found.num_classes, **where)
+
+
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        known = timm.list_models()
+        hint = did_you_mean(name.partition(".")[0], known)
+        raise UserError(f"timm has no model '{name}'{hint} `timm.list_models()` lists all {len(known)}.")
 
 
 def timm_backbone(
@@ -31,19 +54,18 @@ def timm_backbone(
     Raises:
         UserError: A name or an option that timm does not know, a size that does not fit, or no published weights.
     """
-    if not timm.is_model(name):
-        known = timm.list_models()
-        hint = did_you_mean(name.partition(".")[0], known)
-        raise UserError(f"timm has no model '{name}'{hint} `timm.list_models()` lists all {len(known)}.")
+    _check_name(name)
     if drop_rate:  # not every network has dropout
         options["drop_rate"] = drop_rate
+    overlay = _overlay(name) if pretrained else {}
     try:
         if image_size is not None:
             options = _fit(name, image_size, options)
-        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options)
+        source: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay} if pretrained else {}
+        model = timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **source, **options)
     except TypeError as error:
         raise UserError(f"timm's '{name}' cannot be made with these options: {str(error).rstrip('.')}.") from error
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
         if not pretrained:
             raise UserError(f"timm's '{name}' cannot be made: {str(error).rstrip('.')}.") from error
         if image_size and image_size == options.get("img_size") and "size mismatch" in str(error):
@@ -52,8 +74,8 @@ def timm_backbone(
                 f"The published weights of timm's {name} cannot be resized to data.image_size={size_text(image_size)}; "
                 f"give data.image_size={size_text(_published_size(name))} or pretrained=false."
             ) from error
-        # no network, a hash that differs, or weights that timm does not have
-        raise pretrained_unavailable(f"timm's {name}", error) from error
+        reason = f"{str(error).splitlines()[0].rstrip('.')}; remove it, and it is downloaded again"
+        raise UserError(f"{overlay['file']} cannot be loaded as the published weights of {name}: {reason}") from error
     backbone = cast(Backbone, model)
     published: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # to mypy it is a tensor
     backbone.input_mean, backbone.input_std = tuple(published["mean"]), tuple(published["std"])
@@ -61,6 +83,13 @@ def timm_backbone(
     size: Any = options.get("img_size") or only or published.get("min_input_size") or _STRIDE
     backbone.min_input_size = (size, size) if isinstance(size, int) else tuple(size[-2:])  # without the channels
     return backbone
+
+
+def _overlay(name: str) -> dict[str, Any]:
+    """What makes timm load the file that is here: left alone it asks the network for the newest one each time."""
+    published = timm_weights(name)
+    overlay: dict[str, Any] = {"file": str(fetch(published)[0])}
+    return overlay | ({"custom_load": False} if published.hub_id else {})  # that is for files outside the hub
 
 
 def _fit(name: str, image_size: Size, options: Mapping[str, Any]) -> dict[str, Any]:

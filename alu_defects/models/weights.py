@@ -2,7 +2,6 @@
 
 import copy
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,16 @@ from alu_defects.errors import UserError
 from alu_defects.models.attention import SCSE, ChannelSE, SpatialSE
 from alu_defects.models.backbone import classifiers
 
-_log = logging.getLogger(__name__)
-
 _SHOWN = 8  # keys listed in an error, or names of classes
 _OURS = {"model", "classes"}  # in the metadata of files of alu_defects.train
 
 
-def load_weights(model: nn.Module, path: str | Path, classes: Sequence[str] | None = None) -> None:
-    """Load a state dict into a backbone; only its attention and its classifier may stay untrained.
+def load_weights(model: nn.Module, path: str | Path, classes: Sequence[str] | None = None) -> str:
+    """Load a state dict into a backbone, and say what was loaded and what is new.
 
-    The classifier stays new where that of the file is for other classes, or, if the file does not name its classes, for
-    another number of them. One log line says what was loaded. A file that does not fit leaves the model untouched.
+    Only its attention and its classifier may stay untrained. The classifier stays new where that of the file is for
+    other classes, or, if the file does not name its classes, for another number of them. A file that does not fit
+    leaves the model untouched.
 
     Args:
         model: A backbone, see `Backbone`.
@@ -36,7 +34,7 @@ def load_weights(model: nn.Module, path: str | Path, classes: Sequence[str] | No
         UserError: The file is missing, cannot be read, or its keys or shapes differ elsewhere.
     """
     path = Path(path)
-    state, known = _read(path)
+    state, known = read_weights(path)
     own = model.state_dict()
     rows = _per_class(model)
     classifier = _keys_below(model, [*own, *state], classifiers(model)) | rows
@@ -68,7 +66,7 @@ def load_weights(model: nn.Module, path: str | Path, classes: Sequence[str] | No
     if added := attention - state.keys():
         note += f"; it has no attention, {len(added)} parameters are new"
     model.load_state_dict(state, strict=False)
-    _log.info("%s: %d of %d tensors were loaded; %s", path, len(state.keys() & own.keys()), len(own), note)
+    return f"{len(state.keys() & own.keys())} of {len(own)} tensors were loaded; {note}"
 
 
 def _per_class(model: nn.Module) -> set[str]:
@@ -90,8 +88,12 @@ def _keys_below(model: nn.Module, keys: Iterable[str], modules: list[nn.Module])
     return {key for key in keys if key.startswith(prefixes)}
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
-    """The tensors in a file, and for which classes they are, which only files of alu_defects say."""
+def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
+    """The tensors in a file, and for which classes they are, which only files of alu_defects say.
+
+    Raises:
+        UserError: there is no such file, or it is not one of tensors alone.
+    """
     if not path.is_file():
         raise UserError(f"weights={path}: there is no such file.")
     if path.suffix not in (".safetensors", ".pth", ".pt", ".ckpt"):

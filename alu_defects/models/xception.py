@@ -1,11 +1,13 @@
 """Xception."""
 
+import functools
+
 from alu_defects.models.backbone import Backbone
 from alu_defects.models.registry import register
-from alu_defects.models.timm import timm_backbone
+from alu_defects.models.timm import timm_backbone, timm_weights
 
 
-@register("xception")
+@register("xception", published=functools.partial(timm_weights, "legacy_xception"))
 def xception(num_classes: int, *, pretrained: bool = False, in_chans: int = 3, drop_rate: float = 0.0) -> Backbone:
     """Xception (timm's `legacy_xception`, the network of the paper; `xception41` is another one).
 

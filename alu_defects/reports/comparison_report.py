@@ -202,7 +202,7 @@ def runs(comparison: Comparison) -> pd.DataFrame:
         best = "–" if pd.isna(row["best_epoch"]) else f"{row['best_epoch'] + 1:.0f} of {row['epochs']:.0f}"
         status = row["status"] + (f": {row['error']}" if row["error"] else "")
         named = {"run": row["job"], "model": row["group"], "seed": row["seed"]}
-        rows.append(named | scores | {"best epoch": best, "status": status})
+        rows.append(named | scores | {"best epoch": best, "starting weights": row["weights"], "status": status})
     return pd.DataFrame(rows)
 
 

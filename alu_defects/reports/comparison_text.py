@@ -44,6 +44,11 @@ def warnings(comparison: Comparison) -> list[str]:
         texts.append(
             f"The models were tested on {number} different sets of images; only models of the same set are compared."
         )
+    finished = comparison.runs[comparison.runs["status"] == "finished"]
+    starts = finished.groupby("weights", sort=False)["group"].unique()
+    if len(starts) > 1:
+        each = "; ".join(f"{', '.join(names)}: {weights}" for weights, names in starts.items())
+        texts.append(f"The models started from different weights, which may explain differences. {each}.")
     unfinished = [f"{job.name} {job.status}" for job in comparison.jobs if job.status != "finished"]
     if unfinished:
         texts.append(f"Not finished, and not in the numbers: {', '.join(unfinished)}.")

@@ -23,13 +23,15 @@ from alu_defects.runs.jobs import PREDICTIONS_FILE
 MOST_CONFUSIONS, THUMBNAILS = 6, 6
 
 
-def write_evaluation_report(assessment: Assessment, data: DefectData, folder: Path, title: str) -> Path:
-    """Write the report; returns report.html."""
+def write_evaluation_report(assessment: Assessment, data: DefectData, folder: Path, title: str, weights: str) -> Path:
+    """Write the report, also with what `weights` the network started from; returns report.html."""
     confusion = assessment.evaluated.evaluation.confusion
     shares = confusion.div(confusion.sum(axis=1).clip(1), axis=0)
     html.write_tables(folder, {"classes": assessment.classes, "reject": assessment.selective})
     html.write_tables(folder, {"confusion_normalised": shares}, index=True)
-    return html.write_report(folder, title, list(_parts(assessment, data, folder)))
+    return html.write_report(
+        folder, title, [f"Starting weights: {html.escape_markdown(weights)}.", *_parts(assessment, data, folder)]
+    )
 
 
 def _parts(assessment: Assessment, data: DefectData, folder: Path) -> Iterator[str]:

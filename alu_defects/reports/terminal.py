@@ -48,8 +48,11 @@ def print_leakage(leakage: Leakage | None, near_duplicates: int | None) -> None:
     Console().print(escape(text), style="yellow" if leakage and leakage.is_strong else None, highlight=False)
 
 
-def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) -> None:
-    """Print the metrics of a run, precision and recall of each class of one evaluation, and where the files are."""
+def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation, weights: str = "") -> None:
+    """Print the metrics of a run, precision and recall of each class of one evaluation, and where the files are.
+
+    `weights` says what the network started from.
+    """
     console = Console()
     overall = [
         {"split": split, "loss": f"{results[split]['loss']:.4f}"}
@@ -69,6 +72,8 @@ def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation) 
     classes = make_table(pd.DataFrame(rows), f"classes ({evaluation.split})")
     classes.columns[-1].justify = "left"
     console.print(classes)
+    if weights:
+        print(f"starting weights: {printable(weights)}")
     print(f"folder: {folder.resolve()}")  # not by rich, which would break a long path
 
 

@@ -5,17 +5,21 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from alu_defects.config import plain
+from alu_defects.config import backbone_options, plain
 from alu_defects.errors import UserError
 from alu_defects.runs.run import Run
+
+if TYPE_CHECKING:  # it imports torch, which takes seconds
+    from alu_defects.models.pretrained import Published
 
 # where files lie and what the screen shows, which changes no result
 NOT_IN_IDENTITY = ("hydra", "run_dir", "resume", "paths", "sweep", "operating", "logger")
@@ -43,17 +47,27 @@ def identity_settings(config: DictConfig) -> dict[str, Any]:
 def run_identity(config: DictConfig) -> dict[str, str]:
     """What in run.json tells runs apart: digests of `identity_settings` and of the code, and the kind of device."""
     from alu_defects.models import registry
+    from alu_defects.models.pretrained import shipped_file
     from alu_defects.training import trainer
 
     digest = hashlib.sha256(json.dumps(identity_settings(config), sort_keys=True).encode())
     if weights := OmegaConf.select(config, "model.weights"):
         with suppress(UserError, FileNotFoundError):  # training says that it is missing
             digest.update(weights_file(str(weights)).read_bytes())
+    elif OmegaConf.select(config, "model.pretrained") == "surfaces":
+        digest.update(shipped_file(published_weights(plain(config.model)).network).read_bytes())
     return {
         "settings": digest.hexdigest(),
         "code": _code(registry.module_of(config.model.name)),
         "computes_on": trainer.computes_on(config.trainer.accelerator, config.trainer.precision),
     }
+
+
+def published_weights(model: Mapping[str, Any]) -> "Published":
+    """What is published for the network of the group `model`."""
+    from alu_defects.models import registry
+
+    return registry.published_weights(**backbone_options(model))
 
 
 def weights_file(path: str | Path) -> Path:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # it imports this module
 FREE_ON_RESUME = "trainer."
 FIXED_ON_RESUME = ("trainer.max_epochs=",)  # the schedule was laid out for it
 
+_CHOSEN = {"model.pretrained": "auto"}  # setting → the value in whose place config.yaml has what was chosen
+
 
 def changing_overrides(run: "Run", words: Sequence[str]) -> list[str]:
     """The words, without resume=…, that would give a run another setting than the one that it has.
@@ -41,11 +43,13 @@ def changing_overrides(run: "Run", words: Sequence[str]) -> list[str]:
     except HydraException:  # a setting of the run that another network does not have, say
         return words
     after = _leaves(composed)
-    # What a choice leaves open, ???, changes nothing. Paths of the run's own words were relative to another folder.
+    # What a choice leaves open, ???, changes nothing, nor what was left to the run to choose. Paths of the run's own
+    # words were relative to another folder.
     differ = {
         key
         for key in after.keys() | has.keys()
-        if after.get(key) not in (has.get(key), "???") and (key in values or key not in PATH_SETTINGS)
+        if after.get(key) not in (has.get(key), "???", _CHOSEN.get(key, "???"))
+        and (key in values or key not in PATH_SETTINGS)
     }
 
     def changes(word: str) -> bool:

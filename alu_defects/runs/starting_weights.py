@@ -1,0 +1,126 @@
+"""The weights that a run starts from: chosen once, recorded in run.json, and said in every report."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from alu_defects import io
+from alu_defects.config import plain
+from alu_defects.errors import UserError
+from alu_defects.runs.identity import published_weights, weights_file
+from alu_defects.runs.run import Run
+
+Record = dict[str, Any]  # the entry `weights` of run.json
+
+# `source` of a record → what is said of it
+_SAID = {
+    "cache": "published: {name}, from the cache; licence: {licence}",
+    "download": "published: {name}, downloaded; licence: {licence}",
+    "package": "{name}, shipped with alu_defects; licence: {licence}",
+    "backbone": "published: what {name} loads by itself; licence: {licence}",
+    "run": "of a run: {name}; licence: {licence}",
+    "file": "of a file: {name}; licence: {licence}",
+    "none": "none, trained from scratch",
+}
+
+
+def choose(config: DictConfig) -> tuple[DictConfig, Record]:
+    """Choose the weights that a new run starts from; all jobs of a sweep take what the first one chose.
+
+    Returns:
+        The configuration, with true, surfaces or false in the place of `model.pretrained=auto`; and for run.json the
+        `source` (a key of `_SAID`), `name`, `url`, `licence`, `file` and `sha256`, as far as there are any, and the
+        `reason` why auto took no published weights.
+
+    Raises:
+        UserError: `model.pretrained=true` or `surfaces` cannot be had, or `model.weights` is a folder without a run.
+    """
+    model = plain(config.model)
+    asked, record = model["pretrained"], {"source": "none"}
+    if model["weights"]:
+        record = _of_file(weights_file(model["weights"]))
+    elif asked == "auto":
+        with _remembered() as known:
+            network = published_weights(model).network
+            record = known[network] = known.get(network) or _first_available(model, known)
+    elif asked:
+        record = _published(model) if asked is True else _shipped(model)
+    if asked == "auto":
+        config = copy.deepcopy(config)
+        config.model.pretrained = {"cache": True, "download": True, "package": "surfaces"}.get(record["source"], False)
+    return config, record
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """The weights that a run started from, in half a sentence with their licence."""
+    return _SAID[record["source"]].format_map({"licence": "not stated", **{k: v for k, v in record.items() if v}})
+
+
+def _published(model: Mapping[str, Any], download: bool = True) -> Record:
+    from alu_defects.models.pretrained import fetch
+
+    published = published_weights(model)
+    if model["pretrained"] is True and not published.exists:
+        return {"source": "backbone", "name": published.network}  # of another package; or creating it is an error
+    file, source = fetch(published, download)
+    about = {"name": published.name, "url": published.address, "licence": published.licence}
+    return {"source": source, **about, **_content(file)}
+
+
+def _shipped(model: Mapping[str, Any]) -> Record:
+    from alu_defects.models.pretrained import SHIPPED, SURFACES, shipped_file
+
+    network = published_weights(model).network
+    file = shipped_file(network)
+    return {"source": "package", "name": SURFACES, "licence": SHIPPED[network].licence, **_content(file)}
+
+
+def _first_available(model: Mapping[str, Any], known: Mapping[str, Record]) -> Record:
+    """What auto means: published weights in the cache, else downloaded, else of this package, else none.
+
+    Where another job of the sweep got no answer, none is waited for again.
+    """
+    from alu_defects.models.pretrained import SHIPPED, NoAnswerError
+
+    try:
+        return _published(model, download=not any(record.get("no_answer") for record in known.values()))
+    except UserError as error:
+        record = _shipped(model) if published_weights(model).network in SHIPPED else {"source": "none"}
+        return {**record, "reason": str(error), "no_answer": isinstance(error, NoAnswerError)}
+
+
+def _of_file(file: Path) -> Record:
+    run = Run(file.parent.parent)
+    if not run.status_file.is_file():
+        return {"source": "file", "name": str(file), **_content(file)}
+    licence = run.status().get("weights", {}).get("licence")  # it follows what was trained from them
+    return {"source": "run", "name": run.folder.name, "licence": licence, **_content(file)}
+
+
+def _content(file: Path) -> Record:
+    if not file.is_file():  # loading it says so
+        return {"file": str(file)}
+    with file.open("rb") as content:
+        return {"file": str(file), "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+
+
+@contextmanager
+def _remembered() -> Iterator[dict[str, Record]]:
+    """What the jobs of this sweep have chosen: network → record. One job at a time; outside a sweep nothing is kept."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        yield {}
+        return
+    path = Path(HydraConfig.get().sweep.dir) / "pretrained.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with io.exclusive_lock(path, "looking for pretrained weights"):
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        yield known
+        io.write_json(path, known)
