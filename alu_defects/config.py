@@ -27,6 +27,8 @@ INSTANTIABLE = ("alu_defects.", "torch.optim.", "lightning.pytorch.", "torchvisi
 
 # Model names such as timm/resnet18 become part of a folder's name.
 OmegaConf.register_new_resolver("slug", lambda text: re.sub(r"[^\w.-]+", "-", str(text)), replace=True)
+# folders of one thing done in several ways: test, test_flip
+OmegaConf.register_new_resolver("suffix", lambda word: "" if word == "none" else f"_{word}", replace=True)
 
 
 def conf_dir() -> Path:
@@ -88,7 +90,7 @@ class Allowed:
     highest: float = math.inf
     above: float = -math.inf
     below: float = math.inf
-    words: tuple[str, ...] = ()
+    words: tuple[str | bool, ...] = ()
     null: bool = False
     length: int = 0
 
@@ -97,7 +99,7 @@ class Allowed:
         if value in self.words or (self.null and value is None):
             return
         if self.kind is None:
-            check_choice(key, value, self.words)
+            check_choice(key, value, [str(word).lower() for word in self.words])
         numbers = value if isinstance(value, list) and len(value) == self.length else [] if self.length else [value]
         kinds = (int,) if self.kind is int else (int, float)
         instead = "".join(f" or {word}" for word in self.words)
@@ -119,11 +121,18 @@ class Allowed:
 # splits, losses and the like, which their modules know.
 ALLOWED = {
     "seed": Allowed(int, lowest=0),
+    "augment.blur": Allowed(float, lowest=0, highest=10),
+    "augment.crop": Allowed(float, lowest=0.01, highest=1),
+    "augment.cutmix": Allowed(float, lowest=0),
+    "augment.erase": Allowed(float, lowest=0, highest=1),
+    "augment.mixup": Allowed(float, lowest=0),
+    "augment.noise": Allowed(float, lowest=0, highest=1),
     "data.batch_size": Allowed(int, lowest=1),
     "data.cache": Allowed(words=("auto", "device", "memory", "disk", "none")),
     "data.image_size": Allowed(int, lowest=1),
     "data.num_workers": Allowed(int, lowest=0, words=("auto",)),
     "data.on_broken": Allowed(words=("error", "exclude")),
+    "data.sampler": Allowed(words=("shuffle", "balanced")),
     "data.resize": Allowed(words=("squash", "letterbox")),
     "data.synthetic.multi_defect": Allowed(int, lowest=0),
     "data.synthetic.seed": Allowed(int, lowest=0),
@@ -136,6 +145,8 @@ ALLOWED = {
     "operating.max_escape": Allowed(float, above=0, below=1, null=True),
     "operating.reject": Allowed(float, lowest=0, below=1),
     "operating.target_accuracy": Allowed(float, above=0, below=1),
+    "optimizer.decay_norms": Allowed(words=(True, False)),
+    "optimizer.layer_decay": Allowed(float, lowest=0.01, highest=1),
     "split.by": Allowed(words=("session", "image")),
     "scheduler.step_size": Allowed(int, lowest=1),
     "split.fold": Allowed(int, lowest=0),
@@ -143,6 +154,7 @@ ALLOWED = {
     "split.seed": Allowed(int, lowest=0),
     "sweep.jobs": Allowed(int, lowest=1, words=("auto",)),
     "trainer.max_epochs": Allowed(int, lowest=1),
+    "tta": Allowed(words=("none", "flip")),
 }
 
 

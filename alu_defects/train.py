@@ -83,6 +83,10 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     options["trainer"] = trainer.repeat_precision(options["trainer"], recorded)
     trainer.check_trainer(options["trainer"], options.get("callbacks") or {}, options["on_nonfinite"])
     _check_targets(options)
+    if options["data"]["sampler"] == options["loss"].get("class_weights") == "balanced":
+        raise UserError(
+            "data.sampler=balanced with loss.class_weights=balanced counts rare classes twice; take one of them"
+        )
     seed_everything(config.seed, workers=True, verbose=False)
     options["data"]["bits"] = recorded.get("bits", options["data"]["bits"])
     data = _data(options)
