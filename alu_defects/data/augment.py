@@ -183,5 +183,6 @@ def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
 @cache
 def _mixture(mixup: float, cutmix: float, num_classes: int) -> Transform:
     """torchvision's: timm's draws from NumPy, whose generator a resumed run does not find as it was."""
-    kinds = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in ((MixUp, mixup), (CutMix, cutmix)) if alpha]
+    alphas = ((MixUp, float(mixup)), (CutMix, float(cutmix)))  # PyTorch's beta distribution takes no integer
+    kinds = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in alphas if alpha]
     return kinds[0] if len(kinds) == 1 else RandomChoice(kinds)

@@ -122,9 +122,37 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path: Path, finished: int, opti
         assert torch.equal(found, wanted) if isinstance(wanted, Tensor) else found == wanted
 
 
-@pytest.mark.parametrize("frozen_epochs", [0, -1, 1.5, None, True])
+def test_layers_join_from_the_classifier_down() -> None:
+    module, states = classifier({"name": "shufflenet", "width": 0.5}, SGD, ONE_CYCLE), States()
+    start = {name: value.clone() for name, value in module.backbone.state_dict().items()}
+    fit(module, {"finetuning": {**FINETUNING, "frozen_epochs": 1, "unfreeze_epochs": 2}}, states)
+    before, learnt = [start, *states.states], []
+    for previous, state in zip(before, states.states, strict=False):
+        learnt.append({name.partition(".")[0] for name in changed(previous, state)})
+    upper = {"fc", "conv5", "stage4"}
+    assert learnt == [{"fc"}, {*upper, "stage3"}, {*upper, "stage3", "stage2"}, {*upper, "stage3", "stage2", "conv1"}]
+
+
+def test_frozen_throughout_no_gradient_is_computed() -> None:
+    module, states = classifier({"name": "shufflenet", "width": 0.5}, ADAMW, ONE_CYCLE), States()
+    start = {name: value.clone() for name, value in module.backbone.state_dict().items()}
+    made = fit(module, {"finetuning": {**FINETUNING, "frozen_epochs": "all"}}, states)
+    assert changed(start, states.states[-1]) == {"fc.weight", "fc.bias"}
+    assert {weight for weight in module.parameters() if weight.grad is not None} <= {*module.backbone.fc.parameters()}
+    assert len(made.optimizers[0].state) == 2
+
+
+def test_unfreeze_epochs_that_cannot_work_are_errors() -> None:
+    with pytest.raises(UserError, match=r"unfreeze_epochs=2 has no use with frozen_epochs=all; give 0"):
+        Finetuning("all", 2)
+    for wrong in (-1, 0.5, "all"):
+        with pytest.raises(UserError, match=f"unfreeze_epochs={wrong} must be a whole number from 0 on"):
+            Finetuning(1, wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("frozen_epochs", [0, -1, 1.5, None, True, "al"])
 def test_invalid_frozen_epochs_are_errors(frozen_epochs: Any) -> None:
-    with pytest.raises(UserError, match=f"frozen_epochs={frozen_epochs} must be a whole number from 1 on"):
+    with pytest.raises(UserError, match=f"frozen_epochs={frozen_epochs} must be a whole number from 1 on, or all"):
         Finetuning(frozen_epochs)
 
 
