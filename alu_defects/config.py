@@ -28,6 +28,8 @@ INSTANTIABLE = ("alu_defects.", "torch.optim.", "lightning.pytorch.", "torchvisi
 
 # Model names such as timm/resnet18 become part of a folder's name.
 OmegaConf.register_new_resolver("slug", lambda text: re.sub(r"[^\w.-]+", "-", str(text)), replace=True)
+# folders of one thing done in several ways: test, test_flip
+OmegaConf.register_new_resolver("suffix", lambda word: "" if word == "none" else f"_{word}", replace=True)
 
 
 def conf_dir() -> Path:
@@ -92,7 +94,7 @@ class Allowed:
     highest: float = math.inf
     above: float = -math.inf
     below: float = math.inf
-    words: tuple[str, ...] = ()
+    words: tuple[str | bool, ...] = ()
     null: bool = False
     length: int = 0
     single: bool = False
@@ -102,7 +104,7 @@ class Allowed:
         if (str(value).lower() if isinstance(value, bool) else value) in self.words or (self.null and value is None):
             return
         if self.kind is None:
-            check_choice(key, value, self.words)
+            check_choice(key, value, [str(word).lower() for word in self.words])
         is_list = self.length > 0 and isinstance(value, list) and len(value) == self.length
         numbers = value if is_list else [value] if self.single or not self.length else []
         kinds = (int,) if self.kind is int else (int, float)
@@ -126,12 +128,19 @@ class Allowed:
 # splits, losses and the like, which their modules know.
 ALLOWED = {
     "seed": Allowed(int, lowest=0),
+    "augment.blur": Allowed(float, lowest=0, highest=10),
+    "augment.crop": Allowed(float, lowest=0.01, highest=1),
+    "augment.cutmix": Allowed(float, lowest=0),
+    "augment.erase": Allowed(float, lowest=0, highest=1),
+    "augment.mixup": Allowed(float, lowest=0),
+    "augment.noise": Allowed(float, lowest=0, highest=1),
     "data.batch_size": Allowed(int, lowest=1),
     "data.cache": Allowed(words=("auto", "device", "memory", "disk", "none")),
     "data.image_size": Allowed(int, lowest=1, length=2, single=True),
     "data.max_pixels": Allowed(int, lowest=1),
     "data.num_workers": Allowed(int, lowest=0, words=("auto",)),
     "data.on_broken": Allowed(words=("error", "exclude")),
+    "data.sampler": Allowed(words=("shuffle", "balanced")),
     "data.resize": Allowed(words=("squash", "letterbox")),
     "data.synthetic.multi_defect": Allowed(int, lowest=0),
     "data.synthetic.seed": Allowed(int, lowest=0),
@@ -146,6 +155,8 @@ ALLOWED = {
     "operating.max_escape": Allowed(float, above=0, below=1, null=True),
     "operating.reject": Allowed(float, lowest=0, below=1),
     "operating.target_accuracy": Allowed(float, above=0, below=1),
+    "optimizer.decay_norms": Allowed(words=(True, False)),
+    "optimizer.layer_decay": Allowed(float, lowest=0.01, highest=1),
     "split.by": Allowed(words=("session", "image")),
     "scheduler.step_size": Allowed(int, lowest=1),
     "split.fold": Allowed(int, lowest=0),
@@ -153,6 +164,7 @@ ALLOWED = {
     "split.seed": Allowed(int, lowest=0),
     "sweep.jobs": Allowed(int, lowest=1, words=("auto",)),
     "trainer.max_epochs": Allowed(int, lowest=1, words=("auto",)),
+    "tta": Allowed(words=("none", "flip")),
 }
 
 

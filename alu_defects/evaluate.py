@@ -1,5 +1,6 @@
 """Evaluate a trained run: `python -m alu_defects.evaluate run=runs/<run> split=test`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,14 @@ from omegaconf import DictConfig
 
 from alu_defects.cli import verb
 from alu_defects.config import absolute_paths, check_settings, plain
+from alu_defects.errors import UserError
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
     """Run a run's best checkpoint over val and the split that is asked for, and report everything about it.
 
     Temperature, threshold and the confidences of selective prediction are chosen on val; the first two replace
-    operating.json of the run.
+    operating.json of the run. With `tta=flip` predictions, and so all of these, are means over an image and its flips.
 
     Returns:
         What metrics.json holds: under the name of the split loss, accuracy, macro precision, recall and F1, and
@@ -21,7 +23,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     Raises:
         UserError: no such run, split or class, no checkpoint, an option out of range, images that are missing or
-            others than those of the run, a network whose training has diverged.
+            others than those of the run, a network whose training has diverged, flips that it was not trained with.
     """
     import torch
 
@@ -35,8 +37,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from alu_defects.runs.starting_weights import describe
     from alu_defects.training import checkpoint, threads, trainer
 
-    config = absolute_paths(config)
-    check_settings(config)
+    check_settings(config := absolute_paths(config))
     splits.check_held_out(config.split.name)
     threads.check_threads(config.trainer.threads)
     load = threads.OtherLoad()
@@ -55,6 +56,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     data.set_catalog(root, table)
     checkpoint.check_classes(run.best, data.classes)
     classifier = checkpoint.load_classifier(run.best)
+    classifier.tta = _flips(config.tta, options["augment"])
     computing = trainer.repeat_precision(plain(config.trainer), run.status())
     split = config.split.name
     with threads.restore_threads():
@@ -65,7 +67,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     for result in results.values():
         result.check_numbers()
     sessions = {name: data.catalog["session"].iloc[result.rows].tolist() for name, result in results.items()}
-    point = OperatingPoint.choose(results["val"].predictions, sessions["val"], operating)
+    point = OperatingPoint.choose(results["val"].predictions, sessions["val"], operating, classifier.tta)
     assert point is not None  # the numbers were checked
     point.save(run.operating_file)
     images = {name: CalibratedPredictions(result, sessions[name], point) for name, result in results.items()}
@@ -79,6 +81,17 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     title = f"{options['model']['name']} on {split}: {run.folder.resolve().name}"
     print(f"report: {evaluation_report.write_evaluation_report(assessment, data, output, title, weights)}")
     return metrics
+
+
+def _flips(tta: str, augment: Mapping[str, Any] | None) -> list[str]:
+    """The flips of the test-time augmentation: those that the run was trained with."""
+    from alu_defects.data.augment import FLIPS
+
+    flips = [name for name in FLIPS if (augment or {}).get(name)] if tta == "flip" else []
+    if tta == "flip" and not flips:
+        settings = " and ".join(f"augment.{name}" for name in FLIPS)
+        raise UserError(f"tta=flip: the run was trained without flips ({settings} are false); give tta=none")
+    return flips
 
 
 @verb("evaluate")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # torch and lightning take seconds to import: --help and --cf
     from alu_defects.data.datamodule import DefectData
     from alu_defects.runs.run import Run
     from alu_defects.training.callbacks import StartupTimer
+    from alu_defects.training.module import Classifier
 
 
 log = logging.getLogger(__name__)
@@ -75,11 +76,9 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
 
     from alu_defects.evaluation.operating import check_normal
     from alu_defects.models.backbone import multiply_adds
-    from alu_defects.runs import identity
     from alu_defects.training import accumulation, checkpoint, trainer
     from alu_defects.training.callbacks import EpochSeed, StartupTimer
     from alu_defects.training.history import History
-    from alu_defects.training.module import Classifier
     from alu_defects.training.threads import Threads
 
     startup = StartupTimer(run.update, since=started)
@@ -88,30 +87,19 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     threads = Threads(config.trainer.threads, run.update, recorded.get("threads", ()))
     options["trainer"] = trainer.repeat_precision(options["trainer"], recorded)
     trainer.check_trainer(options["trainer"], options.get("callbacks") or {}, options["on_nonfinite"])
-    _check_targets(options)
+    _check_options(options)
     seed_everything(config.seed, workers=True, verbose=False)
     options["data"]["bits"] = recorded.get("bits", options["data"]["bits"])
     data = _data(options)
     _prepare(data, run, startup)
     check_normal(options["operating"]["normal"], data.classes)
-    resumed_from = run.last if run.last.exists() else None
-    model = backbone_options(options["model"])
-    last = checkpoint.read_checkpoint(resumed_from) if resumed_from else {}
-    if resumed_from:
-        checkpoint.check_classes(resumed_from, data.classes)
+    last: dict[str, Any] = {}
+    if run.last.exists():
+        checkpoint.check_classes(run.last, data.classes)
+        last = checkpoint.read_checkpoint(run.last)
         data.first_epoch = int(last["epoch"]) + 1
-        model |= checkpoint.WEIGHTS_INSIDE
-    elif model.get("weights"):
-        model["weights"] = str(identity.weights_file(model["weights"]))
-    classifier = Classifier(
-        model=model,
-        classes=data.classes,
-        class_counts=data.class_counts(),
-        image_size=data.image_size,
-        compile=trainer.should_compile(options["compile"], options["trainer"]),
-        **{name: options[name] for name in ("loss", "optimizer", "scheduler", "on_nonfinite", "max_nonfinite")},
-    )
-    if not resumed_from:
+    classifier = _classifier(options, data, resumes=bool(last))
+    if not last:
         _say_weights(run, classifier.backbone.loaded, finetuning="finetuning" in options["callbacks"])
     loggers = trainer.create_loggers(options.get("logger") or {}, run.folder, data.first_epoch)
     history = History(run.history_file)
@@ -151,8 +139,29 @@ def _say_weights(run: "Run", loaded: str, finetuning: bool) -> None:
         )
 
 
-def _check_targets(options: Mapping[str, Any]) -> None:
-    """Refuse a wrong class before images are read."""
+def _classifier(options: Mapping[str, Any], data: "DefectData", *, resumes: bool) -> "Classifier":
+    """The network with its loss and optimizer; that of a run that resumes gets its weights later."""
+    from alu_defects.runs import identity
+    from alu_defects.training import checkpoint, trainer
+    from alu_defects.training.module import Classifier
+
+    model = backbone_options(options["model"])
+    if resumes:
+        model |= checkpoint.WEIGHTS_INSIDE
+    elif model.get("weights"):
+        model["weights"] = str(identity.weights_file(model["weights"]))
+    return Classifier(
+        model=model,
+        classes=data.classes,
+        class_counts=data.class_counts(),
+        image_size=data.image_size,
+        compile=trainer.should_compile(options["compile"], options["trainer"]),
+        **{name: options[name] for name in ("loss", "optimizer", "scheduler", "on_nonfinite", "max_nonfinite")},
+    )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse a wrong class, and options that exclude each other, before images are read."""
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
@@ -160,6 +169,10 @@ def _check_targets(options: Mapping[str, Any]) -> None:
 
     for group, kind in (("optimizer", Optimizer), ("scheduler", LRScheduler), ("loss", CrossEntropy)):
         find_class(kind, options[group])
+    if options["data"]["sampler"] == options["loss"].get("class_weights") == "balanced":
+        raise UserError(
+            "data.sampler=balanced with loss.class_weights=balanced counts rare classes twice; take one of them"
+        )
 
 
 def _fit(fit: Any, classifier: Any, data: "DefectData", run: "Run", cuts: bool) -> None:

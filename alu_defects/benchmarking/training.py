@@ -20,7 +20,7 @@ from torch.utils.benchmark import timer  # waits for the device
 
 from alu_defects.benchmarking.measurement import Spread, Table, peak_memory, take_turns, time_call
 from alu_defects.config import Size, backbone_options, image_sizes, plain, size_text
-from alu_defects.data.augment import Augment, as_float, augmentation_numbers
+from alu_defects.data.augment import as_float
 from alu_defects.data.datamodule import DefectData
 from alu_defects.data.loading import Batch
 from alu_defects.errors import UserError
@@ -131,7 +131,7 @@ def load_batches(data: DefectData, device: torch.device, epoch: int = 0) -> Iter
     """The training batches of an epoch on the device, as a trainer takes them."""
     for batch in data.train_dataloader():
         if data.augment:
-            batch["random"] = augmentation_numbers(data.seed, epoch, batch["index"], Augment.COUNT)
+            data.draw_numbers(batch, epoch)
         yield data.on_after_batch_transfer(data.transfer_batch_to_device(batch, device, 0), 0)
 
 
@@ -140,7 +140,7 @@ def create_step(
 ) -> Callable[[Batch], object]:
     """A training step without Lightning, with options of the optimizer that replace those of the classifier."""
     options = {**classifier.optimizer_options, **optimizer_options}
-    optimizer = optimization.create_optimizer(options, classifier.parameters())
+    optimizer = optimization.create_optimizer(options, classifier.backbone)
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()

@@ -19,7 +19,14 @@ from alu_defects.data import bit_depth, decode, duplicates, sources, splits
 from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
 from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason
-from alu_defects.data.loading import Batch, EvaluationSampler, ImageDataset, TrainingSampler, return_batch
+from alu_defects.data.loading import (
+    BalancedSampler,
+    Batch,
+    EvaluationSampler,
+    ImageDataset,
+    TrainingSampler,
+    return_batch,
+)
 from alu_defects.errors import UserError, check_choice
 
 log = logging.getLogger(__name__)
@@ -44,6 +51,7 @@ class DefectData(LightningDataModule):
             fit into a quarter of a GPU's free memory, else disk.
         num_workers: processes that gather batches; `auto` is 0, since they would only copy pixels that are decoded, and
             one a core with `cache=none`.
+        sampler: `shuffle`, or `balanced`: every class equally often in training, see `BalancedSampler`.
         split: arguments of `splits.split_catalog`. Empty: nothing is split, and all images are in the catalog, those
             without a class too; for prediction, and where `set_catalog` gives a catalog.
         augment: options of `Augment`, or None for none.
@@ -69,6 +77,7 @@ class DefectData(LightningDataModule):
         cache_dir: str = "~/.cache/alu_defects/pixels",
         batch_size: int,
         num_workers: int | str = "auto",
+        sampler: str = "shuffle",
         split: Mapping[str, Any],
         augment: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -94,7 +103,7 @@ class DefectData(LightningDataModule):
             splits.check_split_options(**split)
         self.image_size, self.resize, self.bits, self.max_pixels = read_size(image_size), resize, bits, max_pixels
         self.cache, self.cache_dir = cache, Path(str(cache_dir))
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers, self.sampler = batch_size, num_workers, sampler
         self.split, self.augment = dict(split), Augment(**augment) if augment else None
         self.seed, self.progress, self.on_broken = seed, progress, on_broken
         self.first_epoch = 0  # above 0 for a run that continues
@@ -250,7 +259,10 @@ class DefectData(LightningDataModule):
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler: Sampler[int] | None = EvaluationSampler(len(dataset), rank, processes) if processes > 1 else None
         if training:
-            sampler = TrainingSampler(len(dataset), self.seed, self.first_epoch, rank, processes)
+            order = self.seed, self.first_epoch, rank, processes
+            balanced = self.sampler == "balanced"
+            labels = dataset.labels[dataset.rows].numpy()
+            sampler = BalancedSampler(labels, *order) if balanced else TrainingSampler(len(dataset), *order)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -267,7 +279,7 @@ class DefectData(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches of the training images."""
+        """Batches of the training images, as `sampler` draws them."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -286,8 +298,13 @@ class DefectData(LightningDataModule):
         """Draw the random numbers of training batches while the index is still in the memory of the processor."""
         assert self.trainer is not None
         if self.augment is not None and self.trainer.training:
-            batch["random"] = augmentation_numbers(self.seed, self.trainer.current_epoch, batch["index"], Augment.COUNT)
+            self.draw_numbers(batch, self.trainer.current_epoch)
         return batch
+
+    def draw_numbers(self, batch: Batch, epoch: int) -> None:
+        """Add the random numbers of its augmentation to a training batch."""
+        repeat = batch.pop("repeat", None)
+        batch["random"] = augmentation_numbers(self.seed, epoch, batch["index"], Augment.COUNT, repeat)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Gather pixels that are on the device, and augment training batches there."""
@@ -295,5 +312,6 @@ class DefectData(LightningDataModule):
             assert self.pixels is not None
             batch["image"] = self.pixels.gather(batch["index"])
         if self.augment is not None and "random" in batch:
-            batch["image"] = self.augment(as_float(batch["image"]), batch.pop("random"))
+            images = self.augment(as_float(batch["image"]), batch.pop("random"))
+            batch["image"], batch["label"] = self.augment.mix(images, batch["label"], len(self.classes))
         return batch

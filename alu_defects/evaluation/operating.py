@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,8 @@ class OperatingPoint:
         normal: the class of good pieces; None where there is none.
         threshold: None where there is no normal class, or val lacks good or defective images.
         val: counts on val at the threshold; None without one.
+        tta: flips of `data.augment.FLIPS` whose probabilities are averaged with those of the image itself; all of
+            the above holds for such means alone.
     """
 
     classes: list[str]
@@ -203,12 +205,20 @@ class OperatingPoint:
     normal: str | None
     threshold: Threshold | None = None
     val: Outcome | None = None
+    tta: list[str] = field(default_factory=list)
 
     @classmethod
     def choose(
-        cls, predictions: pd.DataFrame, sessions: Sequence[str], options: Mapping[str, Any]
+        cls,
+        predictions: pd.DataFrame,
+        sessions: Sequence[str],
+        options: Mapping[str, Any],
+        tta: Sequence[str] = (),
     ) -> "OperatingPoint | None":
-        """Choose on val, with the options of conf/operating; None where the probabilities are NaN."""
+        """Choose on val, with the options of conf/operating; None where the probabilities are NaN.
+
+        `tta` says how the predictions were made.
+        """
         columns = predictions.filter(like=PROBABILITY_PREFIX)
         classes = [str(name).removeprefix(PROBABILITY_PREFIX) for name in columns]
         raw = raw_probabilities(predictions, classes)
@@ -216,7 +226,7 @@ class OperatingPoint:
             return None
         calibration = Calibration.fit(raw, class_ids(predictions["label"], classes))
         normal = options["normal"] if options["normal"] in classes else None
-        point = cls(classes, calibration, normal)
+        point = cls(classes, calibration, normal, tta=list(tta))
         defective = point.defective(predictions)
         if normal is None or not both_kinds(defective):
             return point

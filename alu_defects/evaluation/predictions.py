@@ -29,7 +29,7 @@ class Evaluation:
     predictions: pd.DataFrame  # one row an image, in catalog order: path, label, prediction, probability of each class
     confusion: pd.DataFrame  # images by label (row) and prediction (column)
     rows: list[int]  # of the catalog
-    notes: tuple[str, ...] = ()  # warnings about the numbers
+    notes: tuple[str, ...] = ()  # what to know about the numbers
 
     @property
     def note(self) -> str:
@@ -107,6 +107,8 @@ def summarize(classifier: Classifier, data: DefectData, split: str, index: Tenso
     notes = [splits.SELECTED_ON_TEST] if splits.selected_on_test(data.catalog) else []
     if len(index) < (total := len(data.find_rows(split))):  # trainer.limit_test_batches, say
         notes.append(f"{PARTIAL_NOTE}: {len(index)} of {total} {split} images")
+    if classifier.tta:
+        notes.append(f"mean of the probabilities over each image and its flips ({', '.join(classifier.tta)})")
     metrics: dict[str, Any] = {name: float(values[name]) for name in ("loss", *SUMMARY_METRICS)}
     metrics["per_class"] = {
         name: {metric: float(values[f"{metric}_per_class"][k]) for metric in LOGGED_PER_CLASS}

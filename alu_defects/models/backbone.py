@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from alu_defects.config import Size
+from alu_defects.errors import UserError
 
 
 class Backbone(nn.Module):
@@ -24,6 +26,10 @@ class Backbone(nn.Module):
 
     # Optional: where attention may be inserted (see attention.Points).
     attention_points: dict[str, dict[str, int]]
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return timm's patterns that find the layer of a parameter by its name; optional, for `layer_depths`."""
+        raise NotImplementedError
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map images (B, in_chans, H, W) to the last feature map (B, num_features, h, w)."""
@@ -46,6 +52,26 @@ def classifiers(backbone: nn.Module) -> list[nn.Module]:
     """The modules that `get_classifier` of a backbone returns, one or several."""
     found: Any = backbone.get_classifier()  # type: ignore[operator]  # a method of every backbone
     return list(found) if isinstance(found, tuple) else [found]
+
+
+def layer_depths(backbone: nn.Module) -> dict[str, int]:
+    """How many layers each parameter is below the classifier, which has 0; by timm's `group_matcher`.
+
+    Raises:
+        UserError: the network has none, or all in one layer.
+    """
+    matcher: Any = getattr(backbone, "group_matcher", None)
+    layers = group_parameters(backbone, matcher(coarse=False), reverse=True) if matcher else {}
+    last = max(layers.values(), default=0)
+    if last == 0:
+        raise UserError(
+            f"{type(backbone).__name__} does not say what its layers are (group_matcher of alu_defects.models.backbone)"
+            "; give optimizer.layer_decay=1 and, with callbacks=[default,finetuning], "
+            "callbacks.finetuning.unfreeze_epochs=0"
+        )
+    own = {id(weight) for head in classifiers(backbone) for weight in head.parameters()}
+    weights = backbone.named_parameters()
+    return {name: 0 if id(weight) in own else last - layers.get(name, last) for name, weight in weights}
 
 
 def multiply_adds(backbone: nn.Module, image_size: Size) -> int:

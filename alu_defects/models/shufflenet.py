@@ -1,6 +1,6 @@
 """ShuffleNet V2."""
 
-from typing import cast
+from typing import Any, cast
 
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
@@ -61,6 +61,11 @@ class ShuffleNet(ShuffleNetV2):
     def forward(self, x: Tensor) -> Tensor:
         """Map images to logits."""
         return self.forward_head(self.forward_features(x))
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns of the names of the layers: the first convolution, the units, the last convolution."""
+        units = r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)"
+        return {"stem": r"^conv1", "blocks": [(units, None), (r"^conv5", (99,))]}
 
     def get_classifier(self) -> nn.Module:
         """Return the last linear layer."""

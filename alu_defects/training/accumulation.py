@@ -60,7 +60,7 @@ def trial_step(
         total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
         held = torch.empty(copies * weights + int(MEMORY_MARGIN * total), dtype=torch.uint8, device=device)
         network = copy.deepcopy(classifier).to(device).train()
-        optimizer = optimization.create_optimizer(network.optimizer_options, network.parameters())
+        optimizer = optimization.create_optimizer(network.optimizer_options, network.backbone)
         images = torch.full((number, 3, *image_size), 0.5, device=device)
         for _ in range(2):  # in the second the optimizer's state and the gradients are in memory, too
             with torch.autocast(device.type, autocast, enabled=autocast is not None):

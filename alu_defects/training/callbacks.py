@@ -16,7 +16,7 @@ from torch import Tensor, nn, stack
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from alu_defects.errors import UserError, check_choice
-from alu_defects.models.backbone import classifiers
+from alu_defects.models.backbone import classifiers, layer_depths
 
 log = logging.getLogger(__name__)
 
@@ -82,36 +82,61 @@ class EarlyStopping(LightningEarlyStopping):
 
 
 class Finetuning(Callback):
-    """Trains the classifier alone for `frozen_epochs` (1 or more, else a `UserError`), then the whole network.
+    """Trains the classifier alone at first, then the whole network, at once or layer by layer from the classifier down.
 
-    The rest has no gradients meanwhile, and its batch norms use their statistics without changing them (Lightning's
+    What is frozen has no gradients, and its batch norms use their statistics without changing them (Lightning's
     `freeze` trains with those of the batch). The number of the epoch alone decides: a checkpoint stores nothing.
+
+    Args:
+        frozen_epochs: for so many the classifier learns alone; `all` trains nothing else.
+        unfreeze_epochs: during so many further epochs the layers join it, about the same number in each (Howard and
+            Ruder 2018, gradual unfreezing); with 0 all of them at once.
+
+    Raises:
+        UserError: other values, or both `all` and `unfreeze_epochs`.
     """
 
-    def __init__(self, frozen_epochs: int) -> None:
-        if type(frozen_epochs) is not int or frozen_epochs < 1:
-            raise UserError(f"callbacks.finetuning.frozen_epochs={frozen_epochs} must be a whole number from 1 on")
-        self.frozen_epochs = frozen_epochs
+    def __init__(self, frozen_epochs: int | str, unfreeze_epochs: int = 0) -> None:
+        setting = "callbacks.finetuning"
+        if frozen_epochs != "all" and (type(frozen_epochs) is not int or frozen_epochs < 1):
+            raise UserError(f"{setting}.frozen_epochs={frozen_epochs} must be a whole number from 1 on, or all")
+        if type(unfreeze_epochs) is not int or unfreeze_epochs < 0:
+            raise UserError(f"{setting}.unfreeze_epochs={unfreeze_epochs} must be a whole number from 0 on")
+        if frozen_epochs == "all" and unfreeze_epochs:
+            raise UserError(f"{setting}.unfreeze_epochs={unfreeze_epochs} has no use with frozen_epochs=all; give 0")
+        self.frozen_epochs, self.unfreeze_epochs = frozen_epochs, unfreeze_epochs
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find what is to be frozen: everything that learns, except the classifier."""
+        """Find what is to be frozen: everything that learns, except the classifier; in which layer it is."""
         backbone: nn.Module = pl_module.backbone  # type: ignore[assignment]
         classifier = {id(part) for head in classifiers(backbone) for part in (*head.parameters(), *head.modules())}
-        rest = [module for module in backbone.modules() if id(module) not in classifier]
-        self.weights = [p for p in backbone.parameters() if p.requires_grad and id(p) not in classifier]
-        self.norms = [module for module in rest if module.training and "running_var" in module._buffers]
+        depths = layer_depths(backbone) if self.unfreeze_epochs else {}
+        self.layers = max(depths.values(), default=0) + 1
+        weights = [(name, p) for name, p in backbone.named_parameters() if p.requires_grad and id(p) not in classifier]
+        self.weights = [(depths.get(name, 0), weight) for name, weight in weights]
+        self.norms = [
+            (depths.get(f"{name}.weight", self.layers - 1), module)
+            for name, module in backbone.named_modules()
+            if id(module) not in classifier and module.training and "running_var" in module._buffers
+        ]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze or unfreeze."""
-        learns = trainer.current_epoch >= self.frozen_epochs
-        for weight in self.weights:
-            weight.requires_grad_(learns)
-        for norm in self.norms:
-            norm.train(learns)
-        for optimizer in trainer.optimizers if learns else ():
-            for weight in self.weights if isinstance(optimizer, torch.optim.SGD) else ():
-                # its fused kernel fails where some weights have a momentum and others not yet
-                optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+        learning = self._learning_layers(trainer.current_epoch)
+        for depth, weight in self.weights:
+            weight.requires_grad_(depth < learning)
+        for depth, norm in self.norms:
+            norm.train(depth < learning)
+        for optimizer in trainer.optimizers:
+            for depth, weight in self.weights if isinstance(optimizer, torch.optim.SGD) else ():
+                if depth < learning:  # its fused kernel fails where some weights have a momentum and others not yet
+                    optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+
+    def _learning_layers(self, epoch: int) -> int:
+        """How many layers learn, the classifier's included; 0: it alone."""
+        if self.frozen_epochs == "all" or epoch < (frozen := int(self.frozen_epochs)):
+            return 0
+        return min(self.layers, math.ceil(self.layers * (epoch - frozen + 1) / (self.unfreeze_epochs + 1)))
 
 
 class StartupTimer(Callback):

@@ -3,7 +3,7 @@
 A checkpoint alone makes its classifier. With its run folder it makes a resumed run end with the same bits as an
 uninterrupted one. Everything that this needs:
 
-* Order, augmentation and dropout depend on (seed, epoch) alone: `data.loading.TrainingSampler`, which starts at
+* Order, augmentation and dropout depend on (seed, epoch) alone: the samplers of `data.loading`, which start at
   `DefectData.first_epoch`, `data.augment.augmentation_numbers`, `callbacks.EpochSeed`; what is frozen depends on the
   epoch: `callbacks.Finetuning`.
 * What `auto` chose is recorded and repeated: `threads.Threads`, `trainer.repeat_precision`,

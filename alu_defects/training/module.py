@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from alu_defects.config import read_size
-from alu_defects.data.augment import as_float
+from alu_defects.data.augment import as_float, flipped_views
 from alu_defects.errors import UserError
 from alu_defects.models import registry
 from alu_defects.training import losses, memory, metrics, optimization
@@ -67,6 +67,7 @@ class Classifier(LightningModule):
         self.optimizer_options, self.scheduler_options = dict(optimizer), dict(scheduler)
         backbone = registry.create_backbone(**model, num_classes=len(classes), image_size=image_size, classes=classes)
         self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.tta: list[str] = []  # test-time augmentation: flips whose probabilities are averaged with the image's own
         self.compile_training = compile
         self._train_backbone: Callable[[Tensor], Tensor] | None = None
         for name in ("mean", "std"):
@@ -105,13 +106,14 @@ class Classifier(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """The loss of one batch; None, for which Lightning makes no step, where it is not finite and may be skipped."""
         buffers = [buffer.clone() for buffer in self.backbone.buffers()] if self.nonfinite_check.skip else []
-        logits, labels = self(batch["image"]).float(), batch["label"]
-        loss: Tensor = self.loss(logits, labels)
+        logits, targets = self(batch["image"]).float(), batch["label"]
+        loss: Tensor = self.loss(logits, targets)
         if not self.nonfinite_check.is_usable(loss.detach(), batch["index"], self.trainer, batch_idx):
             for buffer, previous in zip(self.backbone.buffers(), buffers, strict=True):
                 buffer.copy_(previous)  # batch normalisation must not keep statistics of this batch
             return None
-        weight = self.loss.total_weight(labels)
+        weight = self.loss.total_weight(targets)
+        labels = targets if targets.ndim == 1 else targets.argmax(dim=1)  # of a mixed image its main class
         self.train_metrics.update(logits.detach(), labels, loss.detach() * weight, weight)
         return loss
 
@@ -124,11 +126,16 @@ class Classifier(LightningModule):
         return index, logits
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Outputs:
-        """Catalog rows int64 (B,) and logits float32 (B, C) of one batch, without its fillers."""
+        """Catalog rows int64 (B,) and logits float32 (B, C) of one batch, without its fillers.
+
+        With `tta` their probabilities are the mean over the views of each image.
+        """
         number = len(batch["index"]) - int(batch.get("filler", 0))
         if not number:
             return batch["index"][:0], self.mean.new_empty(0, len(self.classes))
-        return batch["index"][:number], self(batch["image"][:number]).float()
+        images = batch["image"][:number]
+        logits = [self(images.flip(axes) if axes else images).float() for axes in flipped_views(self.tta)]
+        return batch["index"][:number], logits[0] if len(logits) == 1 else self.loss.average(torch.stack(logits))
 
     def on_validation_epoch_start(self) -> None:
         """Check the losses of the epoch: what is validated may be saved."""
@@ -178,7 +185,7 @@ class Classifier(LightningModule):
         options = self.optimizer_options
         if self.trainer.gradient_clip_val and options.get("fused"):
             options = {**options, "fused": False}  # Lightning refuses to clip for it, also where nothing is scaled
-        optimizer = optimization.create_optimizer(options, self.parameters())
+        optimizer = optimization.create_optimizer(options, self.backbone)
         total_steps = int(self.trainer.estimated_stepping_batches)
         if total_steps < 1:
             raise UserError("fewer training images than a batch of every process; lower data.batch_size")

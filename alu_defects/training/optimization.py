@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.utilities.types import LRSchedulerConfigType
@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLR
 
 from alu_defects.config import find_class, instantiate
 from alu_defects.errors import UserError, check_choice, did_you_mean
+from alu_defects.models.backbone import layer_depths
 
 
 def check_options(group: str, kind: type[Any], options: Mapping[str, Any]) -> None:
@@ -29,22 +30,54 @@ def _takes(known: Mapping[str, inspect.Parameter], option: str) -> bool:
     return option in known or any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
 
 
-def create_optimizer(options: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
+def create_optimizer(options: Mapping[str, Any], backbone: nn.Module) -> Optimizer:
     """Create an optimizer from `_target_` and options; `fused` is ignored where it has no such option.
 
-    It gets all parameters from the start, since OneCycleLR refuses groups that are added later.
+    It gets all parameters from the start, since OneCycleLR refuses groups that are added later. The first group has the
+    learning rate of the classifier.
+
+    Args:
+        options: those of the class; `layer_decay`, by which the learning rate is multiplied from each layer to the one
+            below, from the classifier down (BEiT, Bao et al. 2022); `decay_norms`, false: no weight decay on biases,
+            norms and other parameters with one dimension, nor on those that the network names in timm's
+            `no_weight_decay`.
+        backbone: the network.
 
     Raises:
-        UserError: a class that is no optimizer or not allowed, or an option that it does not take.
+        UserError: a class that is no optimizer or not allowed, an option that it does not take, or a `layer_decay` for
+            a network that does not say what its layers are.
     """
-    takes_fused = _takes(inspect.signature(find_class(Optimizer, options)).parameters, "fused")
-    options = {name: value for name, value in options.items() if name != "fused" or takes_fused}
+    options = {"layer_decay": 1.0, "decay_norms": True, **options}
+    layer_decay, decay_norms = options.pop("layer_decay"), options.pop("decay_norms")
+    known = inspect.signature(find_class(Optimizer, options)).parameters
+    options = {name: value for name, value in options.items() if name != "fused" or _takes(known, "fused")}
     check_options("optimizer", Optimizer, options)
-    return instantiate(Optimizer, options, params=parameters)
+    if not decay_norms and not _takes(known, "weight_decay"):
+        raise UserError(
+            f"optimizer.decay_norms={decay_norms}: {options['_target_']} has no weight decay; give decay_norms=true"
+        )
+    depths = layer_depths(backbone) if layer_decay != 1 else {}
+    without_decay = set() if decay_norms else _without_decay(backbone)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, weight in backbone.named_parameters():
+        groups.setdefault((depths.get(name, 0), name in without_decay), []).append(weight)
+    keys = sorted(groups)  # the classifier first
+    parameters = [{"params": groups[key], **({"weight_decay": 0.0} if key[1] else {})} for key in keys]
+    optimizer = instantiate(Optimizer, options, params=parameters)
+    for group, (depth, _) in zip(optimizer.param_groups, keys, strict=True):
+        if depth:
+            group["lr"] *= layer_decay**depth
+    return optimizer
+
+
+def _without_decay(backbone: nn.Module) -> set[str]:
+    """The parameters with one dimension, and the position embeddings and the like of timm's transformers."""
+    named: Any = getattr(backbone, "no_weight_decay", set)
+    return set(named()) | {name for name, weight in backbone.named_parameters() if weight.ndim <= 1}
 
 
 class OneCycle(OneCycleLR):
-    """PyTorch's OneCycleLR (Smith 2018), whose `max_lr` is the learning rate of the optimizer unless it is given.
+    """PyTorch's OneCycleLR (Smith 2018), whose `max_lr` is each learning rate of the optimizer unless it is given.
 
     Where its first part has one step or all of them, PyTorch divides by zero; the part is then half a step shorter.
     """
@@ -95,6 +128,10 @@ def create_scheduler(
         raise UserError(f"scheduler.step_size=0 must be 1 or more for {options['_target_']}")
     known = {"total_steps": total_steps if interval == "step" else epochs, "epochs": epochs}
     options = {name: value for name, value in known.items() if name in inspect.signature(found).parameters} | options
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for name in {"base_lr", "max_lr"} & options.keys() if len(set(rates)) > 1 else ():
+        if isinstance(options[name], (int, float)):  # of the classifier; those of other layers keep their ratio to it
+            options[name] = [options[name] * rate / rates[0] for rate in rates]
     try:
         return {"scheduler": instantiate(LRScheduler, options, optimizer=optimizer), "interval": interval}
     except ZeroDivisionError as error:

@@ -172,3 +172,99 @@ def test_saturation_runs_from_grey_to_twice_the_colour_and_keeps_the_mean() -> N
     assert spread.max() > 0.39
     assert spread.mean() == pytest.approx(0.2, abs=0.01)
     assert torch.allclose(result.mean(1), torch.tensor(0.5), atol=1e-6)
+
+
+def test_more_columns_and_unused_images_change_no_number() -> None:
+    index = torch.arange(100)
+    numbers = augmentation_numbers(3, 5, index, 19)
+    assert torch.equal(numbers[:, :9], augmentation_numbers(3, 5, index, 9))
+    repeat = torch.tensor([0, 1, 2, 3]).repeat(25)
+    again = augmentation_numbers(3, 5, index, 19, repeat)
+    assert torch.equal(again[::4], numbers[::4])
+    assert (again[repeat > 0] != numbers[repeat > 0]).float().mean() > 0.99
+
+
+def test_rotation_does_not_shear_images_that_are_not_square() -> None:
+    images = torch.zeros(64, 1, 65, 129)
+    images[:, :, 24:41, 56:73] = torch.exp(-((torch.arange(17) - 8) ** 2) / 8)[:, None]  # a bar along x
+    rotated = replace(OFF, degrees=45)(images, drawn(torch.arange(64), seed=0, epoch=0))
+    y, x = torch.meshgrid(torch.arange(65) - 32.0, torch.arange(129) - 64.0, indexing="ij")
+    mass = rotated.sum((1, 2, 3))
+    spread = [(rotated[:, 0] * product).sum((1, 2)) / mass for product in (x * x, x * y, y * y)]
+    eigenvalues = torch.linalg.eigvalsh(torch.stack([spread[0], spread[1], spread[1], spread[2]], 1).view(-1, 2, 2))
+    torch.testing.assert_close(eigenvalues, eigenvalues[:1].expand(64, 2), rtol=0.05, atol=0)
+    assert eigenvalues[0, 1] > 4 * eigenvalues[0, 0]
+
+
+@pytest.mark.parametrize("size", [(48, 48), (32, 80)])
+def test_crop_shows_windows_of_the_image_with_its_aspect_ratio(size: tuple[int, int]) -> None:
+    height, width = size
+    ramp_x = torch.linspace(0, 1, width).expand(500, 1, height, width)
+    ramp_y = torch.linspace(0, 1, height)[:, None].expand(500, 1, height, width)
+    result = replace(OFF, crop=0.25)(torch.cat([ramp_x, ramp_y], 1), drawn(torch.arange(500), seed=0, epoch=0))
+    side_x = (result[:, 0, 5, -3] - result[:, 0, 5, 2]) * (width - 1) / (width - 5)
+    side_y = (result[:, 1, -3, 5] - result[:, 1, 2, 5]) * (height - 1) / (height - 5)
+    torch.testing.assert_close(side_x, side_y, rtol=0.02, atol=0)
+    assert stats.kstest((side_x**2).numpy(), stats.uniform(0.25, 0.75).cdf).pvalue > 1e-3
+    assert result[:, 0].mean() == pytest.approx(0.5, abs=0.04)  # anywhere
+    assert torch.equal(replace(OFF, crop=1)(ramp_x, drawn(torch.arange(500), seed=0, epoch=0)), ramp_x)
+
+
+def test_blur_is_a_gaussian_of_each_images_own_width() -> None:
+    images = torch.zeros(400, 3, 41, 45)
+    images[:, :, 20, 22] = 1.0
+    numbers = drawn(torch.arange(400), seed=0, epoch=0)
+    result = replace(OFF, blur=3.0)(images, numbers)
+    torch.testing.assert_close(result.sum((2, 3)), torch.ones(400, 3))
+    sigma, distance = 3 * numbers[:, 12], torch.arange(45) - 22.0
+    measured = ((result[:, 0].sum(1) * distance**2).sum(1)).sqrt()
+    wide = sigma > 1  # a narrower one is no Gaussian on a grid of pixels
+    torch.testing.assert_close(measured[wide], sigma[wide], rtol=0.03, atol=0)
+    torch.testing.assert_close(result, result.flip(2, 3))
+    even = torch.full((8, 3, 6, 5), 0.3)
+    torch.testing.assert_close(replace(OFF, blur=10.0)(even, numbers[:8]), even)
+
+
+def test_noise_has_each_images_own_strength_and_follows_the_seed() -> None:
+    images, numbers = torch.full((50, 3, 40, 40), 0.5), drawn(torch.arange(50), seed=0, epoch=0)
+    torch.manual_seed(0)
+    result = replace(OFF, noise=0.1)(images, numbers)
+    torch.testing.assert_close(result.std((1, 2, 3)), 0.1 * numbers[:, 13], rtol=0.1, atol=0)
+    torch.manual_seed(0)
+    assert torch.equal(replace(OFF, noise=0.1)(images, numbers), result)
+
+
+@pytest.mark.parametrize("size", [(60, 60), (40, 100)])
+def test_erased_rectangles_have_the_mean_colour_and_the_announced_area(size: tuple[int, int]) -> None:
+    images, numbers = torch.rand(1000, 3, *size), drawn(torch.arange(1000), seed=0, epoch=0)
+    result = replace(OFF, erase=0.4)(images, numbers)
+    erased = (result != images).all(1)
+    area = erased.float().mean((1, 2))
+    assert (area > 0).float().mean() == pytest.approx(0.4, abs=0.05)
+    assert area.max() < 0.36
+    assert area[area > 0].mean() == pytest.approx((0.02 + 1 / 3) / 2, abs=0.02)
+    row = int(area.argmax())
+    filled = result[row].permute(1, 2, 0)[erased[row]]
+    torch.testing.assert_close(filled, images[row].mean((1, 2)).expand_as(filled))
+    box = erased[row].any(1).sum() * erased[row].any(0).sum()
+    assert box == erased[row].sum()  # a rectangle
+    assert torch.equal(replace(OFF, erase=1e-9)(images, numbers), images)
+
+
+@pytest.mark.parametrize("options", [{"mixup": 0.4}, {"cutmix": 1}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_mixed_images_have_the_share_of_each_class(options: dict[str, float]) -> None:
+    """Each image is even and as bright as its class is high, so that its mean tells what it was made of."""
+    labels = torch.arange(6) % 3
+    images = (labels / 10).view(-1, 1, 1, 1).expand(6, 3, 20, 30).contiguous()
+    mixtures, kinds = replace(OFF, **options), set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        mixed, shares = mixtures.mix(images, labels, 4)
+        assert shares.shape == (6, 4)
+        torch.testing.assert_close(shares.sum(1), torch.ones(6))
+        torch.testing.assert_close(mixed.mean((1, 2, 3)), shares @ torch.arange(4.0) / 10)
+        kinds.add(bool((mixed.amin((1, 2, 3)) == mixed.amax((1, 2, 3))).all()))
+        torch.manual_seed(seed)
+        assert torch.equal(mixtures.mix(images, labels, 4)[0], mixed)
+    assert len(kinds) >= len(options) or kinds == {"mixup" in options}
+    assert OFF.mix(images, labels, 4) == (images, labels)

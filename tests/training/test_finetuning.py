@@ -1,5 +1,6 @@
 """Finetuning: the new classifier is trained first, then the whole network."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,40 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path: Path, finished: int, opti
         assert torch.equal(found, wanted) if isinstance(wanted, Tensor) else found == wanted
 
 
-@pytest.mark.parametrize("frozen_epochs", [0, -1, 1.5, None, True])
+def test_layers_join_from_the_classifier_down() -> None:
+    module, states = classifier({"name": "shufflenet", "width": 0.5}, SGD, ONE_CYCLE), States()
+    start = {name: value.clone() for name, value in module.backbone.state_dict().items()}
+    fit(module, {"finetuning": {**FINETUNING, "frozen_epochs": 1, "unfreeze_epochs": 2}}, states)
+    units = [f"stage{stage}.{unit}" for stage, number in ((4, 4), (3, 8), (2, 4)) for unit in reversed(range(number))]
+    layers = ["fc", "conv5", *units, "conv1"]
+    for learning, before, after in zip((1, 7, 13, 19), [start, *states.states], states.states, strict=False):
+        learnt = {re.match(r"stage\d\.\d|\w+", name)[0] for name in changed(before, after)}  # type: ignore[index]
+        assert learnt == set(layers[:learning])
+
+
+def test_frozen_throughout_no_gradient_is_computed() -> None:
+    module, states = classifier({"name": "shufflenet", "width": 0.5}, ADAMW, ONE_CYCLE), States()
+    start = {name: value.clone() for name, value in module.backbone.state_dict().items()}
+    made = fit(module, {"finetuning": {**FINETUNING, "frozen_epochs": "all"}}, states)
+    assert changed(start, states.states[-1]) == {"fc.weight", "fc.bias"}
+    assert {name for name, weight in module.named_parameters() if weight.requires_grad} == {
+        "backbone.fc.weight",
+        "backbone.fc.bias",
+    }
+    assert len(made.optimizers[0].state) == 2
+
+
+def test_unfreeze_epochs_that_cannot_work_are_errors() -> None:
+    with pytest.raises(UserError, match=r"unfreeze_epochs=2 has no use with frozen_epochs=all; give 0"):
+        Finetuning("all", 2)
+    for wrong in (-1, 0.5, "all"):
+        with pytest.raises(UserError, match=f"unfreeze_epochs={wrong} must be a whole number from 0 on"):
+            Finetuning(1, wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("frozen_epochs", [0, -1, 1.5, None, True, "al"])
 def test_invalid_frozen_epochs_are_errors(frozen_epochs: Any) -> None:
-    with pytest.raises(UserError, match=f"frozen_epochs={frozen_epochs} must be a whole number from 1 on"):
+    with pytest.raises(UserError, match=f"frozen_epochs={frozen_epochs} must be a whole number from 1 on, or all"):
         Finetuning(frozen_epochs)
 
 

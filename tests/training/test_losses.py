@@ -120,3 +120,42 @@ def test_unknown_options_are_named() -> None:
         create("CrossEntropy", COUNTS, gamma=2.0)
     with pytest.raises(UserError, match=r"CrossEntropy cannot be made .*label_smoothing=1.5 is not in \[0, 1\)"):
         create("CrossEntropy", COUNTS, label_smoothing=1.5)
+
+
+@pytest.mark.parametrize("name", ["CrossEntropy", "Focal", "Binary"])
+@pytest.mark.parametrize("weights", ["none", [1.0, 0.5, 2.0, 3.0]])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_whole_shares_equal_class_ids(
+    name: str, weights: str | list[float], smoothing: float, logits: Tensor, labels: Tensor
+) -> None:
+    loss = create(name, COUNTS, weights, label_smoothing=smoothing)
+    shares = F.one_hot(labels, 4).float()
+    torch.testing.assert_close(loss(logits, shares), loss(logits, labels))
+    torch.testing.assert_close(loss.total_weight(shares), loss.total_weight(labels))
+
+
+@pytest.mark.parametrize("name", ["CrossEntropy", "Binary"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_mixture_has_the_mean_of_the_losses_of_its_classes(name: str, smoothing: float, logits: Tensor) -> None:
+    loss = create(name, COUNTS, label_smoothing=smoothing)
+    first, second = torch.full((16,), 1), torch.full((16,), 3)
+    mixed = 0.3 * F.one_hot(first, 4) + 0.7 * F.one_hot(second, 4)
+    torch.testing.assert_close(loss(logits, mixed), 0.3 * loss(logits, first) + 0.7 * loss(logits, second))
+
+
+def test_focal_loss_of_a_mixture_takes_the_mean_probability_of_its_classes() -> None:
+    loss = create("Focal", [1, 1], gamma=2.0)
+    mixed = torch.tensor([[0.75, 0.25]])
+    p = 0.75 * 0.75 + 0.25 * 0.25
+    expected = (1 - p) ** 2 * -(0.75 * log(0.75) + 0.25 * log(0.25))
+    assert loss(torch.tensor([[log(3), 0.0]]), mixed) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["CrossEntropy", "Focal", "Binary"])
+def test_average_has_the_mean_probabilities(name: str) -> None:
+    loss = create(name, COUNTS)
+    views = torch.randn(4, 16, 4, generator=torch.Generator().manual_seed(0)) * 3
+    torch.testing.assert_close(
+        loss.probabilities(loss.average(views)), loss.probabilities(views.flatten(0, 1)).view(4, 16, 4).mean(0)
+    )
+    assert loss.average(views * 1000).isfinite().all()
