@@ -17,7 +17,7 @@ from alu_defects import signals
 from alu_defects.data import bit_depth, decode, duplicates, sources, splits
 from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
-from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason
+from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason, Root
 from alu_defects.data.loading import Batch, EvaluationSampler, ImageDataset, TrainingSampler, return_batch
 from alu_defects.errors import UserError, check_choice
 
@@ -33,7 +33,8 @@ class DefectData(LightningDataModule):
     sent to other processes, where nothing is listed or decoded again.
 
     Args:
-        source: how `root`, the folder with the images, is read: folder, tianchi or synthetic.
+        source: how the images are found, of `sources.SOURCES`: folder, table, tianchi or synthetic.
+        root: the folder of the images, or several for folder and table.
         image_size: side in pixels to which the whole frame is resized, by squash or letterbox.
         bits: what 16-bit images use of their bits, of `decode.BITS`, or `auto`, see `bit_depth.choose_bits`.
         cache: where decoded pixels are kept: `disk` maps a file below `cache_dir` into memory, `memory` and `device`
@@ -57,7 +58,7 @@ class DefectData(LightningDataModule):
         self,
         *,
         source: str,
-        root: str,
+        root: str | Sequence[str] | None,
         image_size: int,
         resize: str = "squash",
         bits: int | str = "auto",
@@ -95,7 +96,7 @@ class DefectData(LightningDataModule):
         self.seed, self.progress, self.on_broken = seed, progress, on_broken
         self.first_epoch = 0  # above 0 for a run that continues
         self.predict_split = "test"  # what `predict_dataloader` serves, of `PREDICT_SPLITS`; all: the whole catalog
-        self.root = Path()
+        self.root: Root = Path()
         # what is not in the catalog; complete once the images are prepared
         self.excluded = pd.DataFrame(columns=list(EXCLUDED_COLUMNS), dtype=str)
         self.found: FoundImages | None = None  # None while they are not listed, and of a catalog that was given
@@ -126,7 +127,7 @@ class DefectData(LightningDataModule):
         assert self._catalog is not None
         return self._catalog
 
-    def set_catalog(self, root: Path, table: pd.DataFrame, classes: Sequence[str] | None = None) -> None:
+    def set_catalog(self, root: Root, table: pd.DataFrame, classes: Sequence[str] | None = None) -> None:
         """Take a catalog whose files, below `root`, are known to be unchanged.
 
         `classes` are those of a trained model, in the order of their ids; None: those of the catalog as they appear in
@@ -177,8 +178,9 @@ class DefectData(LightningDataModule):
 
     def _exclude_broken(self, broken: Sequence[tuple[Path, Exception]]) -> None:
         """Take images out of the catalog; the others stay in their split."""
-        errors = {path.relative_to(self.root).as_posix(): f"{type(e).__name__}: {e}" for path, e in broken}
-        table = self.catalog.assign(detail=self.catalog["path"].map(errors))
+        errors = {path: f"{type(e).__name__}: {e}" for path, e in broken}
+        files = self.catalog["path"].map(lambda path: self.root / path)
+        table = self.catalog.assign(detail=files.map(errors))
         lost, kept = table[table["detail"].notna()], table[table["detail"].isna()].drop(columns="detail")
         if self.split:
             splits.check_classes(kept, self.classes, "those that can be decoded; replace broken ones")

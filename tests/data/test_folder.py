@@ -69,9 +69,14 @@ def test_an_image_in_two_classes_is_excluded_with_a_warning(tmp_path: Path, capl
     [
         ((), "holds no images"),
         (("a/notes.txt", "b/.x.png"), "holds no images"),
-        (("train/a/x.png", "val/a/x.png", "Test/a/x.png"), "Test, train, val are named like splits"),
-        (("train/a/x.png", "train/b/x.png"), "train is named like splits"),
-        (("train/good/x.png", "test/bent/y.png", "ground_truth/bent/y.png"), "test, train are named like splits"),
+        (("val/a/x.png", "Test/a/x.png"), r"Test, val are named like splits.* \(train must be there\)"),
+        (("train/a/x.png", "test/a/y.png", "pit/z.png"), "test, train are named like splits"),
+        (("train/images/x.png", "train/labels/x.png", "val/images/y.png"), "images, labels are named like splits"),
+        (("unlabelled/x.png", "pit/x.png"), "unlabelled is named like splits"),
+        (
+            ("cap/train/good/x.png", "cap/test/good/y.png", "nut/train/good/x.png", "nut/test/good/y.png"),
+            r"cap, nut are no class, but an object .*root/cap, or several, data\.root=\[.*root/cap,.*root/nut\]",
+        ),
         (("TRAIN/good/x.png", "pit/x.png"), "TRAIN is named like splits.* rename the folder if it really"),
         (
             ("images/x.png", "masks/x.png", "json/x.json"),
