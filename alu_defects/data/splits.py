@@ -159,7 +159,7 @@ def _check_given_classes(table: pd.DataFrame, parts: pd.Series) -> None:
     again = "take split=session, which splits all images again"
     if len(trained) == 1 and absent:
         raise UserError(
-            f"split=given: train holds {trained[0]} only, and test {len(absent)} other classes, as in data for anomaly "
+            f"split=given: train holds {trained[0]} only and not {', '.join(absent[:3])}, as in data for anomaly "
             f"detection (MVTec-AD); a classifier needs images of each class to train on: {again}"
         )
     if absent:
