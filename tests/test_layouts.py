@@ -8,7 +8,7 @@ import pytest
 
 from alu_defects.data.catalog import load_catalog
 
-SMALL = ["data.image_size=32", "model.width=0.5", "trainer.max_epochs=1", "callbacks.dashboard=null"]
+SMALL = ["data.image_size=32", "model.width=0.5", "trainer.max_epochs=1"]
 CPU = ["trainer=cpu", "trainer.enable_progress_bar=false"]
 
 
