@@ -26,6 +26,8 @@ def audit(config: DictConfig) -> "Audit":
         UserError: a wrong setting, no such root, or an output that lies in it.
     """
     from alu_defects.auditing import checks
+    from alu_defects.data import sources
+    from alu_defects.data.catalog import folders_of
     from alu_defects.data.datamodule import DefectData
     from alu_defects.errors import UserError
     from alu_defects.reports import audit_report, terminal
@@ -34,9 +36,9 @@ def audit(config: DictConfig) -> "Audit":
     options = plain(config)
     data = DefectData(**options["data"], split=options["split"])
     output = Path(str(options["output"])).expanduser()
-    root = Path(str(data.source_options["root"])).expanduser()
-    if output.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"output={output} lies below the images, {root}; give a folder outside of it")
+    for root in folders_of(sources.given_root(data.source, data.source_options)).values():
+        if output.resolve().is_relative_to(root.resolve()):
+            raise UserError(f"output={output} lies below the images, {root}; give a folder outside of it")
     result = checks.audit_images(data, max_distance=options["near_duplicates"]["max_distance"], progress=data.progress)
     output.mkdir(parents=True, exist_ok=True)
     # as in the catalog: names may hold line ends, or not be UTF-8

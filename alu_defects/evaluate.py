@@ -48,7 +48,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     here["bits"] = run.status()["bits"]  # auto would look at a part of the run's images
     here["on_broken"] = "error"  # what was excluded is not in the catalog of the run
     data = DefectData(**{**options["data"], **here}, split={}, seed=options["seed"])
-    root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
+    root = run.data_root(plain(config.data.root))
     table = run.catalog()
     check_normal(operating["normal"], sorted(set(table["label"])))
     table = table[splits.in_split(table, "val") | splits.in_split(table, config.split.name)]

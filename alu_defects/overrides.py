@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 PATH_SETTINGS = (
     "data.root",
     "data.cache_dir",
+    "data.table",
     "model.weights",
     "output",
     "paths.cache",
@@ -25,8 +26,10 @@ PATH_SETTINGS = (
     "runs",
     "split.file",
 )
-TEXT_SETTINGS = (*PATH_SETTINGS, "operating.normal")  # what is typed for them is never a number, true or false
-LIST_SETTINGS = ("runs",)  # of these, [a,b] are two texts; elsewhere it is one that is called so
+COLUMN_SETTINGS = tuple(f"data.columns.{name}" for name in ("path", "label", "split", "group", "time"))
+# what is typed for them is never a number, true or false
+TEXT_SETTINGS = (*PATH_SETTINGS, *COLUMN_SETTINGS, "operating.normal")
+LIST_SETTINGS = ("data.root", "runs")  # of these, [a,b] are two texts; elsewhere it is one that is called so
 
 # what Hydra would take for a group of conf/ or for a sweep → the override that is meant
 SHORTHANDS = {"evaluate": {"split": "split.name={}"}, "benchmark": {"model": "models=[{}]"}}

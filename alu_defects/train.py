@@ -236,7 +236,7 @@ def _prepare(data: "DefectData", run: "Run", startup: "StartupTimer") -> None:
     """List, split and decode the images; print and record what there is, and what the split gives away."""
     from dataclasses import asdict
 
-    from alu_defects.data import leakage
+    from alu_defects.data import leakage, splits
     from alu_defects.data.catalog import save_catalog
     from alu_defects.reports import terminal
 
@@ -244,7 +244,7 @@ def _prepare(data: "DefectData", run: "Run", startup: "StartupTimer") -> None:
     startup.end_stage("catalog")
     data.prepare_data()
     run.take_catalog(data.catalog, data.root)
-    run.update(bits=data.bits)
+    run.update(bits=data.bits, split=splits.resolve(data.split["name"], data.catalog))
     if len(data.excluded):
         save_catalog(data.excluded, run.excluded_file)
     startup.end_stage("pixels")

@@ -213,7 +213,7 @@ def test_an_output_among_the_images_is_refused(root: Path) -> None:
         (["split.gap=-1"], "split.gap=-1 must be 0 seconds or more"),
         (["split.name=sesion"], "split.name=sesion does not exist; did you mean session?"),
         (["split=file", "split.file=no such.csv"], "split.file=no such.csv cannot be read"),
-        (["+split.k=5"], "split.name=session: got an unexpected keyword argument 'k'"),
+        (["+split.k=5"], "split.name=auto: got an unexpected keyword argument 'k'"),
         (["data.round=3"], "data.round=3 does not exist; give one of 1, 2"),
         (["+data.size=3"], "data.source=tianchi: got an unexpected keyword argument 'size'"),
         (["near_duplicates.max_distance=-1"], "near_duplicates.max_distance=-1 must be from 0 to 1024"),

@@ -87,7 +87,7 @@ def value(word: str, text: str, sweep: bool = False) -> Any:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_path_is_read_as_it_is_typed(place):
-    for key in ("data.root", "++operating.normal", "resume"):
+    for key in ("data.table", "++operating.normal", "resume"):
         assert value(key, place) == place
     if "," not in place and place != "choice(a,b)":
         assert value("data.root", place, sweep=True) == place

@@ -14,8 +14,8 @@ from rich.progress import track
 from alu_defects.auditing import findings
 from alu_defects.auditing.findings import Finding, Kind, Severity
 from alu_defects.config import Size, size_text
-from alu_defects.data import catalog, decode, duplicates, folder, leakage, splits
-from alu_defects.data.catalog import FoundImages, Reason
+from alu_defects.data import catalog, decode, duplicates, folder, leakage, sources, splits
+from alu_defects.data.catalog import FoundImages, Reason, Root
 from alu_defects.data.datamodule import DefectData
 from alu_defects.errors import UserError
 
@@ -24,7 +24,7 @@ from alu_defects.errors import UserError
 class Audit:
     """The outcome of an audit."""
 
-    root: Path  # of the images
+    root: Root  # of the images
     table: pd.DataFrame  # the catalog that would be trained on; with its split, if the images can be split
     # every image file, in the catalog or not: path, label, session and split ("" where there is none), width, height,
     # mode and format (0 and "" where it cannot be decoded)
@@ -92,7 +92,7 @@ def audit_images(data: DefectData, *, max_distance: int = duplicates.MAX_HASH_DI
         found.append(Finding(Severity.ERROR, Kind.CANNOT_START, "", detail=str(error)))
         table = data.found.table if data.found else pd.DataFrame(columns=list(catalog.COLUMNS), dtype=str)
         table = table[table["label"] != ""].reset_index(drop=True)  # what would be split
-    root = data.root if data.found else catalog.existing_root(data.source_options["root"])
+    root = data.root if data.found else sources.given_root(data.source, data.source_options)
     images = _all_images(root, table, data.found)
     seen = inspect_all([root / path for path in images["path"]], data.image_size, data.max_pixels, progress)
     for column in ("width", "height", "mode", "format"):
@@ -116,13 +116,12 @@ def audit_images(data: DefectData, *, max_distance: int = duplicates.MAX_HASH_DI
     return Audit(root, table, images, archives, findings.findings_table(found), baseline)
 
 
-def _all_images(root: Path, table: pd.DataFrame, found: FoundImages | None) -> pd.DataFrame:
+def _all_images(root: Root, table: pd.DataFrame, found: FoundImages | None) -> pd.DataFrame:
     """Path, label, session and split of every image file below the root, first those of the table in its order."""
     if found is None:
-        paths = [path for path in folder.list_files(root)[0] if folder.is_image(path)]
-        return pd.DataFrame({"path": paths, "label": "", "session": "", "split": ""}, dtype=str)
+        return pd.DataFrame({"path": folder.list_images(root), "label": "", "session": "", "split": ""}, dtype=str)
     others = found.table.assign(label=found.table["labels"])
-    aside = found.excluded[found.excluded["reason"] != Reason.HIDDEN]
+    aside = found.excluded[~found.excluded["reason"].isin([Reason.HIDDEN, Reason.MASK])]
     aside = aside[[folder.is_image(path) and (root / path).is_file() for path in aside["path"]]]
     columns = ["path", "label", "session", "split"]
     parts = [part.reindex(columns=columns, fill_value="") for part in (table, others, aside)]

@@ -44,7 +44,9 @@ class Kind(StrEnum):
 UNDECODABLE = frozenset({Kind.EMPTY, Kind.NO_IMAGE, Kind.TRUNCATED, Kind.BROKEN, Kind.HUGE})
 _FATAL = UNDECODABLE | {Kind.ABOVE_BITS}  # if training reads them
 _HARMLESS = frozenset({Kind.NEAR, Kind.FRAMES, Kind.TURNED, Kind.SIXTEEN_BITS}) | EXPECTED
-_PAIRS = frozenset({Reason.SAME_NAME, Reason.SAME_CONTENT, Reason.TWO_LABELS, Reason.LINKED_AGAIN})
+_PAIRS = frozenset(
+    {Reason.SAME_NAME, Reason.SAME_CONTENT, Reason.IN_TWO_SPLITS, Reason.TWO_LABELS, Reason.LINKED_AGAIN}
+)
 
 FIXES: dict[str, str] = {
     Kind.EMPTY: "Copy it again from the camera or the archive, or remove it.",
@@ -62,6 +64,8 @@ FIXES: dict[str, str] = {
     Kind.NARROW: "It is squashed: data.resize=letterbox keeps its proportions, or take them for data.image_size.",
     Kind.ONE_COLOUR: "The camera or the copying failed: remove it.",
     Reason.SAME_CONTENT: "One is kept.",
+    Reason.IN_TWO_SPLITS: "That of test is kept, else that of val: scores are then of images that were not trained on.",
+    Reason.NOT_IN_TABLE: "Add it to the table, with its label, or leave it as it is.",
     Reason.TWO_LABELS: "Nobody knows which label is right: look at the image and remove the wrong copy.",
     Reason.SAME_NAME: "The archives overlap; that of the newest archive is kept.",
     Reason.FOLDER_FOR_FILE: "Rename the folder if it holds images of the class.",

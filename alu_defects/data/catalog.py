@@ -1,15 +1,16 @@
 """The catalog: a table with one row an image, every column text.
 
 Columns:
-    path: relative to the root, with forward slashes.
+    path: relative to the root, with forward slashes; of several roots it begins with its number, see `Roots`.
     label: class name; "" for an image that has none or several.
     labels: all class names, joined by "|" in the order of the classes.
     boxes: JSON list of {"label": name, "box": [left, top, right, bottom]} in pixels; "" where none are known.
-    time: of the photograph, from the file name, such as 2018-08-30T16:45:45; "" where there is none.
+    time: of the photograph, from the file name or a table, such as 2018-08-30T16:45:45; "" where there is none.
     archive: name of the folder that an archive was extracted to; "" outside of archives.
     sha256: of the file's bytes.
+    given_split: train, val, test, val+test or unlabelled where the data bring a split; "" elsewhere.
 
-Splitting the images adds `session` and `split`.
+A table of images (`tables.py`) adds its other columns. Splitting the images adds `session` and `split`.
 """
 
 import csv
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed, refuses names that are not UTF-8
 
-COLUMNS = ("path", "label", "labels", "boxes", "time", "archive", "sha256")
+COLUMNS = ("path", "label", "labels", "boxes", "time", "archive", "sha256", "given_split")
 EXCLUDED_COLUMNS = ("path", "archive", "label", "split", "reason", "detail")
 
 
@@ -44,12 +45,15 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not an image"
     FOLDER_FOR_FILE = "a folder where a file is expected"  # and all it holds
     LINKED_AGAIN = "a folder that was entered before"  # detail: where
+    MASK = "a mask"
+    NOT_IN_TABLE = "not in the table"
     NO_CLASS_FOLDER = "lies in no class folder"
     UNKNOWN_CLASS = "unknown class folder"  # detail: the folder
     NO_ANNOTATION = "no usable annotation"  # detail: what is wrong with it
     NO_IMAGE = "annotation without an image"
     SAME_NAME = "same file name"  # detail: the image that is kept
     SAME_CONTENT = "same content"  # detail: the image that is kept
+    IN_TWO_SPLITS = "same content in two given splits"  # detail: the image that is kept
     TWO_LABELS = "same content under another label"  # detail: the other image, excluded as well
     CLASS_OTHER = "class other"
     ROUND1 = "round 1; data.round=1 reads it"
@@ -60,7 +64,7 @@ class Reason(StrEnum):
 
 
 # found in every archive or file system; all others are worth a warning
-EXPECTED = frozenset({Reason.HIDDEN, Reason.SAME_NAME, Reason.SAME_CONTENT, Reason.CLASS_OTHER})
+EXPECTED = frozenset({Reason.HIDDEN, Reason.MASK, Reason.SAME_NAME, Reason.SAME_CONTENT, Reason.CLASS_OTHER})
 EXPECTED |= {Reason.ROUND1, Reason.ROUND2, Reason.NO_CLASS, Reason.SEVERAL_CLASSES}
 
 
@@ -82,7 +86,9 @@ class ImageRecord:
     labels: tuple[str, ...]
     archive: str = ""
     boxes: str = ""
+    time: str = ""  # "": that of the file name
     sha256: str = ""
+    given_split: str = ""
 
     @property
     def name(self) -> str:
@@ -106,8 +112,54 @@ class FoundImages(NamedTuple):
     excluded: pd.DataFrame  # all that is not in it, with the columns `EXCLUDED_COLUMNS`; the split is still empty
 
 
-def existing_root(root: str | Path) -> Path:
-    """The root as an absolute path; a `UserError` if it is no folder."""
+@dataclass(frozen=True)
+class Roots:
+    """Several folders of images: `roots / "2/pit/7.png"` is `pit/7.png` in the second.
+
+    Paths in a catalog begin with the number of their root, so each of the folders may be moved or renamed.
+    """
+
+    folders: tuple[Path, ...]
+
+    def __truediv__(self, path: str) -> Path:
+        number, _, below = path.partition("/")
+        return self.folders[int(number) - 1] / below
+
+    def __str__(self) -> str:
+        return f"[{','.join(map(str, self.folders))}]"
+
+    @property
+    def name(self) -> str:
+        """The names of the folders."""
+        return ", ".join(folder.name for folder in self.folders)
+
+
+Root = Path | Roots
+
+
+def folders_of(root: Root) -> dict[str, Path]:
+    """The folders of a root by what the paths of their images begin with: `""` for one, `1/`, `2/`, … for several."""
+    return {f"{n}/": folder for n, folder in enumerate(root.folders, 1)} if isinstance(root, Roots) else {"": root}
+
+
+def existing_root(root: str | Path | Sequence[str]) -> Root:
+    """The root as an absolute path, or several; a `UserError` if one is no folder, or lies in another."""
+    if not isinstance(root, list | tuple):
+        return existing_folder(root)
+    if not root:
+        raise UserError("data.root=[] names no folder; give the folder of the images")
+    folders = [existing_folder(one) for one in root]
+    for i, one in enumerate(folders):
+        for other in folders[:i] + folders[i + 1 :]:
+            if one.resolve().is_relative_to(other.resolve()):
+                raise UserError(f"data.root={Roots(tuple(folders))}: {one} lies in {other}; give each image once")
+    return Roots(tuple(folders)) if len(folders) > 1 else folders[0]
+
+
+def existing_folder(root: str | Path | Sequence[str]) -> Path:
+    """One root as an absolute path; a `UserError` if it is no folder."""
+    if isinstance(root, list | tuple):
+        raise UserError(f"data.root={root}: this source reads one folder; data=folder and data=table read several")
     path = Path(str(root)).expanduser().absolute()  # the command line reads a folder named 2018 as a number
     if not path.is_dir():
         meant = "" if str(path) == str(root) else f" ({path})"
@@ -115,7 +167,7 @@ def existing_root(root: str | Path) -> Path:
     return path
 
 
-def with_hashes(root: Path, images: Sequence[ImageRecord]) -> list[ImageRecord]:
+def with_hashes(root: Root, images: Sequence[ImageRecord]) -> list[ImageRecord]:
     """The images with the hash of their content; errors as of `hash_files`."""
     found = hash_files(root / image.path for image in images)
     return [replace(image, sha256=sha256) for image, sha256 in zip(images, found, strict=True)]
@@ -130,7 +182,19 @@ def build_catalog(images: Sequence[ImageRecord], excluded: Sequence[Excluded], c
     rank = {p.labels: kinds.index(_kind(p.label, p.labels)) for p in {p.labels: p for p in images}.values()}
     rows = sorted(images, key=attrgetter("path"))
     rows.sort(key=lambda image: rank[image.labels])  # as by class and path at once, in half the time
-    known = [(p.path, p.label, "|".join(p.labels), p.boxes, capture_time(p.name), p.archive, p.sha256) for p in rows]
+    known = [
+        (
+            p.path,
+            p.label,
+            "|".join(p.labels),
+            p.boxes,
+            p.time or capture_time(p.name),
+            p.archive,
+            p.sha256,
+            p.given_split,
+        )
+        for p in rows
+    ]
     table = pd.DataFrame(known, columns=COLUMNS, dtype=str)
     others = [(one.path, one.archive, one.label, "", one.reason.value, one.detail) for one in sorted(excluded)]
     missing = pd.DataFrame(others, columns=EXCLUDED_COLUMNS, dtype=str)
@@ -163,7 +227,7 @@ def _kind(label: str, labels: str | tuple[str, ...]) -> str:
     return label or ("several" if labels else "unlabelled")
 
 
-def verify_files(root: Path, table: pd.DataFrame) -> None:
+def verify_files(root: Root, table: pd.DataFrame) -> None:
     """Refuse with a `UserError` a catalog with an image that is not below the root or has changed; it is named."""
     paths = [root / path for path in table["path"]]
     for path in paths:

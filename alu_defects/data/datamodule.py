@@ -18,7 +18,7 @@ from alu_defects.config import read_size
 from alu_defects.data import bit_depth, decode, duplicates, sources, splits
 from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
-from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason
+from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason, Root
 from alu_defects.data.loading import (
     BalancedSampler,
     Batch,
@@ -41,7 +41,8 @@ class DefectData(LightningDataModule):
     sent to other processes, where nothing is listed or decoded again.
 
     Args:
-        source: how `root`, the folder with the images, is read: folder, tianchi or synthetic.
+        source: how the images are found, of `sources.SOURCES`: folder, table, tianchi or synthetic.
+        root: the folder of the images, or several for folder and table.
         image_size: height and width in pixels to which the whole frame is resized, or one number for both.
         resize: `squash` or `letterbox`, see `decode.decode`.
         bits: what 16-bit images use of their bits, of `decode.BITS`, or `auto`, see `bit_depth.choose_bits`.
@@ -68,7 +69,7 @@ class DefectData(LightningDataModule):
         self,
         *,
         source: str,
-        root: str,
+        root: str | Sequence[str] | None,
         image_size: int | Sequence[int],
         resize: str = "squash",
         bits: int | str = "auto",
@@ -108,7 +109,7 @@ class DefectData(LightningDataModule):
         self.seed, self.progress, self.on_broken = seed, progress, on_broken
         self.first_epoch = 0  # above 0 for a run that continues
         self.predict_split = "test"  # what `predict_dataloader` serves, of `PREDICT_SPLITS`; all: the whole catalog
-        self.root = Path()
+        self.root: Root = Path()
         # what is not in the catalog; complete once the images are prepared
         self.excluded = pd.DataFrame(columns=list(EXCLUDED_COLUMNS), dtype=str)
         self.found: FoundImages | None = None  # None while they are not listed, and of a catalog that was given
@@ -139,7 +140,7 @@ class DefectData(LightningDataModule):
         assert self._catalog is not None
         return self._catalog
 
-    def set_catalog(self, root: Path, table: pd.DataFrame, classes: Sequence[str] | None = None) -> None:
+    def set_catalog(self, root: Root, table: pd.DataFrame, classes: Sequence[str] | None = None) -> None:
         """Take a catalog whose files, below `root`, are known to be unchanged.
 
         `classes` are those of a trained model, in the order of their ids; None: those of the catalog as they appear in
@@ -191,8 +192,9 @@ class DefectData(LightningDataModule):
 
     def _exclude_broken(self, broken: Sequence[tuple[Path, Exception]]) -> None:
         """Take images out of the catalog; the others stay in their split."""
-        errors = {path.relative_to(self.root).as_posix(): f"{type(e).__name__}: {e}" for path, e in broken}
-        table = self.catalog.assign(detail=self.catalog["path"].map(errors))
+        errors = {path: f"{type(e).__name__}: {e}" for path, e in broken}
+        files = self.catalog["path"].map(lambda path: self.root / path)
+        table = self.catalog.assign(detail=files.map(errors))
         lost, kept = table[table["detail"].notna()], table[table["detail"].isna()].drop(columns="detail")
         if self.split:
             splits.check_classes(kept, self.classes, "those that can be decoded; replace broken ones")

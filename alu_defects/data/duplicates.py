@@ -37,6 +37,7 @@ HASH_BITS = 1024  # of a hash
 MAX_HASH_DISTANCE = 200  # bits
 MAX_IMAGES_PER_RUN = 20_000  # images compared in every run, in five seconds; `audit` compares any number
 _SIDE_PIXELS, _FREQUENCIES = 64, 32  # twice the pixels that the highest frequency needs
+_SPLITS_BY_PREFERENCE = ("test", "val+test", "val", "", "train", "unlabelled")
 _PAIRS_PER_BLOCK = 1 << 17  # compared at once: they stay in the processor's cache
 
 
@@ -62,10 +63,11 @@ def exclude_same_content(images: Sequence[ImageRecord]) -> KeptAndExcluded:
     """Exclude later copies of the same content; all copies, if no class is common to all of them.
 
     Which of two classes is right is not known: of copies in `scuffed` and in `pit` none is kept. Of copies in `scuffed`
-    and in `scuffed|pit` one is: its annotation only says more.
+    and in `scuffed|pit` one is: its annotation only says more. Of copies in two given splits that of test is kept, else
+    that of val: what is held out stays as it was given.
     """
     copies = defaultdict[str, list[ImageRecord]](list)
-    for image in images:
+    for image in sorted(images, key=lambda image: _SPLITS_BY_PREFERENCE.index(image.given_split)):
         if image.labels:
             copies[image.sha256].append(image)
     originals: dict[str, ImageRecord] = {}
@@ -79,6 +81,10 @@ def exclude_same_content(images: Sequence[ImageRecord]) -> KeptAndExcluded:
             other = next(p for p in (*others, first) if p.labels != image.labels)
             refused[image.path] = image.exclude(Reason.TWO_LABELS, other.path)
     kept, excluded = _exclude_copies([p for p in images if p.path not in refused], originals, Reason.SAME_CONTENT)
+    splits = {p.path: p.given_split for p in images}
+    for i, one in enumerate(excluded):
+        if splits[one.path] != splits[one.detail]:
+            excluded[i] = one._replace(reason=Reason.IN_TWO_SPLITS)
     return kept, [*excluded, *refused.values()]
 
 

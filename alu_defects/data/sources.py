@@ -1,37 +1,45 @@
 """Where images come from: a name in the configuration → the folder and the images in it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from alu_defects.data import catalog, folder, tianchi
-from alu_defects.data.catalog import FoundImages
+from alu_defects.data import catalog, folder, tables, tianchi
+from alu_defects.data.catalog import FoundImages, Root
 from alu_defects.errors import UserError, check_choice
 from alu_defects.synthetic import SyntheticOptions, ensure_written
 
 
-def _folder(root: str) -> tuple[Path, FoundImages]:
+def _folder(root: str | Sequence[str]) -> tuple[Root, FoundImages]:
     path = catalog.existing_root(root)
     return path, folder.find_images(path)
 
 
+def _table(
+    table: str, root: str | Sequence[str] | None = None, columns: Mapping[str, str] = tables.COLUMNS
+) -> tuple[Root, FoundImages]:
+    path = given_root("table", {"root": root, "table": table})
+    return path, tables.find_images(Path(str(table)).expanduser(), path, columns)
+
+
 def _tianchi(
     root: str, round: int = 1, include_other: bool = False, corrections: bool = True
-) -> tuple[Path, FoundImages]:
-    path = catalog.existing_root(root)
+) -> tuple[Root, FoundImages]:
+    path = catalog.existing_folder(root)
     return path, tianchi.find_images(path, round=round, include_other=include_other, corrections=corrections)
 
 
-def _synthetic(root: str, synthetic: Mapping[str, Any], progress: bool) -> tuple[Path, FoundImages]:
+def _synthetic(root: str, synthetic: Mapping[str, Any], progress: bool) -> tuple[Root, FoundImages]:
     path = ensure_written(Path(root), SyntheticOptions(**synthetic), progress=progress)
     return path, tianchi.find_images(path, corrections=False)  # real images with corrected labels may have these names
 
 
-SOURCES: dict[str, Callable[..., tuple[Path, FoundImages]]] = {
+SOURCES: dict[str, Callable[..., tuple[Root, FoundImages]]] = {
     "folder": _folder,
+    "table": _table,
     "tianchi": _tianchi,
     "synthetic": _synthetic,
 }
@@ -46,22 +54,36 @@ def check_source_options(source: str, options: Mapping[str, Any]) -> None:
         raise UserError(f"data.source={source}: {error}; data={source} sets source and options together") from error
     if "round" in options:
         tianchi.check_round(options["round"])
+    if "columns" in options:
+        tables.check_columns(options["columns"])
 
 
-def find_images(source: str, options: Mapping[str, Any]) -> tuple[Path, FoundImages]:
-    """Find the images of a source, and the folder that they lie in; a `UserError` if it is not of this source."""
+def given_root(source: str, options: Mapping[str, Any]) -> Root:
+    """The folder, or folders, that the options of a source name; a `UserError` if one is not there."""
+    if source == "synthetic":
+        return Path(options["root"]).expanduser()  # may not be written yet
+    if source == "table" and not options.get("root"):
+        return catalog.existing_root(Path(str(options["table"])).expanduser().parent)
+    return catalog.existing_root(options["root"])
+
+
+def find_images(source: str, options: Mapping[str, Any]) -> tuple[Root, FoundImages]:
+    """Find the images of a source and the root that they lie in; a `UserError` if that is not of this source."""
     return SOURCES[source](**options)
 
 
-def check_trainable(source: str, root: Path, table: pd.DataFrame) -> None:
-    """Refuse with a `UserError` fewer than two classes, and images that lie in the root of the source `folder`."""
-    loose = table.loc[table["labels"] == "", "path"]
+def check_trainable(source: str, root: Root, table: pd.DataFrame) -> None:
+    """Refuse with a `UserError` fewer than two classes, and images of the source `folder` that lie in no class folder.
+
+    In a given split, images without a class may lie in test, which need not be labelled.
+    """
+    loose = table.loc[(table["labels"] == "") & ~table["given_split"].isin(["test", "unlabelled"]), "path"]
     if source == "folder" and len(loose):
         raise UserError(
-            f"{root / loose.iloc[0]} and {len(loose) - 1} other images lie in the root itself; "
-            "move each into a folder named after its class"
+            f"{root / loose.iloc[0]} and {len(loose) - 1} other images lie in the root itself, or in train or val, "
+            "and in no class folder; move each into a folder named after its class"
         )
     classes = set(table["label"]) - {""}
     if len(classes) < 2:
         held = f"one class only, {classes.pop()}" if classes else "no image with a class of its own"
-        raise UserError(f"data.root={root} holds {held}; a classifier needs two or more class folders")
+        raise UserError(f"data.root={root} holds {held}; a classifier needs two or more classes")

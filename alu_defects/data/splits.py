@@ -1,8 +1,8 @@
 """Which images train, which select the model, which test it.
 
 Images of one bar, taken seconds apart, are almost the same. A split that trains on one and tests on the next measures
-memory: `session`, the default, keeps them together, `paper` and `random` do not. `leakage` measures how much that adds
-to the scores.
+memory: `session` keeps them together, `paper` and `random` do not. `leakage` measures how much that adds to the scores.
+The default, `auto`, takes the split that the data bring, else `session`.
 """
 
 import hashlib
@@ -55,10 +55,24 @@ def split_catalog(table: pd.DataFrame, *, name: str, gap: float = 60, **options:
     except TypeError as error:
         raise UserError(f"split.name={name}: {error}; split={name} sets name and options together") from error
     table = table.assign(session=sessions.find_sessions(table, gap))
+    if name in ("random", "paper", "kfold", "session") and (given_splits(table) != "").any():
+        log.warning("split=%s splits all images again; that of the data is not used, split=given takes it", name)
     table["split"] = SPLITTERS[name](table, **options)
-    fix = _FIXES.get(name, "add images, of which a class needs three, or remove the class")
+    fix = _FIXES.get(resolve(name, table), "add images, of which a class needs three, or remove the class")
     check_classes(table, table["label"].unique(), f"(split.gap={gap} s); {fix}")
     return table
+
+
+def given_splits(table: pd.DataFrame) -> pd.Series:
+    """The split that the data bring for each row of a catalog; "" where they do not."""
+    return table["given_split"] if "given_split" in table else pd.Series("", index=table.index, dtype=str)
+
+
+def resolve(name: str, table: pd.DataFrame) -> str:
+    """The splitter that `auto` means for a catalog, given or session; any other name is its own."""
+    if name != "auto":
+        return name
+    return "given" if (given_splits(table) != "").any() else "session"
 
 
 def check_classes(table: pd.DataFrame, classes: Iterable[str], fix: str) -> None:
@@ -86,6 +100,70 @@ def check_held_out(split: str) -> None:
     """Refuse with a `UserError` a split that models are not evaluated on: neither val nor test."""
     if split not in SPLITS[1:]:
         raise UserError(f"split={split} is not one of {', '.join(SPLITS[1:])}")
+
+
+def auto(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int) -> pd.Series:
+    """The split that the data bring, see `given`, where they bring one; else whole sessions, see `session`."""
+    name = resolve("auto", table)
+    if len(table):
+        brought = "a split" if name == "given" else "no split"
+        log.info("split=auto: the data bring %s, so it is split=%s", brought, name)
+    return SPLITTERS[name](table, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+
+
+def given(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int) -> pd.Series:
+    """Take the split that the data bring: folders named train, val and test, or the column split of a table.
+
+    Of val and test, one without images is held out of train by whole sessions, as in `session`; its fraction is of the
+    training images.
+
+    Raises:
+        UserError: the data bring no split, or none for some images; a group is in two splits; a class that does not
+            train.
+    """
+    parts = given_splits(table).copy()
+    missing = [part for part in ("test", "val") if not in_split(table.assign(split=parts), part).any()]
+    fractions = {"test": test_fraction, "val": val_fraction}
+    if not len(table):  # only the options are checked
+        return session(table, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    if len(without := table.loc[parts == "", "path"]):
+        raise UserError(
+            f"split=given: the data give no split for {len(without)} of {len(table)} images, the first is "
+            f"{without.iloc[0]}; give one to each, or take split=session, which splits all images again"
+        )
+    if "group" in table:
+        named = table[table["group"] != ""]
+        counts = parts[named.index].groupby(named["group"]).nunique()
+        if len(torn := counts[counts > 1]):
+            group = torn.index[0]
+            held = ", ".join(sorted(set(parts[named.index[named["group"] == group]])))
+            raise UserError(
+                f"split=given: group {group} is in {held}, one of {len(torn)} groups that are in several splits; put "
+                "all images of a group into one, or take split=session, which splits all images again"
+            )
+    _check_given_classes(table, parts)
+    if missing:
+        train = table[parts == "train"]
+        parts.update(_hold_out(train, _whole_sessions(train), {part: fractions[part] for part in missing}, seed))
+        what = " and ".join(f"{part} ({int((parts == part).sum())} images)" for part in missing)
+        log.warning(
+            "the given split has no %s: held out of train by whole sessions, %s", " and no ".join(missing), what
+        )
+    return parts
+
+
+def _check_given_classes(table: pd.DataFrame, parts: pd.Series) -> None:
+    """Refuse a given split that trains on one class only, as for anomaly detection, or not on all classes."""
+    trained, classes = (sorted(set(labels)) for labels in (table["label"][parts == "train"], table["label"]))
+    absent = [label for label in classes if label not in trained]
+    again = "take split=session, which splits all images again"
+    if len(trained) == 1 and absent:
+        raise UserError(
+            f"split=given: train holds {trained[0]} only and not {', '.join(absent[:3])}, as in data for anomaly "
+            f"detection (MVTec-AD); a classifier needs images of each class to train on: {again}"
+        )
+    if absent:
+        raise UserError(f"split=given: class {absent[0]} has no images in train; add some, or {again}")
 
 
 def session(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int) -> pd.Series:
@@ -176,9 +254,12 @@ def file(table: pd.DataFrame, *, file: str) -> pd.Series:
     return table["path"].map(given.set_index("path")["split"])
 
 
-SPLITTERS: dict[str, Callable[..., pd.Series]] = {s.__name__: s for s in (session, paper, kfold, random, file)}
+SPLITTERS: dict[str, Callable[..., pd.Series]] = {
+    s.__name__: s for s in (auto, given, session, paper, kfold, random, file)
+}
 _FIXES = {
     "session": "lower split.gap, choose split=random, which splits sessions, or add images: a class needs three",
+    "given": "add images of it to this split, or take split=session, which splits all images again",
     "file": "let split.file put some there; val+test is val and test",
 }
 

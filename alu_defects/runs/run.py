@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alu_defects import io
 from alu_defects.config import check_settings, conf_dir
-from alu_defects.data.catalog import data_hash, load_catalog, save_catalog
+from alu_defects.data.catalog import Root, data_hash, existing_root, folders_of, load_catalog, save_catalog
 from alu_defects.errors import UserError
 from alu_defects.overrides import setting_of
 from alu_defects.runs import resume
@@ -145,7 +145,7 @@ class Run:
         assert isinstance(config, DictConfig)
         return config
 
-    def take_catalog(self, catalog: pd.DataFrame, root: Path) -> None:
+    def take_catalog(self, catalog: pd.DataFrame, root: Root) -> None:
         """Write catalog.csv; a resumed run whose images are not the ones that it was started with is a `UserError`."""
         digest = data_hash(catalog)
         before = self.status().get("data_hash", digest)
@@ -155,18 +155,29 @@ class Run:
                 "restore them or start a new run"
             )
         save_catalog(catalog, self.catalog_file)
-        self.update(data_root=str(root), data_hash=digest)
+        folders = [str(folder) for folder in folders_of(root).values()]
+        self.update(data_root=folders if len(folders) > 1 else folders[0], data_hash=digest)
 
     def catalog(self) -> pd.DataFrame:
         """The images of the run."""
         return load_catalog(self.catalog_file)
 
-    def data_root(self) -> Path:
-        """Where the images lay when the run was started; a `UserError` if they are no longer there."""
-        root = Path(self.status()["data_root"])
-        if not root.is_dir():
-            raise UserError(f"the images of {self.folder} are no longer in {root}; say where with data.root=…")
-        return root
+    def data_root(self, moved_to: str | Sequence[str] | None = None) -> Root:
+        """Where the images lie now, or when the run was started; a `UserError` if that is not where they can be."""
+        then = self.status()["data_root"]
+        folders = [then] if isinstance(then, str) else then
+        if moved_to:
+            root = existing_root(moved_to)
+            if len(folders_of(root)) != len(folders):
+                raise UserError(
+                    f"data.root={root}: the images of {self.folder} lie below {len(folders)} "
+                    f"{'folder' if len(folders) == 1 else 'folders'}, {', '.join(folders)}; give as many, in this order"
+                )
+            return root
+        for folder in folders:
+            if not Path(folder).is_dir():
+                raise UserError(f"the images of {self.folder} are no longer in {folder}; say where with data.root=…")
+        return existing_root(then)
 
     @contextmanager
     def recorded(self) -> Iterator[None]:

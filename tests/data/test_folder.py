@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alu_defects.data import catalog, folder
+from alu_defects.data import catalog, folder, sources
 from alu_defects.errors import UserError
 
 
@@ -69,9 +69,14 @@ def test_an_image_in_two_classes_is_excluded_with_a_warning(tmp_path: Path, capl
     [
         ((), "holds no images"),
         (("a/notes.txt", "b/.x.png"), "holds no images"),
-        (("train/a/x.png", "val/a/x.png", "Test/a/x.png"), "Test, train, val are named like splits"),
-        (("train/a/x.png", "train/b/x.png"), "train is named like splits"),
-        (("train/good/x.png", "test/bent/y.png", "ground_truth/bent/y.png"), "test, train are named like splits"),
+        (("val/a/x.png", "Test/a/x.png"), r"Test, val are named like splits.* \(train must be there\)"),
+        (("train/a/x.png", "test/a/y.png", "pit/z.png"), "test, train are named like splits"),
+        (("train/images/x.png", "train/labels/x.png", "val/images/y.png"), "images, labels are named like splits"),
+        (("unlabelled/x.png", "pit/x.png"), "unlabelled is named like splits"),
+        (
+            ("cap/train/good/x.png", "cap/test/good/y.png", "nut/train/good/x.png", "nut/test/good/y.png"),
+            r"cap, nut are no class, but an object .*root/cap, or several, data\.root=\[.*root/cap,.*root/nut\]",
+        ),
         (("TRAIN/good/x.png", "pit/x.png"), "TRAIN is named like splits.* rename the folder if it really"),
         (
             ("images/x.png", "masks/x.png", "json/x.json"),
@@ -115,3 +120,72 @@ def test_folders_named_like_splits_inside_a_class_are_warned_of(
 def test_folders_without_images_may_be_named_as_they_like(tmp_path: Path) -> None:
     result = folder.find_images(make(tmp_path, "pit/x.jpg", "dent/y.jpg", "json/x.json", "pit/annotations/x.xml"))
     assert result.table["label"].tolist() == ["dent", "pit"]
+
+
+def test_folders_of_splits_hold_classes_and_give_the_split(tmp_path: Path) -> None:
+    names = ("Train/pit/x.jpg", "Train/dent/day 1/x.jpg", "valid/pit/y.jpg", "test/dent/z.jpg", "test/0.jpg")
+    result = folder.find_images(make(tmp_path, *names, "unlabelled/pit/u.jpg", "notes.txt"))
+    assert result.table[["path", "label", "given_split"]].to_numpy().tolist() == [
+        ["Train/dent/day 1/x.jpg", "dent", "train"],
+        ["test/dent/z.jpg", "dent", "test"],
+        ["Train/pit/x.jpg", "pit", "train"],
+        ["valid/pit/y.jpg", "pit", "val"],
+        ["test/0.jpg", "", "test"],
+        ["unlabelled/pit/u.jpg", "", "unlabelled"],
+    ]
+    sources.check_trainable("folder", tmp_path, result.table)
+    other = make(tmp_path / "other", "train/lost.jpg", "train/a/x.jpg", "train/b/x.jpg")
+    table = folder.find_images(other).table
+    with pytest.raises(UserError, match=r"train/lost\.jpg and 0 other images lie in the root itself, or in train"):
+        sources.check_trainable("folder", other, table)
+
+
+def test_the_masks_of_mvtec_are_no_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ("train/good/000.png", "test/good/000.png", "test/bent/000.png", "ground_truth/bent/000_mask.png")
+    contents = {name: name.encode() for name in names}
+    with caplog.at_level(logging.WARNING):
+        result = folder.find_images(make(tmp_path, **contents))
+    assert result.table["path"].tolist() == ["test/bent/000.png", "test/good/000.png", "train/good/000.png"]
+    assert result.excluded[["path", "reason"]].to_numpy().tolist() == [["ground_truth/bent/000_mask.png", "a mask"]]
+    assert not caplog.records
+
+
+def test_a_copy_in_two_given_splits_stays_in_test(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ("train/a/x.jpg", "train/b/x.jpg", "val/b/x.jpg", "test/b/x.jpg")
+    copies = dict.fromkeys(("train/a/copy.jpg", "test/a/copy.jpg", "val/a/copy.jpg"), b"copy")
+    result = folder.find_images(make(tmp_path, *names, **copies))
+    assert result.table["path"].tolist() == ["test/a/copy.jpg", "train/a/x.jpg", *sorted(names[1:])]
+    assert set(result.excluded["path"]) == {"train/a/copy.jpg", "val/a/copy.jpg"}
+    assert set(result.excluded["reason"]) == {"same content in two given splits"}
+    assert "2 × same content in two given splits, such as train/a/copy.jpg (test/a/copy.jpg)" in caplog.text
+
+
+def test_several_roots_have_the_classes_of_all_and_no_copies(tmp_path: Path) -> None:
+    one = make(tmp_path / "one", "pit/x.jpg", "dent/y.jpg", ".hidden")
+    two = make(tmp_path / "two", "scuff/z.jpg", "pit/x.jpg")
+    root = catalog.existing_root([str(one), str(two)])
+    result = folder.find_images(root)
+    assert result.table["path"].tolist() == ["1/dent/y.jpg", "1/pit/x.jpg", "2/scuff/z.jpg"]
+    assert result.excluded[["path", "detail"]].to_numpy().tolist() == [
+        ["1/.hidden", ""],
+        ["2/pit/x.jpg", "1/pit/x.jpg"],
+    ]
+    assert [(root / path).is_file() for path in result.table["path"]] == [True] * 3
+    assert folder.list_images(root) == ["1/dent/y.jpg", "1/pit/x.jpg", "2/pit/x.jpg", "2/scuff/z.jpg"]
+    moved = two.rename(tmp_path / "moved")
+    catalog.verify_files(catalog.existing_root([str(one), str(moved)]), result.table)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a", "a/in"], "a/in lies in .*a; give each image once"),
+        (["a", "a"], "give each image once"),
+        (["a", "no"], "no is not a folder"),
+        ([], "names no folder"),
+    ],
+)
+def test_roots_that_hold_each_other_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    make(tmp_path, "a/in/x.jpg")
+    with pytest.raises(UserError, match=message):
+        catalog.existing_root([str(tmp_path / name) for name in names])

@@ -52,6 +52,7 @@ SHOTS = pd.concat(
     [shots("many", [4, 1, 7, 2, 5] * 8), shots("some", [3, 3, 1] * 4), shots("few", [1, 2, 1])], ignore_index=True
 )
 EVERY = [
+    {"name": "auto"},
     {"name": "session"},
     {"name": "random"},
     {"name": "paper"},
@@ -322,3 +323,65 @@ def test_a_split_file_without_a_class_in_a_split_is_refused(tmp_path: Path) -> N
     done.assign(split=done["split"].replace("val", "train")).to_csv(tmp_path / "split.csv")
     with pytest.raises(UserError, match=r"class few has no images in val: .* let split\.file put some there"):
         divide_by(tmp_path / "split.csv")
+
+
+# given
+
+
+def given(**splits_: str) -> pd.DataFrame:
+    """An image for each letter, of train, val, test (t, v, e) or none (-), each a session of its own."""
+    parts = {"t": "train", "v": "val", "e": "test", "-": ""}
+    tables = []
+    for label, letters in splits_.items():
+        images = shots(label, [1] * len(letters))
+        tables.append(images.assign(given_split=[parts[letter] for letter in letters]))
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_a_given_split_is_taken_by_default_and_session_splits_again(caplog: pytest.LogCaptureFixture) -> None:
+    images = given(a="tttvve", b="tvetvt")
+    with caplog.at_level("INFO"):
+        assert divide(images, "auto").tolist() == divide(images, "given").tolist() == images["given_split"].tolist()
+    assert caplog.messages == ["split=auto: the data bring a split, so it is split=given"]
+    assert splits.resolve("auto", images) == "given"
+    again = divide(images, "session")
+    assert again.equals(divide(images.drop(columns="given_split"), "auto"))
+    assert "split=session splits all images again; that of the data is not used" in caplog.text
+
+
+def test_a_missing_val_is_held_out_of_train_by_sessions(caplog: pytest.LogCaptureFixture) -> None:
+    many = pd.concat([shots("a", [2] * 20), shots("b", [3] * 20)], ignore_index=True)
+    images = many.assign(given_split=["test" if number % 40 < 12 else "train" for number in range(len(many))])
+    result = splits.split_catalog(images, name="given", seed=0, val_fraction=0.25)
+    assert (result["split"] == "test").equals(images["given_split"] == "test")
+    train = result[result["split"] != "test"]
+    assert train.groupby("session")["split"].nunique().max() == 1
+    shares = (train["split"] == "val").groupby(train["label"]).mean()
+    assert shares.between(0.2, 0.3).all()
+    assert "the given split has no val: held out of train by whole sessions, val (" in caplog.text
+    both = splits.split_catalog(images.assign(given_split="train"), name="auto", seed=0)
+    assert both["split"].equals(splits.split_catalog(many, name="session", seed=0)["split"])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            given(a="tttvve", b="--etvt"),
+            "no split for 2 of 12 images, the first is b/0 0.png; give one to each, or take",
+        ),
+        (given(good="tttvve", bent="eeeeee"), "train holds good only and not bent, as in data for anomaly detection"),
+        (given(a="tve", b="tve", c="vee"), "class c has no images in train; add some, or take split=session"),
+        (given(a="tve", b="ttv"), "class b has no images in test: .* add images of it to this split, or take split=se"),
+        (given(a="tve", b="tve").assign(group=["x", "", "", "", "x", ""]), "group x is in train, val, one of 1 groups"),
+    ],
+)
+def test_a_given_split_that_cannot_be_trained_on_is_refused_with_the_fix(images: pd.DataFrame, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        divide(images, "given")
+    assert divide(images, "random").notna().all()
+
+
+def test_a_split_that_is_not_given_cannot_be_taken() -> None:
+    with pytest.raises(UserError, match="no split for 184 of 184 images"):
+        divide(SHOTS, "given")

@@ -1,0 +1,240 @@
+"""A table with a line for each image, CSV or Parquet → catalog."""
+
+import codecs
+import csv
+import io
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from alu_defects.data import catalog, duplicates, folder
+from alu_defects.data.catalog import Excluded, FoundImages, ImageRecord, Reason, Root
+from alu_defects.data.sessions import TIME_FORMAT, capture_time
+from alu_defects.errors import UserError, check_choice, did_you_mean
+
+log = logging.getLogger(__name__)
+
+COLUMNS = {name: name for name in ("path", "label", "split", "group", "time")}  # what each is called in the table
+# names that other columns of the table may not have: the catalog, its split or the list of excluded images has them
+RESERVED = {*catalog.COLUMNS, "session", "split", "group", "reason", "detail"}
+PARQUET_SUFFIXES = (".parquet", ".pq")
+# beside ISO 8601; 30/8/2018 and 8/30/2018 are not read: 9/8/2018 may be either
+TIME_FORMATS = tuple(f"{date}{clock}" for date in ("%Y/%m/%d", "%d.%m.%Y") for clock in (" %H:%M:%S", " %H:%M", ""))
+TIME_FORMATS += ("%Y:%m:%d %H:%M:%S",)  # as EXIF writes it
+
+
+def find_images(file: Path, root: Root, columns: Mapping[str, str]) -> FoundImages:
+    """Catalog the images of a table; those below the root that it does not list are excluded, with a warning.
+
+    Args:
+        file: CSV with a header, or Parquet.
+        root: what its paths are relative to. Paths may be absolute, too, and lie in any of several roots.
+        columns: what path, label, split, group and time are called in it; all but path and label may be missing.
+
+    Returns:
+        The catalog, with the columns of the table that are none of these under their own names, and `group`.
+
+    Raises:
+        UserError: what cannot be read, is there twice, or is not there; it is named with its line.
+    """
+    table = _name_columns(file, read_table(file, columns), columns)
+    table["path"] = _locate(file, root, table["path"])
+    labels = [tuple(sorted({part.strip() for part in text.split("|")} - {""})) for text in table["label"]]
+    splits = [_split_of(file, line, text) for line, text in table.get("split", pd.Series()).items()] or [""] * len(
+        table
+    )
+    times = _read_times(file, table["time"]) if "time" in table else [""] * len(table)
+    images = [
+        ImageRecord(path, () if split == "unlabelled" else own, time=time, given_split=split)
+        for path, own, split, time in zip(table["path"], labels, splits, times, strict=True)
+    ]
+    if nameless := [i for i, image in enumerate(images) if not image.labels and image.given_split != "unlabelled"]:
+        message = "%s: %d of %d images have no label and take no part in training, the first is %s (line %s)"
+        log.warning(message, file, len(nameless), len(table), images[nameless[0]].path, table.index[nameless[0]])
+    excluded = [Excluded(path, Reason.NOT_IN_TABLE) for path in set(folder.list_images(root)).difference(table["path"])]
+    images, copies = duplicates.exclude_same_content(catalog.with_hashes(root, images))
+    found = catalog.build_catalog(images, excluded + copies, sorted({label for own in labels for label in own}))
+    others = table.drop(columns=["label", "split", "time"], errors="ignore").set_index("path")
+    return found._replace(table=found.table.join(others, on="path"))
+
+
+def check_columns(columns: Mapping[str, Any]) -> None:
+    """Refuse with a `UserError` names of columns that are no text, or one name for two of them."""
+    for name, column in columns.items():
+        check_choice("data.columns", name, COLUMNS)
+        if not column or not isinstance(column, str):
+            raise UserError(f"data.columns.{name}={column}: give the name of a column")
+    names = list({**COLUMNS, **columns}.values())
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"data.columns: {twice[0]} would be two of {', '.join(COLUMNS)}; give each another column")
+
+
+def read_table(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+    """The cells of a table as text, without blanks around them; the index is the line, or the row of Parquet from 1."""
+    try:
+        if file.suffix.lower() in PARQUET_SUFFIXES:
+            return _read_parquet(file)
+        text = _decode(file, file.read_bytes())
+    except OSError as error:
+        raise UserError(f"data.table={file} cannot be read ({error.strerror}); give a CSV or Parquet") from error
+    wanted = set(columns.values())
+
+    def header(delimiter: str) -> tuple[int, int]:
+        names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+        return len(wanted.intersection(name.strip() for name in names)), len(names)
+
+    rows, lines = [], []
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header), strict=True)
+        for row in reader:
+            if any(cell.strip() for cell in row):  # Excel may end with lines of delimiters
+                rows.append([cell.strip() for cell in row])
+                lines.append(reader.line_num)
+                if len(row) != len(rows[0]):
+                    raise UserError(
+                        f"data.table={file}: line {reader.line_num} has {len(row)} cells, the header {len(rows[0])}; "
+                        "correct it, with quotes around a cell that holds a delimiter"
+                    )
+    except csv.Error as error:
+        raise UserError(f"data.table={file}: line {reader.line_num} cannot be read ({error}); correct it") from error
+    if len(rows) < 2:
+        raise UserError(f"data.table={file} has no lines below a header; give a line for each image")
+    return pd.DataFrame(rows[1:], columns=rows[0], index=lines[1:], dtype=str)
+
+
+def _decode(file: Path, content: bytes) -> str:
+    """The text of a file; a warning says if it is not Unicode."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Excel's "Unicode text"
+        return content.decode("utf-16", errors="replace")
+    if b"\0" in content:
+        raise UserError(f"data.table={file} is no text; save it as CSV (UTF-8) or Parquet")
+    try:
+        return content.decode("utf-8-sig")  # Excel marks UTF-8 by a first character
+    except UnicodeDecodeError:
+        pass
+    try:
+        text = content.decode("gb18030")
+    except UnicodeDecodeError as error:
+        raise UserError(f"data.table={file} is neither UTF-8 nor GB18030 text; save it as CSV (UTF-8)") from error
+    log.warning("%s is not UTF-8: read as GB18030 (Chinese Windows); if names look wrong, save it as UTF-8", file)
+    return text
+
+
+def _read_parquet(file: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(file, engine="pyarrow")
+    except ImportError as error:
+        raise UserError(
+            f"data.table={file}: Parquet needs pyarrow: pip install 'alu-defects[parquet]', or save it as CSV"
+        ) from error
+    except ValueError as error:  # of pyarrow, whose errors are of this kind
+        raise UserError(f"data.table={file} cannot be read ({error}); give a CSV or Parquet") from error
+    if frame.index.names != [None]:
+        frame = frame.reset_index()
+
+    def cell(value: Any) -> str:
+        if pd.api.types.is_list_like(value):
+            return "|".join(map(str, value))
+        return "" if pd.isna(value) else str(value).strip()
+
+    texts = {str(name): [cell(value) for value in frame[name]] for name in frame}
+    return pd.DataFrame(texts, index=range(1, len(frame) + 1), dtype=str)
+
+
+def _name_columns(file: Path, table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """The table with our names for its columns; a `UserError` for one that is missing, twice there, or named like ours.
+
+    A column without a name, such as the row numbers that pandas writes, is dropped.
+    """
+    table = table[[name for name in dict.fromkeys(table) if name]]
+    if len(twice := table.columns[table.columns.duplicated()]):
+        raise UserError(f"data.table={file} has the column {twice[0]} twice; rename one")
+    ours = {}
+    for name, column in {**COLUMNS, **columns}.items():
+        if column in table:
+            ours[column] = name
+        elif name in ("path", "label") or column != name:  # the name was given
+            raise UserError(
+                f"data.table={file} has no column {column}, only {', '.join(map(str, table))}; "
+                f"name that of the {name} with data.columns.{name}=…{did_you_mean(column, map(str, table)).rstrip('.')}"
+            )
+    if taken := [name for name in table if name not in ours and name in RESERVED]:
+        raise UserError(
+            f"data.table={file}: the catalog has a column {taken[0]} of its own; rename that of the table"
+            + (f", or say what it holds with data.columns.{taken[0]}={taken[0]}" if taken[0] in COLUMNS else "")
+        )
+    return table.rename(columns=ours)
+
+
+def _locate(file: Path, root: Root, texts: pd.Series) -> list[str]:
+    """The paths of a table as the catalog writes them; a `UserError` for one that is outside, absent or twice."""
+    bases = [
+        (f"{os.path.normpath(base).rstrip(os.sep)}{os.sep}", prefix)  # pathlib is slow for 100,000 images
+        for prefix, folder in catalog.folders_of(root).items()
+        for base in dict.fromkeys((folder, folder.resolve()))
+    ]
+    lines = dict[str, Any]()
+    absent = list[tuple[Any, str]]()
+    for line, text in texts.items():
+        where = f"data.table={file}, line {line}:"
+        if not text:
+            raise UserError(f"{where} the path is empty; give the image, or remove the line")
+        files = dict[str, str]()
+        for base, prefix in bases:
+            full = os.path.normpath(os.path.join(base, text.replace("\\", "/")))  # noqa: PTH118
+            if full.startswith(base):
+                files.setdefault(prefix + full[len(base) :].replace(os.sep, "/"), full)
+        if not files:
+            raise UserError(
+                f"{where} {text} lies outside of data.root={root}; give a root, or roots [a,b], that hold it"
+            )
+        there = [path for path, full in files.items() if os.path.isfile(full)]  # noqa: PTH113
+        if len(there) > 1:
+            raise UserError(f"{where} {text} is in several roots, as {' and '.join(there)}; write its path in full")
+        path = there[0] if there else next(iter(files))
+        if not there:
+            absent.append((line, text))
+        if path in lines:
+            raise UserError(
+                f"{where} {text} is also in line {lines[path]}; keep one of them, and write several classes as a|b"
+            )
+        lines[path] = line
+    if absent:
+        line, text = absent[0]
+        raise UserError(
+            f"data.table={file}: {len(absent)} of {len(texts)} images are not below {root}, the first is {text} (line "
+            f"{line}); correct the table, or give the folder that its paths are relative to with data.root=…"
+        )
+    return list(lines)
+
+
+def _split_of(file: Path, line: Any, text: str) -> str:
+    """The split that a cell names; a `UserError` if it is none."""
+    if text and (name := folder.plain_name(text)) not in (*folder.SPLIT_NAMES, "val+test"):
+        raise UserError(
+            f"data.table={file}, line {line}: split {text} is none of train, val, test, val+test, unlabelled"
+        )
+    return folder.SPLIT_NAMES.get(name, name) if text else ""
+
+
+def _read_times(file: Path, texts: pd.Series) -> list[str]:
+    """The times of a table in the catalog's format; those with an offset from UTC in UTC."""
+    left, known = texts[texts != ""], pd.Series("", index=texts.index, dtype=object)
+    for format in ("ISO8601", *TIME_FORMATS):
+        dated = left[left.str.match(r"\d{4}-?\d\d-?\d\d")] if format == "ISO8601" else left  # 2018 alone is no time
+        times = pd.to_datetime(dated, format=format, errors="coerce", utc=True).dropna()
+        known[times.index] = times.dt.strftime(TIME_FORMAT)
+        left = left.drop(times.index)
+    joined = left.map(capture_time)  # 20180830164545
+    known[joined.index] = joined
+    if len(wrong := joined[joined == ""]):
+        line = wrong.index[0]
+        raise UserError(
+            f"data.table={file}, line {line}: time {texts[line]} is not known; write it like 2018-08-30T16:45:45, or "
+            "leave it empty"
+        )
+    return list(known)

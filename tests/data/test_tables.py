@@ -1,0 +1,181 @@
+"""A table of images → catalog: what is read, and what is refused with its line."""
+
+import logging
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from alu_defects.data import catalog, tables
+from alu_defects.data.catalog import FoundImages
+from alu_defects.errors import UserError
+
+
+def find(root: Path, text: str | bytes, folders: list[Path] | None = None, **columns: str) -> FoundImages:
+    """Write a table into the root, and read it; every image that a cell names is there already."""
+    file = root / "table.csv"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    tables.check_columns(columns)
+    return tables.find_images(file, catalog.existing_root([str(f) for f in folders or [root]]), columns)
+
+
+def labels(found: FoundImages) -> dict[str, str]:
+    return dict(zip(found.table["path"], found.table["labels"], strict=True))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    for name in ("a.png", "b.png", "in/c.png", "起坑 1.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+def test_columns_of_the_table_and_of_the_catalog(root: Path) -> None:
+    text = f"""file,class,part,piece,taken,line
+{root / "a.png"},pit,Train,p1,2018-08-30T16:45:45,L 1
+./in/../b.png, scuffed|pit ,validation,p1,2018/8/30 16:45,NA
+in\\c.png,pit,,,,
+起坑 1.png,pit,unlabelled,,30.8.2018 16:45:07,L 3
+"""
+    columns = {"path": "file", "label": "class", "split": "part", "group": "piece", "time": "taken"}
+    table = find(root, text, **columns).table.set_index("path")
+    assert list(table.columns) == [*catalog.COLUMNS[1:], "group", "line"]
+    assert table[["label", "labels", "given_split", "time", "group", "line"]].to_numpy().tolist() == [
+        ["pit", "pit", "train", "2018-08-30T16:45:45", "p1", "L 1"],
+        ["pit", "pit", "", "", "", ""],
+        ["", "pit|scuffed", "val", "2018-08-30T16:45:00", "p1", "NA"],
+        ["", "", "unlabelled", "2018-08-30T16:45:07", "", "L 3"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "delimiter", "said"),
+    [("utf-8", ",", False), ("utf-8-sig", ";", False), ("utf-16", "\t", False), ("gb18030", ";", True)],
+)
+def test_encodings_and_delimiters(
+    root: Path, caplog: pytest.LogCaptureFixture, encoding: str, delimiter: str, said: bool
+) -> None:
+    lines = ["path|label|note", '"起坑 1.png"|起坑|"1,5"', "a.png|擦花|", "||"]
+    text = "\r\n".join(lines).replace("|", delimiter)
+    with caplog.at_level(logging.WARNING):
+        found = find(root, text.encode(encoding))
+    assert labels(found) == {"起坑 1.png": "起坑", "a.png": "擦花"}
+    assert set(found.table["note"]) == {"1,5", ""}
+    assert ("read as GB18030" in caplog.text) is said
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2018-08-30 16:45", "2018-08-30T16:45:00"),
+        ("2018-08-30T16:45:45.678+08:00", "2018-08-30T08:45:45"),
+        ("20180830T164545", "2018-08-30T16:45:45"),
+        ("20180830164545", "2018-08-30T16:45:45"),
+        ("20180830_164545", "2018-08-30T16:45:45"),
+        ("2018:08:30 16:45:45", "2018-08-30T16:45:45"),
+        ("2018-08-30", "2018-08-30T00:00:00"),
+        ("", ""),
+    ],
+)
+def test_spellings_of_a_time(root: Path, written: str, read: str) -> None:
+    assert find(root, f"path,label,time\na.png,x,{written}").table["time"].tolist() == [read]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na.png,x", r"no column path, only file, label; .* data\.columns\.path=…"),
+        ("path,klass\na.png,x", r"no column label, only path, klass; .* data\.columns\.label=…"),
+        ("path,label,label\na.png,x,y", "the column label twice"),
+        ("path,label,sha256\na.png,x,y", "a column sha256 of its own; rename"),
+        ("path,label\n", "no lines below a header"),
+        ("", "no lines below a header"),
+        ("path,label\na.png,x\nb.png,x,y", "line 3 has 3 cells, the header 2"),
+        ('path,label\na.png,"x', "line 2 cannot be read"),
+        ("path,label\na.png,x\nno.png,y\nno2.png,y", r"2 of 3 images are not below .*first is no\.png \(line 3\)"),
+        ("path,label\na.png,x\n./a.png,y", r"line 3: \./a\.png is also in line 2; .* several classes as a\|b"),
+        ("path,label\n../a.png,x", r"line 2: \.\./a\.png lies outside of data\.root="),
+        ("path,label\n/etc/passwd,x", "line 2: /etc/passwd lies outside"),
+        ("path,label\n,x", "line 2: the path is empty"),
+        ("path,label,split\na.png,x,trian", "line 2: split trian is none of train, val, test"),
+        ("path,label,time\na.png,x,30/8/2018 16:45", "line 2: time 30/8/2018 16:45 is not known; write it like 2018"),
+        ("path,label,time\na.png,x,2018", "line 2: time 2018 is not known"),
+        ("path,label,time\na.png,x,201808301645", "line 2: time 201808301645 is not known"),
+        (b"PK\x03\x04\0\0", "is no text; save it as CSV"),
+        (b"path,label\na.png,\xff\xff", "neither UTF-8 nor GB18030"),
+    ],
+)
+def test_what_is_refused(root: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find(root, text)
+
+
+def test_a_column_that_was_named_must_be_there(root: Path) -> None:
+    with pytest.raises(UserError, match=r"no column lott, only path, label, lot; .*group=…; did you mean lot\?"):
+        find(root, "path,label,lot\na.png,x,1", group="lott")
+    with pytest.raises(UserError, match="lot would be two of path, label"):
+        find(root, "path,label,lot\na.png,x,1", group="lot", split="lot")
+    with pytest.raises(UserError, match=r"data\.columns\.time=None: give the name"):
+        tables.check_columns({"time": None})
+    with pytest.raises(UserError, match=r"no table\.csv cannot be read \(No such file"):
+        tables.find_images(root / "no table.csv", root, {})
+
+
+def test_images_without_a_label_or_a_line_are_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = find(root, "path,label\na.png,pit\nb.png,\n")
+    assert labels(found) == {"a.png": "pit", "b.png": ""}
+    assert found.excluded[["path", "reason"]].to_numpy().tolist() == [
+        ["in/c.png", "not in the table"],
+        ["起坑 1.png", "not in the table"],
+    ]
+    assert "1 of 2 images have no label and take no part in training, the first is b.png (line 3)" in caplog.text
+    assert "2 × not in the table, such as in/c.png" in caplog.text
+
+
+def test_several_roots_are_told_apart_by_where_the_image_is(root: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for name in ("a.png", "d.png"):
+        other.mkdir(exist_ok=True)
+        (other / name).write_bytes(b"other" + name.encode())
+    found = find(root, f"path,label\nb.png,x\nd.png,y\n{other / 'a.png'},y", folders=[root, other])
+    assert labels(found) == {"1/b.png": "x", "2/a.png": "y", "2/d.png": "y"}
+    with pytest.raises(
+        UserError, match=r"a\.png is in several roots, as 1/a\.png and 2/a\.png; write its path in full"
+    ):
+        find(root, "path,label\na.png,x", folders=[root, other])
+
+
+def test_parquet(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pd.DataFrame(
+        {
+            "path": ["a.png", "b.png", "in/c.png"],
+            "label": [["pit", "dent"], ["pit"], None],
+            "time": [pd.Timestamp("2018-08-30 16:45:45"), pd.NaT, pd.NaT],
+            "lot": [1, 2, 3],
+        }
+    )
+    monkeypatch.setattr(pd, "read_parquet", lambda *_, **__: frame)  # pyarrow need not be installed
+    found = tables.find_images(root / "table.parquet", root, {})
+    assert labels(found) == {"a.png": "dent|pit", "b.png": "pit", "in/c.png": ""}
+    table = found.table.set_index("path")
+    assert table.loc["a.png", ["time", "lot"]].tolist() == ["2018-08-30T16:45:45", "1"]
+
+
+def test_parquet_of_pyarrow(root: Path) -> None:
+    pytest.importorskip("pyarrow")
+    file = root / "table.parquet"
+    pd.DataFrame({"path": ["a.png", "b.png"], "label": [["pit", "dent"], ["pit"]]}).set_index("path").to_parquet(file)
+    assert labels(tables.find_images(file, root, {})) == {"a.png": "dent|pit", "b.png": "pit"}
+    file.write_bytes(b"no parquet")
+    with pytest.raises(UserError, match="cannot be read"):
+        tables.find_images(file, root, {})
+
+
+def test_parquet_without_pyarrow_says_what_to_install(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"Parquet needs pyarrow: pip install 'alu-defects\[parquet\]'"):
+        tables.find_images(root / "table.parquet", root, {})
