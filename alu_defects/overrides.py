@@ -25,7 +25,11 @@ PATH_SETTINGS = (
     "runs",
     "split.file",
 )
-TEXT_SETTINGS = (*PATH_SETTINGS, "operating.normal")  # what is typed for them is never a number, true or false
+TEXT_SETTINGS = (
+    *PATH_SETTINGS,
+    "data.group",
+    "operating.normal",
+)  # what is typed for them is never a number, true or false
 LIST_SETTINGS = ("runs",)  # of these, [a,b] are two texts; elsewhere it is one that is called so
 
 # what Hydra would take for a group of conf/ or for a sweep → the override that is meant

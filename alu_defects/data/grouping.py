@@ -84,7 +84,9 @@ def check_sizes(table: pd.DataFrame, group: str) -> None:
         return
     sizes = table["session"].value_counts()
     if sizes.iloc[0] > MAX_SHARE * len(table):
-        why = "they look alike, as with a camera that does not move" if group in ("auto", "similar") else "it is one key"
+        why = (
+            "they look alike, as with a camera that does not move" if group in ("auto", "similar") else "it is one key"
+        )
         fix = _FIX if group in ("auto", "similar") else "give another data.group"
         raise UserError(
             f"data.group={group} puts {sizes.iloc[0]} of {len(table)} images into one group ({sizes.index[0]}: {why}); "
@@ -119,16 +121,18 @@ def _of_column(table: pd.DataFrame, column: str) -> NDArray[np.object_]:
 def _of_paths(table: pd.DataFrame, pattern: str) -> NDArray[np.object_]:
     columns = [column for column in table.columns if column not in {*NOT_COLUMNS, *GROUPINGS}]
     words = [*GROUPINGS, *columns]
-    known = f"not one of {', '.join(words)}{did_you_mean(pattern, words)}"
+    near = did_you_mean(pattern, words)
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"data.group={pattern} is {known}, and no regular expression either: {error}") from error
+        raise UserError(
+            f"data.group={pattern} is not one of {', '.join(words)}, and no regular expression either ({error}){near}"
+        ) from error
     matches = [expression.search(path) for path in table["path"]]
     found = [match and match[1 if expression.groups else 0] for match in matches]
     if missing := [path for path, name in zip(table["path"], found, strict=True) if not name]:
         raise UserError(
-            f"data.group={pattern} is {known}, and as a regular expression it does not match {len(missing)} of the "
-            f"{len(table)} paths, such as {missing[0]}"
+            f"data.group={pattern} is not one of {', '.join(words)}, and as a regular expression it does not match "
+            f"{len(missing)} of the {len(table)} paths, such as {missing[0]}{near}"
         )
     return np.array(found, dtype=object)

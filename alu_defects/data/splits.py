@@ -281,9 +281,7 @@ def _count(units: pd.Series, labels: pd.Series) -> tuple[dict[str, dict[str, int
     return dict(by_class), dict(by_unit)
 
 
-def _rarest_first(
-    by_class: Mapping[str, Mapping[str, int]], by_unit: Mapping[str, Mapping[str, int]]
-) -> list[str]:
+def _rarest_first(by_class: Mapping[str, Mapping[str, int]], by_unit: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Classes that share units with others first, of these the one of the fewest units; then the others by name."""
     shared = {label for counts in by_unit.values() if len(counts) > 1 for label in counts}
     return sorted(by_class, key=lambda label: (label not in shared, len(by_class[label]) * (label in shared), label))
