@@ -51,8 +51,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     check_normal(operating["normal"], sorted(set(table["label"])))
     table = table[splits.in_split(table, "val") | splits.in_split(table, config.split.name)]
     catalog.verify_files(root, table)
-    data.set_catalog(root, table)
-    data.notes = tuple(run.status().get("split_notes", ()))
+    data.set_catalog(root, table, notes=run.status().get("split_notes", ()))
     checkpoint.check_classes(run.best, data.classes)
     classifier = checkpoint.load_classifier(run.best)
     computing = trainer.repeat_precision(plain(config.trainer), run.status())

@@ -1,8 +1,8 @@
-"""How well `data.group=similar` finds the exposures of one image: `python benchmarks/similar.py --root <folder of images>`.
+"""How well `data.group=similar` finds the exposures of one image: `python benchmarks/similar.py --root <folder>`.
 
-Every image below the root is saved again with other gammas and gains, clipped at black and white, as JPEGs under shuffled
-names. Two shares are printed: originals whose exposures lie on both sides of the split, and originals that are in one
-group with another one. What two originals show may really be alike; `--show` lists them.
+Every image below the root is saved again with other gammas and gains, clipped at black and white, as JPEGs under
+shuffled names. Printed are the shares of originals whose exposures lie on both sides of the split, and of originals
+that are in one group with another one. What two originals show may really be alike; `--show` lists them.
 """
 
 import argparse
@@ -67,9 +67,8 @@ def measure(table: pd.DataFrame, root: Path, cache: Path, seeds: int = 10) -> tu
     groups = pd.Series(numbers).groupby(table["original"].to_numpy()).nunique()
     cut = []
     for seed in range(seeds):
-        how = {"group": "similar", "find_similar": lambda _: numbers}
-        split = splits.split_catalog(table, name="session", seed=seed, **how)["split"]  # type: ignore[arg-type]
-        cut.append(float((split.groupby(table["original"]).nunique() > 1).mean()))
+        split = splits.split_catalog(table, name="session", seed=seed, group="similar", find_similar=lambda _: numbers)
+        cut.append(float((split.groupby("original")["split"].agg(lambda own: len(set(own))) > 1).mean()))
     shares = {
         "originals whose exposures the split cuts (%)": 100 * float(np.mean(cut)),
         "originals in more than one group (%)": 100 * float((groups > 1).mean()),

@@ -17,6 +17,7 @@ from alu_defects.auditing.findings import Finding, Kind, Severity
 from alu_defects.data import catalog, decode, duplicates, folder, leakage, splits
 from alu_defects.data.catalog import FoundImages, Reason
 from alu_defects.data.datamodule import DefectData
+from alu_defects.data.leakage import NearDuplicates
 from alu_defects.errors import UserError
 
 
@@ -32,7 +33,7 @@ class Audit:
     archives: pd.DataFrame | None  # images by class and archive; None if they are not from several archives
     findings: pd.DataFrame  # columns `findings.COLUMNS`, the most severe first
     leakage: leakage.Leakage | None  # what the capture times give away; None where there are none
-    alike: leakage.NearDuplicates | None  # across the split; None if the images cannot be split
+    alike: NearDuplicates | None  # across the split; None if the images cannot be split
 
     @property
     def fails(self) -> bool:
@@ -113,7 +114,7 @@ def audit_images(data: DefectData, *, max_distance: int = duplicates.MAX_HASH_DI
     near = duplicates.near_duplicates(hashes, max_distance)
     found += _of_pairs(images, near, hashes)
     baseline = leakage.time_only_baseline(table) if "split" in table else None
-    alike = leakage.NearDuplicates.count([near], table) if "split" in table else None
+    alike = NearDuplicates.count([near], table) if "split" in table else None
     return Audit(root, table, images, archives, findings.findings_table(found), baseline, alike)
 
 

@@ -137,12 +137,15 @@ class DefectData(LightningDataModule):
         assert self._catalog is not None
         return self._catalog
 
-    def set_catalog(self, root: Path, table: pd.DataFrame, classes: Sequence[str] | None = None) -> None:
+    def set_catalog(
+        self, root: Path, table: pd.DataFrame, classes: Sequence[str] | None = None, notes: Sequence[str] | None = None
+    ) -> None:
         """Take a catalog whose files, below `root`, are known to be unchanged.
 
         `classes` are those of a trained model, in the order of their ids; None: those of the catalog as they appear in
-        it. Images with a label that is no class have the class id -1.
+        it. Images with a label that is no class have the class id -1. `notes` are those of its split.
         """
+        self.notes = self.notes if notes is None else tuple(notes)
         self.root, self._catalog = root, table.reset_index(drop=True)
         self.classes = [name for name in (self._catalog["label"].unique() if classes is None else classes) if name]
 

@@ -84,12 +84,11 @@ def check_sizes(table: pd.DataFrame, group: str) -> None:
         return
     sizes = table["session"].value_counts()
     if sizes.iloc[0] > MAX_SHARE * len(table):
-        why = (
-            "they look alike, as with a camera that does not move" if group in ("auto", "similar") else "it is one key"
-        )
-        fix = _FIX if group in ("auto", "similar") else "give another data.group"
+        why, fix = "", "give another data.group"
+        if group in ("auto", "similar"):
+            why, fix = ": they look alike, as with a camera that does not move", _FIX
         raise UserError(
-            f"data.group={group} puts {sizes.iloc[0]} of {len(table)} images into one group ({sizes.index[0]}: {why}); "
+            f"data.group={group} puts {sizes.iloc[0]} of {len(table)} images into one group ({sizes.index[0]}{why}); "
             f"a split that keeps it together would measure nothing. {fix}, or choose split=random, which ignores groups"
         )
     for label, own in table.groupby("label"):

@@ -1,4 +1,4 @@
-"""What a split gives away: near-duplicates of training images, and what the capture time alone, without pixels, tells."""
+"""What a split gives away: near-duplicates of training images, and the class by the capture time, without pixels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -79,8 +79,8 @@ class NearDuplicates:
         share = f"{self.images / max(1, self.held_out):.1%}".replace("%", " %")
         return (
             f"{self.images} of {self.held_out} val and test images ({share}) have a near-duplicate in train "
-            f"({self.pairs} pairs): scores on this split measure memory. Keep images of one piece together: split=session "
-            "with data.group=similar, or with a column or a regular expression on the path that names the piece"
+            f"({self.pairs} pairs): scores on this split measure memory. Keep images of one piece together: "
+            "split=session with data.group=similar, a column or a regular expression on the path that names it"
         )
 
 

@@ -1,8 +1,8 @@
 """Which images train, which select the model, which test it.
 
 Images of one bar, taken seconds apart, are almost the same. A split that trains on one and tests on the next measures
-memory: `session`, the default, keeps them together, `paper` and `random` do not. What belongs together `grouping` finds.
-`leakage` measures how much that adds to the scores.
+memory: `session`, the default, keeps them together, `paper` and `random` do not. `grouping` finds what belongs
+together, `leakage` measures how much that adds to the scores.
 """
 
 import hashlib
@@ -232,8 +232,10 @@ def _hold_out(table: pd.DataFrame, units: pd.Series, fractions: Mapping[str, flo
             later = [p for p in list(held)[list(held).index(part) + 1 :] if not held[p][label]]  # each needs a unit
             chosen = left
             if part != "train":
-                goal = {one: fraction * wanted[one] for one in wanted}
-                chosen = _fill(left, by_unit, label, goal, held[part], most=len(left) - len(later))
+                missing = {one: fraction * wanted[one] - held[part][one] for one in wanted}
+                chosen = _fill({unit: by_unit[unit] for unit in left}, label, missing, most=len(left) - len(later))
+                if not chosen and not held[part][label]:
+                    chosen = sorted(left, key=lambda unit: sum(by_unit[unit].values()))[:1]
             for unit in chosen:
                 part_of[unit] = part
                 held[part].update(by_unit[unit])
@@ -241,35 +243,24 @@ def _hold_out(table: pd.DataFrame, units: pd.Series, fractions: Mapping[str, flo
     return units.map(part_of).fillna("train")
 
 
-def _fill(
-    units: list[str],
-    by_unit: Mapping[str, Mapping[str, int]],
-    label: str,
-    wanted: Mapping[str, float],
-    held: Mapping[str, int],
-    most: int,
-) -> list[str]:
-    """At most `most` units that bring the images of a part nearer to `wanted`; if it has none, the smallest unit.
+def _fill(units: Mapping[str, Mapping[str, int]], label: str, missing: Mapping[str, float], most: int) -> list[str]:
+    """At most `most` units that bring the images of a part nearer to what is wanted.
 
     Args:
-        units: with images of the class `label` that are in no part yet.
-        by_unit: images of each class in each unit.
-        label: the class that is distributed; the other classes of a unit count as well.
-        wanted: images of each class.
-        held: those that the part has already.
+        units: of the class `label`, each with its images of each class; those of other classes count as well.
+        label: the class that is distributed.
+        missing: images of each class that the part still lacks; below 0 where it has too many.
         most: so many units, so that others remain for the other parts.
     """
-    chosen, have = list[str](), Counter(held)
-    for unit in units:
-        if len(chosen) >= most or abs(have[label] + 1 - wanted[label]) >= abs(have[label] - wanted[label]):
+    chosen, missing = list[str](), dict(missing)
+    for unit, counts in units.items():
+        if len(chosen) >= most or abs(missing[label] - 1) >= abs(missing[label]):
             break  # not even a unit of one image would bring it nearer
-        counts = by_unit[unit].items()
-        if sum(abs(have[one] + n - wanted[one]) - abs(have[one] - wanted[one]) for one, n in counts) < 0:
+        if sum(abs(missing[one] - n) - abs(missing[one]) for one, n in counts.items()) < 0:
             chosen.append(unit)
-            have.update(by_unit[unit])
-    if chosen or have[label]:
-        return chosen
-    return sorted(units, key=lambda unit: sum(by_unit[unit].values()))[:1]
+            for one, n in counts.items():
+                missing[one] -= n
+    return chosen
 
 
 def _count(units: pd.Series, labels: pd.Series) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
