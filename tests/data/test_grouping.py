@@ -102,8 +102,8 @@ def exposures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def make(root: Path, cache: Path, **options: object) -> DefectData:
-    how = {"image_size": 32, "batch_size": 4, "split": SPLIT, "cache_dir": str(cache), "progress": False}
+def make(root: Path, place: Path, **options: object) -> DefectData:
+    how = {"image_size": 32, "batch_size": 4, "split": SPLIT, "cache_dir": str(place), "progress": False}
     return DefectData(**{"source": "folder", "root": str(root), **how, **options})  # type: ignore[arg-type]
 
 
