@@ -53,7 +53,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     check_normal(operating["normal"], sorted(set(table["label"])))
     table = table[splits.in_split(table, "val") | splits.in_split(table, config.split.name)]
     catalog.verify_files(root, table)
-    data.set_catalog(root, table)
+    data.set_catalog(root, table, notes=run.status().get("split_notes", ()))
     checkpoint.check_classes(run.best, data.classes)
     classifier = checkpoint.load_classifier(run.best)
     classifier.tta = _flips(config.tta, options["augment"])

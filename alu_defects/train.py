@@ -236,7 +236,7 @@ def _prepare(data: "DefectData", run: "Run", startup: "StartupTimer") -> None:
     """List, split and decode the images; print and record what there is, and what the split gives away."""
     from dataclasses import asdict
 
-    from alu_defects.data import leakage, splits
+    from alu_defects.data import grouping, leakage, splits
     from alu_defects.data.catalog import save_catalog
     from alu_defects.reports import terminal
 
@@ -248,10 +248,14 @@ def _prepare(data: "DefectData", run: "Run", startup: "StartupTimer") -> None:
     if len(data.excluded):
         save_catalog(data.excluded, run.excluded_file)
     startup.end_stage("pixels")
-    near_duplicates = data.count_near_duplicates()
-    found = leakage.time_only_baseline(data.catalog, near_duplicates)
-    run.update(leakage=asdict(found) if found else {"near_duplicates": near_duplicates})
-    terminal.print_leakage(found, near_duplicates)
+    alike, found = data.find_near_duplicates(), leakage.time_only_baseline(data.catalog)
+    run.update(
+        groups=grouping.describe(data.catalog, data.group),
+        leakage=asdict(found) if found else {},
+        near_duplicates=asdict(alike) if alike else None,
+        split_notes=data.notes,
+    )
+    terminal.print_leakage(found, alike)
     startup.end_stage("leakage")
 
 

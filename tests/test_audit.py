@@ -191,8 +191,8 @@ def test_near_duplicates_within_train_and_under_two_labels(root: Path) -> None:
     }
     assert found(audited(root, "near_duplicates.max_distance=0")) == set()
     divided = audited(root, "split.name=random")
-    assert divided.leakage is not None
-    assert divided.leakage.near_duplicates
+    assert divided.alike is not None
+    assert divided.alike.pairs
 
 
 def test_an_output_among_the_images_is_refused(root: Path) -> None:

@@ -605,8 +605,8 @@ def test_a_run_is_the_same_wherever_its_pixels_are(small, tmp_path):
     for cache in ("disk", "memory", "none"):
         run = tmp_path / cache
         found[cache] = train(compose("train", [*small, *words, f"data.cache={cache}", f"run_dir={run}"]))
-        near_duplicates = json.loads((run / "run.json").read_text())["leakage"]["near_duplicates"]
-        assert near_duplicates is None if cache == "none" else near_duplicates == 0
+        near_duplicates = json.loads((run / "run.json").read_text())["near_duplicates"]
+        assert near_duplicates is None if cache == "none" else near_duplicates["pairs"] == 0
     assert all(result["test"] == found["disk"]["test"] for result in found.values())
 
 

@@ -17,6 +17,7 @@ from alu_defects.config import Size, size_text
 from alu_defects.data import catalog, decode, duplicates, folder, leakage, sources, splits
 from alu_defects.data.catalog import FoundImages, Reason, Root
 from alu_defects.data.datamodule import DefectData
+from alu_defects.data.leakage import NearDuplicates
 from alu_defects.errors import UserError
 
 
@@ -32,6 +33,7 @@ class Audit:
     archives: pd.DataFrame | None  # images by class and archive; None if they are not from several archives
     findings: pd.DataFrame  # columns `findings.COLUMNS`, the most severe first
     leakage: leakage.Leakage | None  # what the capture times give away; None where there are none
+    alike: NearDuplicates | None  # across the split; None if the images cannot be split
 
     @property
     def fails(self) -> bool:
@@ -111,9 +113,9 @@ def audit_images(data: DefectData, *, max_distance: int = duplicates.MAX_HASH_DI
     hashes = np.array([one.hash for one in seen[: len(table)]], np.uint8).reshape(len(table), duplicates.HASH_BITS // 8)
     near = duplicates.near_duplicates(hashes, max_distance)
     found += _of_pairs(images, near, hashes)
-    across = len(duplicates.across_splits(near, images))
-    baseline = leakage.time_only_baseline(table, near_duplicates=across) if "split" in table else None
-    return Audit(root, table, images, archives, findings.findings_table(found), baseline)
+    baseline = leakage.time_only_baseline(table) if "split" in table else None
+    alike = NearDuplicates.count([near], table) if "split" in table else None
+    return Audit(root, table, images, archives, findings.findings_table(found), baseline, alike)
 
 
 def _all_images(root: Root, table: pd.DataFrame, found: FoundImages | None) -> pd.DataFrame:

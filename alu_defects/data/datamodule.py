@@ -8,6 +8,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
 from alu_defects.config import read_size
-from alu_defects.data import bit_depth, decode, duplicates, sources, splits
+from alu_defects.data import bit_depth, decode, duplicates, grouping, leakage, similarity, sources, splits
 from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
 from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason, Root
@@ -53,8 +54,9 @@ class DefectData(LightningDataModule):
         num_workers: processes that gather batches; `auto` is 0, since they would only copy pixels that are decoded, and
             one a core with `cache=none`.
         sampler: `shuffle`, or `balanced`: every class equally often in training, see `BalancedSampler`.
-        split: arguments of `splits.split_catalog`. Empty: nothing is split, and all images are in the catalog, those
-            without a class too; for prediction, and where `set_catalog` gives a catalog.
+        group: what makes images a session, of which a split keeps the images together, see `grouping.find_groups`.
+        split: further arguments of `splits.split_catalog`. Empty: nothing is split, and all images are in the catalog,
+            those without a class too; for prediction, and where `set_catalog` gives a catalog.
         augment: options of `Augment`, or None for none.
         seed: of the order of the images and of the augmentation.
         on_broken: `error` refuses images that cannot be decoded, `exclude` excludes them, and the others stay in their
@@ -79,6 +81,7 @@ class DefectData(LightningDataModule):
         batch_size: int,
         num_workers: int | str = "auto",
         sampler: str = "shuffle",
+        group: str = "auto",
         split: Mapping[str, Any],
         augment: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -105,11 +108,13 @@ class DefectData(LightningDataModule):
         self.image_size, self.resize, self.bits, self.max_pixels = read_size(image_size), resize, bits, max_pixels
         self.cache, self.cache_dir = cache, Path(str(cache_dir))
         self.batch_size, self.num_workers, self.sampler = batch_size, num_workers, sampler
+        self.group = str(group)
         self.split, self.augment = dict(split), Augment(**augment) if augment else None
         self.seed, self.progress, self.on_broken = seed, progress, on_broken
         self.first_epoch = 0  # above 0 for a run that continues
         self.predict_split = "test"  # what `predict_dataloader` serves, of `PREDICT_SPLITS`; all: the whole catalog
         self.root: Root = Path()
+        self.notes: tuple[str, ...] = ()  # warnings about the split, for every report; complete once it is checked
         # what is not in the catalog; complete once the images are prepared
         self.excluded = pd.DataFrame(columns=list(EXCLUDED_COLUMNS), dtype=str)
         self.found: FoundImages | None = None  # None while they are not listed, and of a catalog that was given
@@ -122,7 +127,10 @@ class DefectData(LightningDataModule):
 
     @property
     def catalog(self) -> pd.DataFrame:
-        """The catalog, made when it is first asked for, without decoding; to be split, images must have one class.
+        """The catalog, made when it is first asked for; to be split, images must have one class.
+
+        Images are decoded only to find those that look alike, with `group` similar or auto and no times, and once: the
+        next time the groups are known.
 
         Raises:
             UserError: images that cannot be read, trained on or split.
@@ -135,19 +143,40 @@ class DefectData(LightningDataModule):
                 others = table[table["label"] == ""].drop(columns="label").rename(columns={"labels": "label"})
                 self._exclude(others[others["label"] != ""], Reason.SEVERAL_CLASSES)
                 self._exclude(others[others["label"] == ""], Reason.NO_CLASS)
-                table = splits.split_catalog(table[table["label"] != ""], **self.split)
+                table = splits.split_catalog(
+                    table[table["label"] != ""], group=self.group, find_similar=self._find_similar, **self.split
+                )
+                self._describe_groups(table)
             self.set_catalog(self.root, table)
         assert self._catalog is not None
         return self._catalog
 
-    def set_catalog(self, root: Root, table: pd.DataFrame, classes: Sequence[str] | None = None) -> None:
+    def set_catalog(
+        self, root: Root, table: pd.DataFrame, classes: Sequence[str] | None = None, notes: Sequence[str] | None = None
+    ) -> None:
         """Take a catalog whose files, below `root`, are known to be unchanged.
 
         `classes` are those of a trained model, in the order of their ids; None: those of the catalog as they appear in
-        it. Images with a label that is no class have the class id -1.
+        it. Images with a label that is no class have the class id -1. `notes` are those of its split.
         """
+        self.notes = self.notes if notes is None else tuple(notes)
         self.root, self._catalog = root, table.reset_index(drop=True)
         self.classes = [name for name in (self._catalog["label"].unique() if classes is None else classes) if name]
+
+    def _find_similar(self, table: pd.DataFrame) -> npt.NDArray[np.int64]:
+        paths = [self.root / path for path in table["path"]]
+        sha256s = table["sha256"].to_list()
+        known, limit = (self.cache_dir, paths, sha256s, self._since), self.max_pixels
+        return similarity.find_groups(*known, max_pixels=limit, progress=self.progress)
+
+    def _describe_groups(self, table: pd.DataFrame) -> None:
+        """Say how the images are grouped, and whether the split cuts groups."""
+        text = grouping.describe(table, self.group)
+        log.info("%s", text)
+        if cut := splits.count_cut_groups(table):
+            name = splits.resolve(self.split["name"], table)
+            self.notes = (f"split={name} does not keep groups together: {cut} are in several splits; {text}",)
+            log.warning("%s", self.notes[0])
 
     def _exclude(self, rows: pd.DataFrame, reason: Reason) -> None:
         """Add rows of a catalog to the excluded images."""
@@ -232,14 +261,17 @@ class DefectData(LightningDataModule):
         images = self.pixels.gather(torch.from_numpy(rows).to(self.pixels.device))
         return np.asarray(images.permute(0, 2, 3, 1).cpu())
 
-    def count_near_duplicates(self) -> int | None:
-        """Pairs of near-duplicates of which one trains and the other does not.
+    def find_near_duplicates(self) -> leakage.NearDuplicates | None:
+        """Near-duplicates of which one trains and the other does not; many are noted in `notes`.
 
         None with `cache=none`, where it would take an epoch of decoding, and above `duplicates.MAX_IMAGES_PER_RUN`.
         """
         if self._hashes is None or len(self._hashes) > duplicates.MAX_IMAGES_PER_RUN:
             return None
-        return duplicates.count_across_splits(self._hashes, self.catalog)
+        pairs = duplicates.find_pairs(self._hashes, duplicates.MAX_HASH_DISTANCE)
+        found = leakage.NearDuplicates.count(pairs, self.catalog)
+        self.notes += (found.sentence(),) * found.are_many
+        return found
 
     def find_rows(self, split: str) -> np.ndarray[Any, Any]:
         """The rows of the catalog in train, val or test, or with `all` every one."""

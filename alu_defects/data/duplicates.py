@@ -38,7 +38,7 @@ MAX_HASH_DISTANCE = 200  # bits
 MAX_IMAGES_PER_RUN = 20_000  # images compared in every run, in five seconds; `audit` compares any number
 _SIDE_PIXELS, _FREQUENCIES = 64, 32  # twice the pixels that the highest frequency needs
 _SPLITS_BY_PREFERENCE = ("test", "val+test", "val", "", "train", "unlabelled")
-_PAIRS_PER_BLOCK = 1 << 17  # compared at once: they stay in the processor's cache
+PAIRS_PER_BLOCK = 1 << 17  # compared at once: they stay in the processor's cache
 
 
 def exclude_same_name(images: Sequence[ImageRecord]) -> KeptAndExcluded:
@@ -102,8 +102,17 @@ def perceptual_hash(image: Image.Image) -> UInt8:
 
     400×400 pixels take less than a millisecond, 2560×1920 take 25.
     """
+    return hash_pixels(reduce_image(image))
+
+
+def reduce_image(image: Image.Image) -> npt.NDArray[np.float64]:
+    """The grey levels of an image of any size, averaged to what is hashed: (pixels, pixels)."""
     grey = image.convert("L").convert("F")  # float, or rounding would decide the weak frequencies of a smooth bar
-    pixels = np.asarray(grey.resize((_SIDE_PIXELS, _SIDE_PIXELS), Image.Resampling.BOX), np.float64)
+    return np.asarray(grey.resize((_SIDE_PIXELS, _SIDE_PIXELS), Image.Resampling.BOX), np.float64)
+
+
+def hash_pixels(pixels: npt.NDArray[np.float64]) -> UInt8:
+    """Hash what `reduce_image` returns, in the range 0 to 255: uint8 (HASH_BITS / 8,)."""
     waves = _waves()
     strengths = waves @ pixels @ waves.T
     return np.packbits(strengths.ravel() > 1e-3)  # rounding leaves 1e-5 of a frequency that is not there
@@ -134,12 +143,7 @@ def near_duplicates(hashed: UInt8, max_distance: int = MAX_HASH_DISTANCE) -> Int
     Returns:
         int64 (P, 2), rows of `hashed`, the first of a pair before the second.
     """
-    return np.concatenate([np.empty((0, 2), np.int64), *_find_pairs(hashed, max_distance)])
-
-
-def count_across_splits(hashed: UInt8, table: pd.DataFrame) -> int:
-    """Count the near-duplicates across the split, however many there are: images of a rig may all be alike."""
-    return sum(len(across_splits(pairs, table)) for pairs in _find_pairs(hashed, MAX_HASH_DISTANCE))
+    return np.concatenate([np.empty((0, 2), np.int64), *find_pairs(hashed, max_distance)])
 
 
 def across_splits(pairs: Int64, table: pd.DataFrame) -> Int64:
@@ -148,16 +152,19 @@ def across_splits(pairs: Int64, table: pd.DataFrame) -> Int64:
     return np.asarray(pairs[training[:, 0] != training[:, 1]])
 
 
-def _find_pairs(hashed: UInt8, max_distance: int) -> Iterator[Int64]:
-    """The near-duplicates, some at a time."""
+def find_pairs(hashed: UInt8, max_distance: int) -> Iterator[Int64]:
+    """The pairs of `near_duplicates`, some at a time: images of a rig may all be alike."""
     words = np.ascontiguousarray(np.ascontiguousarray(hashed).view(np.uint64).T)  # (words of a hash, N)
     known = np.asarray(hashed.any(axis=1))
+    # some of the bits are a lower bound that already rules out nearly every pair: of n bits of other images n / 2
+    # differ, give or take four times √n / 2; at MAX_HASH_DISTANCE half of the bits
+    enough = next((n for n in range(1, len(words)) if 32 * n - 16 * n**0.5 > max_distance), len(words))
+    some = words[np.linspace(0, len(words) - 1, enough).astype(int)]
     start = 0
     while start < len(hashed):
-        stop = start + max(1, _PAIRS_PER_BLOCK // (len(hashed) - start))
-        # half of the bits are a lower bound that already rules out nearly every pair
-        half = _distances(words[::2, start:stop, None], words[::2, None, start:])
-        i, j = (side + start for side in np.nonzero(half <= max_distance))
+        stop = start + max(1, PAIRS_PER_BLOCK // (len(hashed) - start))
+        least = _distances(some[:, start:stop, None], some[:, None, start:])
+        i, j = (side + start for side in np.nonzero(least <= max_distance))
         right = (i < j) & known[i] & known[j]
         i, j = i[right], j[right]
         right = _distances(words[:, i], words[:, j]) <= max_distance

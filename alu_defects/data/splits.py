@@ -1,15 +1,15 @@
 """Which images train, which select the model, which test it.
 
 Images of one bar, taken seconds apart, are almost the same. A split that trains on one and tests on the next measures
-memory: `session` keeps them together, `paper` and `random` do not. `leakage` measures how much that adds to the scores.
-The default, `auto`, takes the split that the data bring, else `session`.
+memory: `session` keeps them together, `paper` and `random` do not. `grouping` finds what belongs together, `leakage`
+measures how much that adds to the scores. The default, `auto`, takes the split that the data bring, else `session`.
 """
 
 import hashlib
 import inspect
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alu_defects.data import catalog, sessions
+from alu_defects.data import catalog, grouping
 from alu_defects.errors import UserError, check_choice
 
 log = logging.getLogger(__name__)
@@ -33,33 +33,46 @@ def check_split_options(**options: Any) -> None:
     split_catalog(pd.DataFrame(columns=list(catalog.COLUMNS), dtype=str), **options)
 
 
-def split_catalog(table: pd.DataFrame, *, name: str, gap: float = 60, **options: Any) -> pd.DataFrame:
+def split_catalog(
+    table: pd.DataFrame,
+    *,
+    name: str,
+    gap: float = 60,
+    group: str = "time",
+    find_similar: grouping.FindSimilar | None = None,
+    **options: Any,
+) -> pd.DataFrame:
     """Split a catalog; the same images are split in the same way, whatever their order and folder.
 
     Args:
         table: the catalog, with no two images of the same bytes.
         name: a key of `SPLITTERS`.
         gap: the longest pause within a session, in seconds.
+        group: what makes images a session, see `grouping.find_groups`.
+        find_similar: finds near-duplicates, for `group` similar and auto.
         options: those of the splitter.
 
     Returns:
         The catalog with the columns `session` and `split`: train, val, test or val+test. Every class is in all three.
 
     Raises:
-        UserError: no such splitter, an option that it does not have or that is out of range, a wrong split.file, or a
-            class with too few images or sessions.
+        UserError: no such splitter, an option that it does not have or that is out of range, a wrong split.file, images
+            that cannot be grouped, or a class with too few images or sessions.
     """
     check_choice("split.name", name, SPLITTERS)
     try:
         inspect.signature(SPLITTERS[name]).bind(table, **options)
     except TypeError as error:
         raise UserError(f"split.name={name}: {error}; split={name} sets name and options together") from error
-    table = table.assign(session=sessions.find_sessions(table, gap))
+    table = table.assign(session=grouping.find_groups(table, group, gap, find_similar))
     if name in ("random", "paper", "kfold", "session") and (given_splits(table) != "").any():
         log.warning("split=%s splits all images again; that of the data is not used, split=given takes it", name)
+    meant = resolve(name, table)
+    if meant == "session" or (meant == "kfold" and options.get("by", "session") == "session"):
+        grouping.check_sizes(table, group)
     table["split"] = SPLITTERS[name](table, **options)
-    fix = _FIXES.get(resolve(name, table), "add images, of which a class needs three, or remove the class")
-    check_classes(table, table["label"].unique(), f"(split.gap={gap} s); {fix}")
+    fix = _FIXES.get(meant, "add images, of which a class needs three, or remove the class")
+    check_classes(table, table["label"].unique(), f"(data.group={group}, split.gap={gap} s); {fix}")
     return table
 
 
@@ -73,6 +86,12 @@ def resolve(name: str, table: pd.DataFrame) -> str:
     if name != "auto":
         return name
     return "given" if (given_splits(table) != "").any() else "session"
+
+
+def count_cut_groups(table: pd.DataFrame) -> int:
+    """The groups of a split catalog (its sessions) that have images in several splits."""
+    parts = table[["session", "split"]].drop_duplicates()
+    return int(parts.loc[parts["session"].duplicated(), "session"].nunique())
 
 
 def check_classes(table: pd.DataFrame, classes: Iterable[str], fix: str) -> None:
@@ -144,7 +163,7 @@ def given(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: floa
     _check_given_classes(table, parts)
     if missing:
         train = table[parts == "train"]
-        parts.update(_hold_out(train, _whole_sessions(train), {part: fractions[part] for part in missing}, seed))
+        parts.update(_hold_out(train, train["session"], {part: fractions[part] for part in missing}, seed))
         what = " and ".join(f"{part} ({int((parts == part).sum())} images)" for part in missing)
         log.warning(
             "the given split has no %s: held out of train by whole sessions, %s", " and no ".join(missing), what
@@ -172,7 +191,7 @@ def session(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: fl
     Sessions are chosen in the order of a hash; those with more than twice the images that are still wanted train. New
     images therefore move few others to another split; scikit-learn's StratifiedGroupKFold would draw all of them again.
     """
-    return _hold_out(table, _whole_sessions(table), {"test": test_fraction, "val": val_fraction}, seed)
+    return _hold_out(table, table["session"], {"test": test_fraction, "val": val_fraction}, seed)
 
 
 def random(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int) -> pd.Series:
@@ -199,28 +218,38 @@ def kfold(table: pd.DataFrame, *, k: int = 5, fold: int = 0, by: str = "session"
     them is in every fold. scikit-learn's StratifiedGroupKFold does not guarantee that (its issue 34828), nor do all
     its versions stratify when it shuffles (32478).
 
-    Over all folds, from 0 to k - 1, each image tests once. `by` is what stays together: session or image.
+    Over all folds, from 0 to k - 1, each image tests once. `by` is what stays together: session or image. A session of
+    several classes is distributed with the rarest of them and counts for all.
 
     Raises:
         UserError: an option out of range, or a class with fewer than k of them.
     """
     if not 0 <= fold < k:
         raise UserError(f"split.fold={fold} must be from 0 to {k - 1}, since split.k={k}")
-    units = _whole_sessions(table) if by == "session" else table["sha256"]
-    folds, total = dict[str, int](), [0] * k
-    for label, own in units.groupby(table["label"]):
-        sizes = Counter(own.to_numpy(dtype=object))  # value_counts takes three times as long
-        if len(sizes) < k:  # in whichever fold: a cross-validation is whole or not at all
+    units = table["session"] if by == "session" else table["sha256"]
+    by_class, by_unit = _count(units, table["label"])
+    for label, sizes in by_class.items():  # in whichever fold: a cross-validation is whole or not at all
+        if len(sizes) < k:
             raise UserError(
                 f"class {label} has {len(sizes)} {by}s, fewer than split.k={k} folds; "
                 "lower split.k or split.gap, or add images"
             )
-        dealt = [0] * k
-        for unit in sorted(_shuffled(sizes, seed), key=sizes.__getitem__, reverse=True):
-            least = min(range(k), key=lambda f: (dealt[f], total[f]))
+    folds, total = dict[str, int](), [0] * k
+    dealt = {label: [0] * k for label in by_class}
+    for label in _rarest_first(by_class, by_unit):
+        sizes = by_class[label]
+        left = [unit for unit in _shuffled(sizes, seed) if unit not in folds]
+        for unit in sorted(left, key=sizes.__getitem__, reverse=True):
+            least = min(range(k), key=lambda f: (dealt[label][f], total[f]))
             folds[unit] = least
-            dealt[least] += sizes[unit]
-            total[least] += sizes[unit]
+            for other, count in by_unit[unit].items():
+                dealt[other][least] += count
+                total[least] += count
+    if lacking := [label for label, counts in dealt.items() if not all(counts)]:
+        raise UserError(
+            f"class {lacking[0]} is not in each of the split.k={k} folds, since its {by}s hold images of rarer classes "
+            "too; lower split.k, or add images"
+        )
     parts = {fold: "test", (fold + 1) % k: "val"}
     return units.map(lambda unit: parts.get(folds[unit], "train"))
 
@@ -258,16 +287,11 @@ SPLITTERS: dict[str, Callable[..., pd.Series]] = {
     s.__name__: s for s in (auto, given, session, paper, kfold, random, file)
 }
 _FIXES = {
-    "session": "lower split.gap, choose split=random, which splits sessions, or add images: a class needs three",
+    "session": "lower split.gap, give another data.group, choose split=random, which splits sessions, or add images: "
+    "a class needs three",
     "given": "add images of it to this split, or take split=session, which splits all images again",
     "file": "let split.file put some there; val+test is val and test",
 }
-
-
-def _whole_sessions(table: pd.DataFrame) -> pd.Series:
-    if untimed := int((table["time"] == "").sum()):
-        log.warning("%d of %d images have no capture time: each is a session of its own", untimed, len(table))
-    return table["session"]
 
 
 def _shuffled(units: Iterable[str], seed: int) -> list[str]:
@@ -281,24 +305,57 @@ def _hold_out(table: pd.DataFrame, units: pd.Series, fractions: Mapping[str, flo
         options = {"val": "split.val_fraction", "test": "split.test_fraction", VAL_AND_TEST: "split.test_fraction"}
         given = " and ".join(f"{options[part]}={fractions[part]}" for part in reversed(list(fractions)))
         raise UserError(f"{given}: must be above 0 and leave something below 1 to train on")
+    by_class, by_unit = _count(units, table["label"])
+    wanted = {label: sum(sizes.values()) for label, sizes in by_class.items()}
     part_of: dict[str, str] = {}
-    for _, own in units.groupby(table["label"]):
-        sizes = Counter(own.to_numpy(dtype=object))  # value_counts takes three times as long
-        left = _shuffled(sizes, seed)
-        for still, (part, fraction) in zip(range(len(fractions), 0, -1), fractions.items(), strict=True):
-            chosen = _fill(left, sizes, wanted=fraction * len(own), most=len(left) - still)
-            part_of |= dict.fromkeys(chosen, part)
+    held = {part: Counter[str]() for part in (*fractions, "train")}  # images of each class so far
+    for label in _rarest_first(by_class, by_unit):
+        left = [unit for unit in _shuffled(by_class[label], seed) if unit not in part_of]
+        for part, fraction in (*fractions.items(), ("train", 1.0)):
+            later = [p for p in list(held)[list(held).index(part) + 1 :] if not held[p][label]]  # each needs a unit
+            chosen = left
+            if part != "train":
+                missing = {one: fraction * wanted[one] - held[part][one] for one in wanted}
+                chosen = _fill({unit: by_unit[unit] for unit in left}, label, missing, most=len(left) - len(later))
+                if not chosen and not held[part][label]:
+                    chosen = sorted(left, key=lambda unit: sum(by_unit[unit].values()))[:1]
+            for unit in chosen:
+                part_of[unit] = part
+                held[part].update(by_unit[unit])
             left = [unit for unit in left if unit not in part_of]
     return units.map(part_of).fillna("train")
 
 
-def _fill(units: list[str], sizes: Mapping[str, int], wanted: float, most: int) -> list[str]:
-    """At most `most` units that bring the number of images nearer to `wanted`; if none does, the smallest unit."""
-    chosen, have = list[str](), 0
-    for unit in units:
-        if len(chosen) >= most or abs(have + 1 - wanted) >= abs(have - wanted):
+def _fill(units: Mapping[str, Mapping[str, int]], label: str, missing: Mapping[str, float], most: int) -> list[str]:
+    """At most `most` units that bring the images of a part nearer to what is wanted.
+
+    Args:
+        units: of the class `label`, each with its images of each class; those of other classes count as well.
+        label: the class that is distributed.
+        missing: images of each class that the part still lacks; below 0 where it has too many.
+        most: so many units, so that others remain for the other parts.
+    """
+    chosen, missing = list[str](), dict(missing)
+    for unit, counts in units.items():
+        if len(chosen) >= most or abs(missing[label] - 1) >= abs(missing[label]):
             break  # not even a unit of one image would bring it nearer
-        if abs(have + sizes[unit] - wanted) < abs(have - wanted):
+        if sum(abs(missing[one] - n) - abs(missing[one]) for one, n in counts.items()) < 0:
             chosen.append(unit)
-            have += sizes[unit]
-    return chosen or sorted(units, key=sizes.__getitem__)[:1]
+            for one, n in counts.items():
+                missing[one] -= n
+    return chosen
+
+
+def _count(units: pd.Series, labels: pd.Series) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
+    """Images by class and unit, and by unit and class; the classes in the order of their names."""
+    by_class, by_unit = defaultdict[str, dict[str, int]](dict), defaultdict[str, dict[str, int]](dict)
+    pairs = Counter(zip(labels, units, strict=True))  # value_counts takes three times as long
+    for (label, unit), count in sorted(pairs.items(), key=lambda pair: pair[0][0]):
+        by_class[label][unit] = by_unit[unit][label] = count
+    return dict(by_class), dict(by_unit)
+
+
+def _rarest_first(by_class: Mapping[str, Mapping[str, int]], by_unit: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Classes that share units with others first, of these the one of the fewest units; then the others by name."""
+    shared = {label for counts in by_unit.values() if len(counts) > 1 for label in counts}
+    return sorted(by_class, key=lambda label: (label not in shared, len(by_class[label]) * (label in shared), label))

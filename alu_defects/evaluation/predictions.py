@@ -105,6 +105,7 @@ def summarize(classifier: Classifier, data: DefectData, split: str, index: Tenso
     values = counted.compute()
     confusion = pd.DataFrame(values["confusion"].numpy(), index=pd.Index(names, name="label"), columns=names)
     notes = [splits.SELECTED_ON_TEST] if splits.selected_on_test(data.catalog) else []
+    notes += data.notes
     if len(index) < (total := len(data.find_rows(split))):  # trainer.limit_test_batches, say
         notes.append(f"{PARTIAL_NOTE}: {len(index)} of {total} {split} images")
     if classifier.tta:

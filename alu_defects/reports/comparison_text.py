@@ -31,6 +31,8 @@ def warnings(comparison: Comparison) -> list[str]:
         )
     if partial := [group.name for group in groups if PARTIAL_NOTE in group.note]:
         texts.append(f"Evaluated on a part of the images only: {', '.join(partial)}. These scores say little.")
+    runs = (run for group in groups for run in group.runs)
+    texts += dict.fromkeys(f"{note}." for run in runs for note in run.status().get("split_notes", ()))
     baseline = time_only_accuracy(comparison)
     if baseline is not None:
         lowest = dict(zip(comparison.table["group"], comparison.table["accuracy_session_low"], strict=True))

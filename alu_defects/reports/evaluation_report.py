@@ -38,7 +38,8 @@ def _parts(assessment: Assessment, data: DefectData, folder: Path) -> Iterator[s
     images = assessment.evaluated
     result, names, point = images.evaluation, images.classes, assessment.point
     for note in dict.fromkeys([*result.notes, *assessment.val.evaluation.notes]):
-        yield f"> The epoch was {note}: all scores are too good." if note == SELECTED_ON_TEST else f"> A {note}."
+        text = {SELECTED_ON_TEST: f"The epoch was {note}: all scores are too good"}.get(note, note)
+        yield f"> {html.escape_markdown(text[0].upper() + text[1:])}."
     right, total = int(images.right.sum()), len(images.right)
     sessions = len(set(images.sessions))
     yield f"{total} {result.split} images" + (f" in {sessions} sessions." if sessions < total else ", each by itself.")

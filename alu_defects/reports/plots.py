@@ -4,6 +4,7 @@ pyplot is not used: it keeps every figure in a global list and picks a window sy
 """
 
 import re
+import textwrap
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal
@@ -145,7 +146,9 @@ def plot_confusion(
     ax.set(xlabel="predicted", ylabel="true (images)")
     total = int(support.sum())
     title = f"{right} of {total} images right ({right / max(total, 1):.1%})"
-    fig.suptitle("Per cent of each true class" if in_per_cent else title + (f"\n{note}" if note else ""))
+    fig.suptitle(
+        "Per cent of each true class" if in_per_cent else title + (f"\n{textwrap.fill(note, 90)}" if note else "")
+    )
     fig.colorbar(image, ax=ax, format=PercentFormatter(1), shrink=0.8, label="share of the true class")
     return fig
 

@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
+from rich.panel import Panel
 from rich.table import Table
 
 from alu_defects.auditing.checks import Audit
 from alu_defects.data.catalog import count_by_archive, count_reasons
 from alu_defects.data.datamodule import DefectData
-from alu_defects.data.leakage import Leakage
+from alu_defects.data.leakage import Leakage, NearDuplicates
 from alu_defects.data.splits import SELECTED_ON_TEST, SPLITS, in_split, selected_on_test
 from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.training.metrics import SUMMARY_METRICS
@@ -41,11 +42,16 @@ def print_data(data: DefectData) -> None:
         console.print(escape(f"excluded: {count} × {reason}"), highlight=False)
 
 
-def print_leakage(leakage: Leakage | None, near_duplicates: int | None) -> None:
+def print_leakage(leakage: Leakage | None, alike: NearDuplicates | None) -> None:
     """Print what a split gives away: by the capture times where there are any, and by repeated images."""
-    counted = "not counted, alu-audit does" if near_duplicates is None else near_duplicates
-    text = leakage.sentence() if leakage else f"Pairs of near-duplicates across the split: {counted}."
-    Console().print(escape(text), style="yellow" if leakage and leakage.is_strong else None, highlight=False)
+    console = Console()
+    if leakage:
+        console.print(escape(leakage.sentence()), style="yellow" if leakage.is_strong else None, highlight=False)
+    text = escape(alike.sentence()) if alike else "Near-duplicates across the split: not counted, alu-audit does."
+    if alike and alike.are_many:
+        console.print(Panel(text, title="the split gives test images away", border_style="red", highlight=False))
+    else:
+        console.print(text, highlight=False)
 
 
 def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation, weights: str = "") -> None:
@@ -112,6 +118,9 @@ def print_audit(audit: Audit) -> None:
         console.print(line, soft_wrap=True, highlight=False)
     if audit.leakage:
         console.print(escape(audit.leakage.sentence()), highlight=False)
+    if audit.alike:
+        style = "yellow" if audit.alike.are_many else None
+        console.print(escape(audit.alike.sentence()), style=style, highlight=False)
     console.print(f"[bold {'red' if audit.fails else 'green'}]{escape(audit.verdict)}[/]", highlight=False)
 
 

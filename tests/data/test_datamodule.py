@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from alu_defects.data import decode, duplicates, sources
 from alu_defects.data.catalog import EXCLUDED_COLUMNS
 from alu_defects.data.datamodule import DefectData
+from alu_defects.data.leakage import NearDuplicates
 from alu_defects.errors import UserError
 from alu_defects.tianchi_classes import CLASSES
 
@@ -130,7 +131,7 @@ def test_worker_processes_yield_the_same_batches_and_do_not_change_the_global_ge
 def test_images_are_the_same_with_every_cache(photographs: Path, tmp_path: Path, cache: str) -> None:
     expected = fit(make(photographs), tmp_path)
     data = make(photographs, cache=cache, num_workers=0)
-    assert (data.count_near_duplicates() is None) == (cache == "none")
+    assert (data.find_near_duplicates() is None) == (cache == "none")
     found = fit(data, tmp_path)
     assert found.keys() == expected.keys()
     for batches, others in zip(found.values(), expected.values(), strict=True):
@@ -167,9 +168,9 @@ def test_pixels_can_be_moved_again(photographs: Path) -> None:
 
 def test_near_duplicates_of_too_many_images_are_not_counted(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make(photographs)
-    assert data.count_near_duplicates() == 0
+    assert data.find_near_duplicates() == NearDuplicates(0, 0, 16)
     monkeypatch.setattr(duplicates, "MAX_IMAGES_PER_RUN", 35)
-    assert data.count_near_duplicates() is None
+    assert data.find_near_duplicates() is None
 
 
 def test_reading_no_images_gives_an_empty_array(photographs: Path) -> None:

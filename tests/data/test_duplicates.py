@@ -13,11 +13,12 @@ from alu_defects.data.duplicates import (
     HASH_BITS,
     MAX_HASH_DISTANCE,
     across_splits,
-    count_across_splits,
+    find_pairs,
     hash_images,
     near_duplicates,
     perceptual_hash,
 )
+from alu_defects.data.leakage import NearDuplicates
 
 
 def shot(bar: int, moved: int = 0) -> Image.Image:
@@ -84,7 +85,7 @@ def test_an_image_without_structure_in_both_directions_has_no_hash_and_no_double
 def test_pairs_are_those_of_comparing_everything(
     block: int, max_distance: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicates, "_PAIRS_PER_BLOCK", block)
+    monkeypatch.setattr(duplicates, "PAIRS_PER_BLOCK", block)
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2, (40, HASH_BITS), dtype=np.uint8)
     bits[7], bits[30] = bits[3], bits[3]
@@ -115,5 +116,7 @@ def test_pairs_across_splits_have_one_image_in_train() -> None:
 def test_pairs_across_the_split_are_counted_where_all_images_are_alike() -> None:
     hashed = np.repeat(perceptual_hash(shot(0))[None], 500, axis=0)
     table = pd.DataFrame({"split": ["train"] * 300 + ["val"] * 150 + ["test"] * 50})
-    assert count_across_splits(hashed, table) == 300 * 200
-    assert count_across_splits(hashed, table) == len(across_splits(near_duplicates(hashed), table))
+    found = NearDuplicates.count(find_pairs(hashed, MAX_HASH_DISTANCE), table)
+    assert found == NearDuplicates(pairs=300 * 200, images=200, held_out=200)
+    assert found.are_many
+    assert found.sentence().startswith("200 of 200 val and test images (100.0 %) have a near-duplicate in train")

@@ -17,7 +17,7 @@ from alu_defects.tianchi_classes import CLASSES
 
 from .tianchi_names import TRAIN3, true_names
 
-LEAKAGE = Leakage(400, accuracy=0.96, macro_recall=0.931, majority=0.51, share_within_30s=0.79, near_duplicates=None)
+LEAKAGE = Leakage(400, accuracy=0.96, macro_recall=0.931, majority=0.51, share_within_30s=0.79)
 
 
 def table(*rows: tuple[str, str, int | None]) -> pd.DataFrame:
@@ -40,11 +40,8 @@ def test_time_only_baseline_predicts_the_class_of_the_nearest_image() -> None:
             ("b", "test", 5000),  # right
             ("a", "test", None),
         ),
-        near_duplicates=3,
     )
-    assert found == Leakage(
-        images=4, accuracy=0.75, macro_recall=0.75, majority=0.5, share_within_30s=0.25, near_duplicates=3
-    )
+    assert found == Leakage(images=4, accuracy=0.75, macro_recall=0.75, majority=0.5, share_within_30s=0.25)
     assert json.loads(json.dumps(asdict(found)))["accuracy"] == 0.75
 
 
@@ -89,9 +86,9 @@ def test_leakage_sentence() -> None:
         "the same class within 30 s. Scores on this split are partly due to the capture time; keep longer sessions "
         "together (split=session, a larger split.gap)."
     )
-    modest = replace(LEAKAGE, accuracy=0.7, near_duplicates=12)
+    modest = replace(LEAKAGE, accuracy=0.7)
     assert not modest.is_strong
-    assert modest.sentence().endswith("within 30 s; pairs of near-duplicates across the split: 12.")
+    assert modest.sentence().endswith("within 30 s.")
 
 
 @pytest.fixture(scope="module")

@@ -217,7 +217,9 @@ def test_a_class_of_one_large_session_and_two_small_ones_trains_on_the_large() -
 
 def test_a_class_with_two_sessions_is_refused_with_the_fix() -> None:
     images = pd.concat([shots("a", [1] * 9), shots("pit", [20, 20])])
-    with pytest.raises(UserError, match=r"class pit .* 40 in 2 sessions \(split\.gap=300 s\); lower split\.gap"):
+    with pytest.raises(
+        UserError, match=r"class pit .* 40 in 2 sessions \(data\.group=time, split\.gap=300 s\); lower split\.gap"
+    ):
         divide(images, "session", gap=300)
     assert len(divide(images, "session", gap=5)) == 49
 
@@ -225,7 +227,7 @@ def test_a_class_with_two_sessions_is_refused_with_the_fix() -> None:
 def test_images_without_times_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     divide(SHOTS, "session")
     divide(table(a=9, b=9), "random")
-    assert not caplog.records
+    caplog.clear()
     result = counts(table(a=10, b=25), "session")
     assert result.loc["b"].to_dict() == {"train": 15, "val": 5, "test": 5}
     assert [r.getMessage() for r in caplog.records] == [
@@ -235,6 +237,35 @@ def test_images_without_times_are_warned_of(caplog: pytest.LogCaptureFixture) ->
 
 def test_class_names_that_are_not_utf8_are_split() -> None:
     assert len(divide(shots("\udcff\udcfe", [1, 2, 3, 4]), "session")) == 10
+
+
+def mixed(**pieces: list[str]) -> pd.DataFrame:
+    """A catalog with an image of each label in each piece."""
+    rows = [(f"{piece}/{n}.png", label, piece) for piece, labels in pieces.items() for n, label in enumerate(labels)]
+    found = pd.DataFrame(rows, columns=["path", "label", "piece"], dtype=str).assign(time="", boxes="")
+    return found.assign(sha256=[hashlib.sha256(path.encode()).hexdigest() for path in found["path"]])
+
+
+PIECES = mixed(**{f"p{n}": ["pit"] * (n % 3) + ["scratch"] * (n % 5) + ["good"] * (n % 7) for n in range(1, 120)})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_piece_of_several_classes_is_in_one_split_and_counts_for_all(seed: int) -> None:
+    result = splits.split_catalog(PIECES, name="session", group="piece", seed=seed)
+    assert result.groupby("piece")["split"].nunique().max() == 1
+    shares = pd.crosstab(result["label"], result["split"], normalize="index")
+    assert shares[["val", "test"]].to_numpy() == pytest.approx(np.full((3, 2), 0.2), abs=0.03)
+
+
+def test_folds_with_pieces_of_several_classes_hold_every_class() -> None:
+    tested = []
+    for fold in range(4):
+        result = splits.split_catalog(PIECES, name="kfold", group="piece", k=4, fold=fold, seed=0)
+        assert result.groupby("piece")["split"].nunique().max() == 1
+        shares = pd.crosstab(result["label"], result["split"], normalize="index")
+        assert shares["test"].between(0.15, 0.35).all()
+        tested.append((result["split"] == "test").to_numpy())
+    assert (np.sum(tested, axis=0) == 1).all()
 
 
 # kfold

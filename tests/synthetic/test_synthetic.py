@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from alu_defects.data import annotations, leakage, sessions, splits, tianchi
+from alu_defects.data.catalog import data_hash
 from alu_defects.errors import UserError
 from alu_defects.synthetic import SyntheticOptions, ensure_written
 from alu_defects.synthetic.defects import DRAW_FUNCTIONS
@@ -278,3 +279,17 @@ def test_root_with_images_of_the_user_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds rust, which was not generated here"):
         ensure_written(tmp_path, SyntheticOptions(images=66))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".DS_Store", "rust"]
+
+
+@pytest.mark.parametrize(
+    ("options", "digest"),
+    [
+        ({"name": "session"}, "f7d635852d051da3"),
+        ({"name": "kfold", "fold": 1}, "9ee09f7f1110bb9c"),
+        ({"name": "kfold", "by": "image"}, "4f3f845473de732c"),
+        ({"name": "random"}, "abed802291ab4755"),
+        ({"name": "paper"}, "0531a49c830ced42"),
+    ],
+)
+def test_the_split_of_the_set_stays_what_it_was(options: dict[str, Any], digest: str) -> None:
+    assert data_hash(splits.split_catalog(catalog(1650, "real"), seed=0, **options)).startswith(digest)
