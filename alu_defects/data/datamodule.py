@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
-from alu_defects.data import bit_depth, decode, duplicates, sources, splits
+from alu_defects.data import bit_depth, decode, duplicates, hashes, sources, splits
 from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
 from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason
@@ -23,7 +24,7 @@ from alu_defects.errors import UserError, check_choice
 
 log = logging.getLogger(__name__)
 
-PREDICT_SPLITS = ("val", "test", "all")
+PREDICT_SPLITS = ("val", "test", splits.NEW, "all")
 
 
 class DefectData(LightningDataModule):
@@ -47,6 +48,7 @@ class DefectData(LightningDataModule):
         seed: of the order of the images and of the augmentation.
         on_broken: `error` refuses images that cannot be decoded, `exclude` excludes them, and the others stay in their
             split. A file that cannot even be read is always an error.
+        remember_hashes: files that have kept size and times since they were hashed are not hashed again, see `hashes`.
         options: further options of the source.
 
     Raises:
@@ -70,6 +72,7 @@ class DefectData(LightningDataModule):
         seed: int = 0,
         progress: bool = True,
         on_broken: str = "error",
+        remember_hashes: bool = True,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -102,7 +105,10 @@ class DefectData(LightningDataModule):
         self.classes: list[str] = []  # in the order of their ids
         self.pixels: CachedPixels | DecodeOnDemand | None = None  # in the order of the catalog, once prepared
         self._catalog: pd.DataFrame | None = None
-        self._since = time.time()  # files are hashed later than this
+        self._hashes_folder = self.cache_dir if remember_hashes else None
+        # Files are hashed later than this; or they were as they had been when they were hashed. What changes after it,
+        # changes a time that is later, too.
+        self._since = time.time()
         self._hashes: decode.UInt8 | None = None
         self._datasets: dict[str, ImageDataset] = {}
 
@@ -114,7 +120,8 @@ class DefectData(LightningDataModule):
             UserError: images that cannot be read, trained on or split.
         """
         if self._catalog is None:
-            self.root, self.found = sources.find_images(self.source, self.source_options)
+            with self.remember_hashes():
+                self.root, self.found = sources.find_images(self.source, self.source_options)
             table, self.excluded = self.found.table, self.found.excluded
             if self.split:
                 sources.check_trainable(self.source, self.root, table)
@@ -125,6 +132,10 @@ class DefectData(LightningDataModule):
             self.set_catalog(self.root, table)
         assert self._catalog is not None
         return self._catalog
+
+    def remember_hashes(self) -> AbstractContextManager[None]:
+        """Inside, files are hashed as for the catalog: with the hashes of earlier starts, and a progress bar."""
+        return hashes.remember_hashes(self._hashes_folder, progress=self.progress)
 
     def set_catalog(self, root: Path, table: pd.DataFrame, classes: Sequence[str] | None = None) -> None:
         """Take a catalog whose files, below `root`, are known to be unchanged.
@@ -157,7 +168,9 @@ class DefectData(LightningDataModule):
             return
         table = self.catalog
         paths, sha256s = [self.root / path for path in table["path"]], table["sha256"].to_list()
-        deep = bit_depth.find_16_bit(paths)
+        cached = set(PixelCache(self.cache_dir, self.image_size, self.resize).find_cached(sha256s))
+        others = [i for i, sha256 in enumerate(sha256s) if sha256 not in cached]  # images of 8 bits alone are in there
+        deep = [others[i] for i in bit_depth.find_16_bit([paths[i] for i in others])]
         known = [paths[i] for i in deep], [sha256s[i] for i in deep], self._since, self.cache_dir
         self.bits = bit_depth.choose_bits(self.bits, *known, progress=self.progress)
         if self.cache == "none":
@@ -224,6 +237,24 @@ class DefectData(LightningDataModule):
         if self._hashes is None or len(self._hashes) > duplicates.MAX_IMAGES_PER_RUN:
             return None
         return duplicates.count_across_splits(self._hashes, self.catalog)
+
+    def find_lookalikes(self, sha256s: Sequence[str]) -> tuple[np.ndarray[Any, Any], int] | None:
+        """Which images look like some others, of which the pixel cache knows the hashes.
+
+        Args:
+            sha256s: hashes of the content of the others.
+
+        Returns:
+            Whether each image of the catalog, (N,), is a near-duplicate of one of them, and of how many of them the
+            perceptual hash is known. None as in `count_near_duplicates`.
+        """
+        if self._hashes is None:
+            return None
+        cache = PixelCache(self.cache_dir, self.image_size, self.resize)
+        found = cache.hashes(cache.find_rows(known := cache.find_cached(sha256s)))
+        if len(self._hashes) + len(known) > duplicates.MAX_IMAGES_PER_RUN:
+            return None
+        return duplicates.find_lookalikes(self._hashes, found), len(known)
 
     def find_rows(self, split: str) -> np.ndarray[Any, Any]:
         """The rows of the catalog in train, val or test, or with `all` every one."""

@@ -20,7 +20,14 @@ from alu_defects.runs.run import Run
 # where files lie and what the screen shows, which changes no result
 NOT_IN_IDENTITY = ("hydra", "run_dir", "resume", "paths", "sweep", "operating", "logger")
 IGNORED = {
-    "data": ("root", "cache", "cache_dir", "num_workers", "progress"),  # the images are compared by content
+    "data": (
+        "root",
+        "cache",
+        "cache_dir",
+        "num_workers",
+        "progress",
+        "remember_hashes",
+    ),  # the images are compared by content
     "trainer": ("enable_progress_bar",),
     "callbacks": ("dashboard", "epoch_lines", "progress_bar"),
 }
