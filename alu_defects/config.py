@@ -132,6 +132,7 @@ ALLOWED = {
     "loss.gamma": Allowed(float, lowest=0),
     "max_nonfinite": Allowed(int, lowest=0),
     "near_duplicates.max_distance": Allowed(int, lowest=0, highest=1024),  # bits of a hash
+    "operating.choose_on": Allowed(words=("val", "new")),
     "operating.confidence_level": Allowed(float, above=0, below=1, null=True),
     "operating.max_escape": Allowed(float, above=0, below=1, null=True),
     "operating.reject": Allowed(float, lowest=0, below=1),

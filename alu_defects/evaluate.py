@@ -1,19 +1,29 @@
-"""Evaluate a trained run: `python -m alu_defects.evaluate run=runs/<run> split=test`."""
+"""Evaluate a run: `python -m alu_defects.evaluate run=runs/<run> split=test`; data.root=<folder>: on new images."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from alu_defects.cli import verb
 from alu_defects.config import absolute_paths, check_settings, plain
+from alu_defects.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help and --cfg must not wait for it
+    from alu_defects.data.datamodule import DefectData
+    from alu_defects.evaluation.assessment import Assessment
+    from alu_defects.evaluation.new_images import NewImages
+    from alu_defects.runs.run import Run
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Run a run's best checkpoint over val and the split that is asked for, and report everything about it.
+    """Run a run's best checkpoint over images, and report everything about it.
 
-    Temperature, threshold and the confidences of selective prediction are chosen on val; the first two replace
-    operating.json of the run.
+    These are val and the split that is asked for; or, where `data.root` holds none of the images of the run, the new
+    labelled images there, under the split name `new`. Temperature, threshold and the confidences of selective
+    prediction are chosen on val, or on the new images (`operating.choose_on`); the first two replace operating.json of
+    the run.
 
     Returns:
         What metrics.json holds: under the name of the split loss, accuracy, macro precision, recall and F1, and
@@ -23,62 +33,109 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         UserError: no such run, split or class, no checkpoint, an option out of range, images that are missing or
             others than those of the run, a network whose training has diverged.
     """
-    import torch
-
-    from alu_defects.data import catalog, splits
-    from alu_defects.data.datamodule import DefectData
+    from alu_defects.data import splits
     from alu_defects.evaluation import predictions
-    from alu_defects.evaluation.assessment import Assessment, CalibratedPredictions
-    from alu_defects.evaluation.operating import OperatingPoint, check_normal, fill_options
+    from alu_defects.evaluation.operating import check_normal, fill_options
     from alu_defects.reports import evaluation_report, terminal
     from alu_defects.runs.run import Run
-    from alu_defects.training import checkpoint, threads, trainer
+    from alu_defects.training import threads
 
     config = absolute_paths(config)
     check_settings(config)
     splits.check_held_out(config.split.name)
     threads.check_threads(config.trainer.threads)
-    load = threads.OtherLoad()
     run = Run.existing(config.run)
     options = plain(run.config())
     operating = fill_options(plain(config.operating), options["operating"])
-    here = {key: config.data[key] for key in ("cache", "cache_dir")}  # the run's may be of another machine
-    here["bits"] = run.status()["bits"]  # auto would look at a part of the run's images
-    here["on_broken"] = "error"  # what was excluded is not in the catalog of the run
-    data = DefectData(**{**options["data"], **here}, split={}, seed=options["seed"])
-    root = catalog.existing_root(config.data.root) if config.data.root else run.data_root()
-    table = run.catalog()
-    check_normal(operating["normal"], sorted(set(table["label"])))
-    table = table[splits.in_split(table, "val") | splits.in_split(table, config.split.name)]
-    catalog.verify_files(root, table)
-    data.set_catalog(root, table)
-    checkpoint.check_classes(run.best, data.classes)
-    classifier = checkpoint.load_classifier(run.best)
-    computing = trainer.repeat_precision(plain(config.trainer), run.status())
-    split = config.split.name
-    with threads.restore_threads():
-        torch.set_num_threads(threads.choose_threads(config.trainer.threads, load))
-        results = {
-            name: predictions.evaluate(classifier, data, name, computing) for name in dict.fromkeys(("val", split))
-        }
-    for result in results.values():
-        result.check_numbers()
-    sessions = {name: data.catalog["session"].iloc[result.rows].tolist() for name, result in results.items()}
-    point = OperatingPoint.choose(results["val"].predictions, sessions["val"], operating)
-    assert point is not None  # the numbers were checked
-    point.save(run.operating_file)
-    images = {name: CalibratedPredictions(result, sessions[name], point) for name, result in results.items()}
-    assessment = Assessment(images["val"], images[split], point, operating["reject"], operating["target_accuracy"])
-    result = results[split]
-    metrics = {split: result.metrics, "note": predictions.join_notes(results.values()), **assessment.as_dict()}
-    output = Path(config.output)
+    check_normal(operating["normal"], sorted(set(run.catalog()["label"])))
+    data, new = _find_images(config, run)
+    split = splits.NEW if new else config.split.name
+    assessment = _assess(config, run, data, new, operating)
+    result = assessment.evaluated.evaluation
+    note = predictions.join_notes([assessment.chooser.evaluation, result])
+    metrics = {split: result.metrics, "note": note, **assessment.as_dict()}
+    if new:
+        about = {"root": str(data.root), "data_hash": new.data_hash, "images": len(data.catalog)}
+        metrics["new_images"] = {**about, "missing_classes": new.missing, "unknown_classes": new.unknown}
+    output = Path(config.output) if config.output else run.evaluation(new.name if new else split)
     evaluation_report.write_evaluation(result, output, metrics)
     terminal.print_run(output, metrics, result)
     for text in evaluation_report.operating_sentences(assessment):
         print(text)
-    title = f"{options['model']['name']} on {split}: {run.folder.resolve().name}"
+    title = f"{options['model']['name']} on {data.root if new else split}: {run.folder.resolve().name}"
     print(f"report: {evaluation_report.write_evaluation_report(assessment, data, output, title)}")
     return metrics
+
+
+def _find_images(config: DictConfig, run: "Run") -> "tuple[DefectData, NewImages | None]":
+    """The val and test images of the run, or new ones where data.root holds those."""
+    from alu_defects.data import catalog, splits
+    from alu_defects.data.datamodule import DefectData
+    from alu_defects.evaluation import new_images
+    from alu_defects.training import checkpoint
+
+    given, options, table = config.data, plain(run.config()), run.catalog()
+    if given.source and not given.root:
+        raise UserError(f"data.source={given.source} says how new images are read; give their folder as data.root=…")
+    # what the run says of them may be of another machine; bits=auto would look at a part of its images
+    here = {key: given[key] for key in ("cache", "cache_dir", "remember_hashes")}
+    here |= {"bits": run.status()["bits"]}
+    root = catalog.existing_root(given.root) if given.root else run.data_root()
+    if not given.source:
+        # what was excluded is not in the catalog of the run
+        data = DefectData(**{**options["data"], **here, "on_broken": "error"}, split={}, seed=options["seed"])
+        table = table[splits.in_split(table, "val") | splits.in_split(table, config.split.name)]
+        with data.remember_hashes():
+            found = catalog.compare_files(root, table)
+        # other images under all of its names may be its own, changed: then that must be said
+        if not given.root or found.unchanged or not found.missing:
+            if config.operating.choose_on == splits.NEW:
+                raise UserError(f"operating.choose_on=new: {root} holds images of the run; give others as data.root=…")
+            catalog.verify_files(root, found)
+            data.set_catalog(root, table)
+            checkpoint.check_classes(run.best, data.classes)
+            return data, None
+    new = new_images.find_new_images(run, root, given.source, {**here, "on_broken": given.on_broken})
+    print(f"{len(new.data.catalog)} labelled images in {root} are evaluated as new ones")
+    return new.data, new
+
+
+def _assess(
+    config: DictConfig, run: "Run", data: "DefectData", new: "NewImages | None", operating: Mapping[str, Any]
+) -> "Assessment":
+    """Evaluate, and replace operating.json of the run."""
+    import torch
+
+    from alu_defects.data import catalog, splits
+    from alu_defects.evaluation import new_images, predictions
+    from alu_defects.evaluation.assessment import Assessment, CalibratedPredictions
+    from alu_defects.evaluation.operating import ChosenOn, OperatingPoint
+    from alu_defects.training import checkpoint, threads, trainer
+
+    load, status, chooser = threads.OtherLoad(), run.status(), operating["choose_on"]
+    split = splits.NEW if new else config.split.name
+    classifier = checkpoint.load_classifier(run.best)
+    computing = trainer.repeat_precision(plain(config.trainer), status)
+    with threads.restore_threads():
+        torch.set_num_threads(threads.choose_threads(config.trainer.threads, load))
+        names = (split,) if new else dict.fromkeys(("val", split))
+        results = {name: predictions.evaluate(classifier, data, name, computing) for name in names}
+    for result in results.values():
+        result.check_numbers()
+    sessions = {name: data.catalog["session"].iloc[result.rows].tolist() for name, result in results.items()}
+    if new:
+        results[split] = new.complete(results[split])
+        if chooser == "val":
+            results["val"], sessions["val"] = new_images.read_val(run)
+    on_new = chooser == splits.NEW
+    root = str(data.root) if on_new else status["data_root"]
+    digest = catalog.data_hash(data.catalog) if on_new else status["data_hash"]
+    chosen_on = ChosenOn(chooser, root, digest, len(sessions[chooser]))
+    point = OperatingPoint.choose(results[chooser].predictions, sessions[chooser], operating, chosen_on)
+    assert point is not None  # the numbers were checked
+    point.replace_in(run.operating_file)
+    images = {name: CalibratedPredictions(result, sessions[name], point) for name, result in results.items()}
+    return Assessment(images[chooser], images[split], point, operating["reject"], operating["target_accuracy"])
 
 
 @verb("evaluate")

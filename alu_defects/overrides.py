@@ -29,7 +29,7 @@ TEXT_SETTINGS = (*PATH_SETTINGS, "operating.normal")  # what is typed for them i
 LIST_SETTINGS = ("runs",)  # of these, [a,b] are two texts; elsewhere it is one that is called so
 
 # what Hydra would take for a group of conf/ or for a sweep → the override that is meant
-SHORTHANDS = {"evaluate": {"split": "split.name={}"}, "benchmark": {"model": "models=[{}]"}}
+SHORTHANDS = {"evaluate": {"split": "split.name={}", "data": "data.source={}"}, "benchmark": {"model": "models=[{}]"}}
 
 _WORD = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[^=]*)=(?P<value>.*)", re.DOTALL)
 _QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
