@@ -135,7 +135,8 @@ def _open_memory(folder: Path) -> sqlite3.Connection | None:
             raise
         return memory
     except (OSError, sqlite3.Error) as error:
-        return _give_up(folder / MEMORY_FILE, error)
+        _give_up(folder / MEMORY_FILE, error)
+        return None
 
 
 def _give_up(file: str | Path, error: Exception) -> None:
@@ -182,7 +183,8 @@ def _keep(memory: sqlite3.Connection | None, hashed: Sequence[_Hashed]) -> sqlit
             with memory:  # all or none of them
                 memory.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
         except sqlite3.Error as error:
-            return _give_up(_file_of(memory), error)
+            _give_up(_file_of(memory), error)
+            return None
     return memory
 
 
