@@ -28,8 +28,6 @@ INSTANTIABLE = ("alu_defects.", "torch.optim.", "lightning.pytorch.", "torchvisi
 
 # Model names such as timm/resnet18 become part of a folder's name.
 OmegaConf.register_new_resolver("slug", lambda text: re.sub(r"[^\w.-]+", "-", str(text)), replace=True)
-# folders of one thing done in several ways: test, test_flip
-OmegaConf.register_new_resolver("suffix", lambda word: "" if word == "none" else f"_{word}", replace=True)
 
 
 def conf_dir() -> Path:
@@ -151,6 +149,7 @@ ALLOWED = {
     "model.pretrained": Allowed(words=("true", "false", "auto", "surfaces")),
     "model.steps": Allowed(int, lowest=1),
     "near_duplicates.max_distance": Allowed(int, lowest=0, highest=1024),  # bits of a hash
+    "operating.choose_on": Allowed(words=("val", "new")),
     "operating.confidence_level": Allowed(float, above=0, below=1, null=True),
     "operating.max_escape": Allowed(float, above=0, below=1, null=True),
     "operating.reject": Allowed(float, lowest=0, below=1),

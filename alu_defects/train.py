@@ -193,7 +193,7 @@ def _fit(fit: Any, classifier: Any, data: "DefectData", run: "Run", cuts: bool) 
 def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[str, Any]) -> dict[str, Any]:
     """Evaluate the best epoch of a finished training, and write the results."""
     from alu_defects.evaluation import predictions
-    from alu_defects.evaluation.operating import OperatingPoint
+    from alu_defects.evaluation.operating import ChosenOn, OperatingPoint
     from alu_defects.reports import evaluation_report, plots, tensorboard, terminal
     from alu_defects.runs import starting_weights
     from alu_defects.training import checkpoint, trainer
@@ -217,7 +217,9 @@ def _outcome(config: DictConfig, run: "Run", data: "DefectData", network: dict[s
     evaluation_report.write_evaluation(val, run.evaluation("val"), {"val": val.metrics, "note": val.note})
     evaluation_report.write_evaluation(test, run.folder, results)
     sessions = data.catalog["session"].iloc[val.rows].tolist()
-    if point := OperatingPoint.choose(val.predictions, sessions, plain(config.operating)):
+    status = run.status()
+    chosen_on = ChosenOn("val", status["data_root"], status["data_hash"], len(sessions))
+    if point := OperatingPoint.choose(val.predictions, sessions, plain(config.operating), chosen_on):
         point.save(run.operating_file)
     plots.plot_curves(table, monitor=str(config.callbacks.best.monitor)).savefig(run.folder / "curves.png", dpi=150)
     if run.tensorboard.is_dir():
@@ -281,13 +283,17 @@ def _find_finished(config: DictConfig) -> "Run | None":
 
 def _choose_operating_point(config: DictConfig) -> None:
     """Write operating.json for a job that points to a run: the options of the operating point may be others."""
-    from alu_defects.evaluation.operating import OperatingPoint
+    from alu_defects.evaluation.operating import ChosenOn, OperatingPoint
     from alu_defects.runs.jobs import find_jobs
     from alu_defects.runs.run import Run
 
     folder = Path(config.run_dir)
-    val = find_jobs([folder])[0].predictions("val")
-    if val is not None and (point := OperatingPoint.choose(val, val["session"].tolist(), plain(config.operating))):
+    job = find_jobs([folder])[0]
+    val, status = job.predictions("val"), job.run.status()
+    if val is None:
+        return
+    chosen_on = ChosenOn("val", status["data_root"], status["data_hash"], len(val))
+    if point := OperatingPoint.choose(val, val["session"].tolist(), plain(config.operating), chosen_on):
         point.save(Run(folder).operating_file)
 
 

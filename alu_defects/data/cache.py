@@ -90,6 +90,11 @@ class PixelCache:
                 "Give another paths.cache, or do without: data.cache=none"
             ) from error
 
+    def find_cached(self, sha256s: Sequence[str]) -> list[str]:
+        """Those of the images that are there."""
+        known = self._known()
+        return [sha256 for sha256 in sha256s if sha256 in known]
+
     def find_rows(self, sha256s: Sequence[str]) -> npt.NDArray[np.int64]:
         """Where in `pixels` the images are, (N,); they must be there."""
         known = self._known()

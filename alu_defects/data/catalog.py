@@ -18,15 +18,16 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import compress
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from alu_defects.data.hashes import hash_files
 from alu_defects.data.sessions import capture_time
 from alu_defects.errors import UserError
 
@@ -137,6 +138,11 @@ class Roots:
 Root = Path | Roots
 
 
+def file_paths(root: Root, paths: Iterable[str]) -> list[str]:
+    """The files of images of a catalog; texts, since making a `Path` of each takes longer than listing them."""
+    return [f"{root}/{path}" if isinstance(root, Path) else str(root / path) for path in paths]
+
+
 def folders_of(root: Root) -> dict[str, Path]:
     """The folders of a root by what the paths of their images begin with: `""` for one, `1/`, `2/`, … for several."""
     return {f"{n}/": folder for n, folder in enumerate(root.folders, 1)} if isinstance(root, Roots) else {"": root}
@@ -169,7 +175,7 @@ def existing_folder(root: str | Path | Sequence[str]) -> Path:
 
 def with_hashes(root: Root, images: Sequence[ImageRecord]) -> list[ImageRecord]:
     """The images with the hash of their content; errors as of `hash_files`."""
-    found = hash_files(root / image.path for image in images)
+    found = hash_files(file_paths(root, [image.path for image in images]))
     return [replace(image, sha256=sha256) for image, sha256 in zip(images, found, strict=True)]
 
 
@@ -227,15 +233,38 @@ def _kind(label: str, labels: str | tuple[str, ...]) -> str:
     return label or ("several" if labels else "unlabelled")
 
 
-def verify_files(root: Root, table: pd.DataFrame) -> None:
-    """Refuse with a `UserError` a catalog with an image that is not below the root or has changed; it is named."""
-    paths = [root / path for path in table["path"]]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"{path} is missing; give the folder of the run's images with data.root=…")
-    for path, now, then in zip(paths, hash_files(paths), table["sha256"], strict=True):
-        if now != then:
-            raise UserError(f"{path} is not the image that the run was made with; restore it")
+class FilesOfCatalog(NamedTuple):
+    """The files of a catalog below a root: their paths."""
+
+    unchanged: list[str]
+    missing: list[str]
+    changed: list[str]
+
+
+def compare_files(root: Root, table: pd.DataFrame) -> FilesOfCatalog:
+    """Look which files of a catalog are below a root, with the content that they had."""
+    paths = file_paths(root, table["path"])
+    there = [Path(path).is_file() for path in paths]
+    now = dict(zip(found := list(compress(paths, there)), hash_files(found), strict=True))
+    same = [now.get(path) == then for path, then in zip(paths, table["sha256"], strict=True)]
+    kinds = [0 if s else 2 if t else 1 for s, t in zip(same, there, strict=True)]
+    return FilesOfCatalog(*([p for p, kind in zip(paths, kinds, strict=True) if kind == k] for k in range(3)))
+
+
+def verify_files(root: Root, found: FilesOfCatalog) -> None:
+    """Refuse with a `UserError` files of which one is missing or has changed; it is named."""
+    total = sum(map(len, found))
+    new = "data=<source> evaluates all labelled images in it as new ones"
+    if found.missing:
+        raise UserError(
+            f"{found.missing[0]} is missing: {root} holds {total - len(found.missing)} of the {total} images of the "
+            f"run that are needed. Give the folder that holds all of them with data.root=…; {new}"
+        )
+    if found.changed:
+        raise UserError(
+            f"{found.changed[0]} is not the image that the run was made with: {len(found.changed)} of {total} have "
+            f"changed. Restore them; {new}"
+        )
 
 
 def data_hash(catalog: pd.DataFrame) -> str:
@@ -253,17 +282,3 @@ def save_catalog(catalog: pd.DataFrame, path: Path) -> None:
 def load_catalog(path: Path) -> pd.DataFrame:
     """Read a catalog written by `save_catalog`."""
     return pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
-
-
-def hash_files(paths: Iterable[Path]) -> list[str]:
-    """SHA-256 of the bytes of each file; a `UserError` names the one that cannot be read."""
-
-    def sha256(path: Path) -> str:
-        try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}); fix its permissions or remove it") from error
-
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        return list(pool.map(sha256, paths))

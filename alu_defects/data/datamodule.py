@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
 from alu_defects.config import read_size
-from alu_defects.data import bit_depth, decode, duplicates, grouping, leakage, similarity, sources, splits
+from alu_defects.data import bit_depth, decode, duplicates, grouping, hashes, leakage, similarity, sources, splits
 from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
 from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason, Root
@@ -32,7 +33,7 @@ from alu_defects.errors import UserError, check_choice
 
 log = logging.getLogger(__name__)
 
-PREDICT_SPLITS = ("val", "test", "all")
+PREDICT_SPLITS = ("val", "test", splits.NEW, "all")
 
 
 class DefectData(LightningDataModule):
@@ -61,6 +62,7 @@ class DefectData(LightningDataModule):
         seed: of the order of the images and of the augmentation.
         on_broken: `error` refuses images that cannot be decoded, `exclude` excludes them, and the others stay in their
             split. A file that cannot even be read is always an error.
+        remember_hashes: files that have kept size and times since they were hashed are not hashed again, see `hashes`.
         options: further options of the source.
 
     Raises:
@@ -87,6 +89,7 @@ class DefectData(LightningDataModule):
         seed: int = 0,
         progress: bool = True,
         on_broken: str = "error",
+        remember_hashes: bool = True,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -121,7 +124,10 @@ class DefectData(LightningDataModule):
         self.classes: list[str] = []  # in the order of their ids
         self.pixels: CachedPixels | DecodeOnDemand | None = None  # in the order of the catalog, once prepared
         self._catalog: pd.DataFrame | None = None
-        self._since = time.time()  # files are hashed later than this
+        self._hashes_folder = self.cache_dir if remember_hashes else None
+        # Files are hashed later than this; or they were as they had been when they were hashed. What changes after it,
+        # changes a time that is later, too.
+        self._since = time.time()
         self._hashes: decode.UInt8 | None = None
         self._datasets: dict[str, ImageDataset] = {}
 
@@ -136,7 +142,8 @@ class DefectData(LightningDataModule):
             UserError: images that cannot be read, trained on or split.
         """
         if self._catalog is None:
-            self.root, self.found = sources.find_images(self.source, self.source_options)
+            with self.remember_hashes():
+                self.root, self.found = sources.find_images(self.source, self.source_options)
             table, self.excluded = self.found.table, self.found.excluded
             if self.split:
                 sources.check_trainable(self.source, self.root, table)
@@ -144,12 +151,16 @@ class DefectData(LightningDataModule):
                 self._exclude(others[others["label"] != ""], Reason.SEVERAL_CLASSES)
                 self._exclude(others[others["label"] == ""], Reason.NO_CLASS)
                 table = splits.split_catalog(
-                    table[table["label"] != ""], group=self.group, find_similar=self._find_similar, **self.split
+                    table[table["label"] != ""], group=self.group, find_similar=self.find_similar, **self.split
                 )
                 self._describe_groups(table)
             self.set_catalog(self.root, table)
         assert self._catalog is not None
         return self._catalog
+
+    def remember_hashes(self) -> AbstractContextManager[None]:
+        """Inside, files are hashed as for the catalog: with the hashes of earlier starts, and a progress bar."""
+        return hashes.remember_hashes(self._hashes_folder, progress=self.progress)
 
     def set_catalog(
         self, root: Root, table: pd.DataFrame, classes: Sequence[str] | None = None, notes: Sequence[str] | None = None
@@ -163,7 +174,8 @@ class DefectData(LightningDataModule):
         self.root, self._catalog = root, table.reset_index(drop=True)
         self.classes = [name for name in (self._catalog["label"].unique() if classes is None else classes) if name]
 
-    def _find_similar(self, table: pd.DataFrame) -> npt.NDArray[np.int64]:
+    def find_similar(self, table: pd.DataFrame) -> npt.NDArray[np.int64]:
+        """Number the rows of a catalog so that near-duplicates have the same number, int64 (rows,)."""
         paths = [self.root / path for path in table["path"]]
         sha256s = table["sha256"].to_list()
         known, limit = (self.cache_dir, paths, sha256s, self._since), self.max_pixels
@@ -199,7 +211,9 @@ class DefectData(LightningDataModule):
             return
         table = self.catalog
         paths, sha256s = [self.root / path for path in table["path"]], table["sha256"].to_list()
-        deep = bit_depth.find_16_bit(paths)
+        cached = set(PixelCache(self.cache_dir, self.image_size, self.resize).find_cached(sha256s))
+        others = [i for i, sha256 in enumerate(sha256s) if sha256 not in cached]  # images of 8 bits alone are in there
+        deep = [others[i] for i in bit_depth.find_16_bit([paths[i] for i in others])]
         known = [paths[i] for i in deep], [sha256s[i] for i in deep], self._since, self.cache_dir
         self.bits = bit_depth.choose_bits(self.bits, *known, max_pixels=self.max_pixels, progress=self.progress)
         if self.cache == "none":
@@ -272,6 +286,24 @@ class DefectData(LightningDataModule):
         found = leakage.NearDuplicates.count(pairs, self.catalog)
         self.notes += (found.sentence(),) * found.are_many
         return found
+
+    def find_lookalikes(self, sha256s: Sequence[str]) -> tuple[np.ndarray[Any, Any], int] | None:
+        """Which images look like some others, of which the pixel cache knows the hashes.
+
+        Args:
+            sha256s: hashes of the content of the others.
+
+        Returns:
+            Whether each image of the catalog, (N,), is a near-duplicate of one of them, and of how many of them the
+            perceptual hash is known. None as in `count_near_duplicates`.
+        """
+        if self._hashes is None:
+            return None
+        cache = PixelCache(self.cache_dir, self.image_size, self.resize)
+        found = cache.hashes(cache.find_rows(known := cache.find_cached(sha256s)))
+        if len(self._hashes) + len(known) > duplicates.MAX_IMAGES_PER_RUN:
+            return None
+        return duplicates.find_lookalikes(self._hashes, found), len(known)
 
     def find_rows(self, split: str) -> np.ndarray[Any, Any]:
         """The rows of the catalog in train, val or test, or with `all` every one."""

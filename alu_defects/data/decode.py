@@ -269,7 +269,8 @@ def read_all(
         read: is called with the content of each.
         paths: of the files.
         sha256s: hash of the bytes of each.
-        since: when the hashes were taken, in seconds since 1970; only files that changed later are hashed again.
+        since: when the hashes were taken or, remembered ones, the files were as they had been then, in seconds since
+            1970; only files that changed later are hashed again.
         threads: None: one a core.
 
     Yields:

@@ -73,6 +73,8 @@ def exclude_same_content(images: Sequence[ImageRecord]) -> KeptAndExcluded:
     originals: dict[str, ImageRecord] = {}
     refused: dict[str, Excluded] = {}
     for first, *others in copies.values():
+        if not others:  # as nearly always
+            continue
         if set(first.labels).intersection(*(other.labels for other in others)):
             originals |= {other.path: first for other in others}
             continue
@@ -93,7 +95,8 @@ def _exclude_copies(
 ) -> KeptAndExcluded:
     """Exclude the images whose paths are the keys; originals without boxes get those of their copies."""
     boxes = {originals[p.path].path: p.boxes for p in reversed(images) if p.path in originals and p.boxes}
-    kept = [replace(p, boxes=p.boxes or boxes.get(p.path, "")) for p in images if p.path not in originals]
+    kept = [p for p in images if p.path not in originals]
+    kept = [replace(p, boxes=boxes[p.path]) if p.path in boxes and not p.boxes else p for p in kept]
     return kept, [p.exclude(reason, originals[p.path].path) for p in images if p.path in originals]
 
 
@@ -144,6 +147,14 @@ def near_duplicates(hashed: UInt8, max_distance: int = MAX_HASH_DISTANCE) -> Int
         int64 (P, 2), rows of `hashed`, the first of a pair before the second.
     """
     return np.concatenate([np.empty((0, 2), np.int64), *find_pairs(hashed, max_distance)])
+
+
+def find_lookalikes(hashed: UInt8, others: UInt8) -> npt.NDArray[np.bool_]:
+    """Which of the hashes (N, bytes) are near-duplicates of one of the others (M, bytes): (N,)."""
+    found = np.zeros(len(hashed), dtype=bool)
+    for first, second in (pairs.T for pairs in find_pairs(np.concatenate([others, hashed]), MAX_HASH_DISTANCE)):
+        found[second[(first < len(others)) & (second >= len(others))] - len(others)] = True
+    return found
 
 
 def across_splits(pairs: Int64, table: pd.DataFrame) -> Int64:

@@ -1,10 +1,12 @@
 """Any folder of class folders, or of such folders for train, val and test → catalog."""
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from operator import attrgetter
+from pathlib import Path
 
 from alu_defects.data import catalog, duplicates
 from alu_defects.data.catalog import Excluded, FoundImages, ImageRecord, Reason, Root
@@ -71,7 +73,7 @@ def _read_folder(root: Path) -> tuple[list[ImageRecord], list[Excluded]]:
     splits = _given_splits({path.partition("/")[0] for path in paths if "/" in path})
     images = []
     for path in paths:
-        top, *inner = PurePosixPath(path).parts[:-1] or [""]
+        top, *inner = path.split("/")[:-1] or [""]
         if splits and plain_name(top) in MASK_NAMES:
             excluded.append(Excluded(path, Reason.MASK))
         elif top in splits:
@@ -164,7 +166,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".
 
 def is_image(path: str) -> bool:
     """Whether a file name ends like that of an image."""
-    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+    stem, dot, ending = path.rpartition("/")[2].rpartition(".")
+    return bool(stem) and (dot + ending).lower() in IMAGE_SUFFIXES
 
 
 def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
@@ -173,31 +176,32 @@ def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
     Excluded are hidden files and folders (without what they hold), folders that are linked a second time, and folders
     named like an image with all they hold. A `UserError` names a folder that cannot be read.
     """
-    entered: dict[Path, str] = {}
+    entered: dict[str, str] = {}
     found: list[str] = []
     excluded: list[Excluded] = []
 
-    def walk(directory: Path, image_folder: str) -> None:
-        here = directory.relative_to(root).as_posix()
-        if (before := entered.setdefault(directory.resolve(), here)) != here:
+    def walk(directory: str, here: str, image_folder: str) -> None:
+        if (before := entered.setdefault(os.path.realpath(directory), here)) != here:
             excluded.append(Excluded(here, Reason.LINKED_AGAIN, before))
             return
         if image_folder:
             excluded.append(Excluded(here, Reason.FOLDER_FOR_FILE, "" if here == image_folder else image_folder))
         try:
-            children = sorted(directory.iterdir())
+            with os.scandir(directory) as entries:
+                children = sorted(entries, key=attrgetter("name"))
         except OSError as error:
             raise UserError(f"{directory} cannot be read ({error.strerror}); fix its permissions") from error
+        above = "" if here == "." else f"{here}/"
         for child in children:
-            path = child.relative_to(root).as_posix()
+            path = above + child.name
             if child.name.startswith("."):
                 excluded.append(Excluded(path, Reason.HIDDEN))
-            elif child.is_dir():
-                walk(child, image_folder or (path if is_image(path) else ""))
+            elif Path(child.path).is_dir() if child.is_symlink() else child.is_dir():  # a link may lead in a circle
+                walk(child.path, path, image_folder or (path if is_image(path) else ""))
             elif image_folder:
                 excluded.append(Excluded(path, Reason.FOLDER_FOR_FILE, image_folder))
             else:
                 found.append(path)
 
-    walk(root, image_folder="")
+    walk(str(root), ".", image_folder="")
     return found, excluded

@@ -24,6 +24,7 @@ from alu_defects.errors import UserError, check_choice
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+NEW = "new"  # labelled images that a run did not have: it is evaluated on them
 VAL_AND_TEST = "val+test"  # images that select the model and test it: its score is too good
 SELECTED_ON_TEST = "selected on the evaluation images"  # what every report then says
 

@@ -51,10 +51,10 @@ class CalibratedPredictions:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What val chose, and how good it is."""
+    """What some images chose, and how good it is on others."""
 
-    val: CalibratedPredictions  # chose the operating point and the confidences of selective prediction
-    evaluated: CalibratedPredictions  # val or test, which shows how good they are
+    chooser: CalibratedPredictions  # val or new; chose the operating point and the confidences of selective prediction
+    evaluated: CalibratedPredictions  # val, test or new, which shows how good they are
     point: OperatingPoint
     reject: float  # share of the least confident images that goes to a person
     target_accuracy: float  # of the images that are decided without one
@@ -63,7 +63,7 @@ class Assessment:
     def outcomes(self) -> dict[str, Outcome]:
         """Split → what the threshold does there; empty where there is none, or nothing to try it on."""
         found: dict[str, Outcome] = {}
-        for evaluation in (self.val.evaluation, self.evaluated.evaluation):
+        for evaluation in (self.chooser.evaluation, self.evaluated.evaluation):
             outcome = self.point.outcome(evaluation.predictions)
             if outcome is None:
                 return {}
@@ -97,13 +97,16 @@ class Assessment:
 
     @cached_property
     def selective(self) -> pd.DataFrame:
-        """Selective prediction: a person decides on the least confident images; one row a rule that val chose."""
-        val, images = self.val, self.evaluated
+        """Selective prediction: a person decides on the least confident images; one row a rule that was chosen."""
+        chooser, images = self.chooser, self.evaluated
+        split = chooser.evaluation.split
         shares = sorted({*REJECTED_SHARES, self.reject})
         rules = [("nobody", -math.inf)]
-        rules += [(f"{100 * share:g} % on val", confidence_for_share(val.confidence, share)) for share in shares]
-        least = confidence_for_accuracy(val.confidence, val.right, self.target_accuracy)
-        rules.append((f"until {100 * self.target_accuracy:g} % are right on val", least))
+        rules += [
+            (f"{100 * share:g} % on {split}", confidence_for_share(chooser.confidence, share)) for share in shares
+        ]
+        least = confidence_for_accuracy(chooser.confidence, chooser.right, self.target_accuracy)
+        rules.append((f"until {100 * self.target_accuracy:g} % are right on {split}", least))
         rows = []
         for rule, confidence in rules:
             number, right = count_decided(images.confidence, images.right, confidence)

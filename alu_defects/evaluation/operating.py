@@ -1,7 +1,8 @@
-"""What val chooses for a trained classifier to decide with: temperature, threshold for defects, reject option."""
+"""What images choose for a trained classifier to decide with: temperature, threshold for defects, reject option."""
 
 import itertools
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +20,8 @@ from alu_defects.errors import UserError, did_you_mean
 from alu_defects.evaluation import statistics
 from alu_defects.io import write_json
 from alu_defects.runs.jobs import PROBABILITY_PREFIX
+
+log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -38,10 +41,10 @@ def check_normal(name: str, classes: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One temperature for all logits, fitted on val (Guo et al. 2017): 90 % confidence then means 90 % right."""
+    """One temperature for all logits (Guo et al. 2017): 90 % confidence then means 90 % right."""
 
     temperature: float  # that logits are divided by; above 1 where the network is too confident
-    images: int  # of val
+    images: int  # that it is fitted on
     one_against_rest: bool = False  # each probability is of a class against the rest, as with loss=binary
 
     @classmethod
@@ -185,8 +188,18 @@ def count_outcome(scores: Floats, defective: Bools, threshold: float) -> Outcome
 
 
 @dataclass(frozen=True)
+class ChosenOn:
+    """Which images chose an operating point."""
+
+    split: str  # val, or new: images that the run did not have
+    root: str  # where they lay
+    data_hash: str  # `catalog.data_hash`: of val that of all images of the run
+    images: int
+
+
+@dataclass(frozen=True)
 class OperatingPoint:
-    """What val chose for a trained classifier; operating.json in the run folder is the file to decide with.
+    """What images chose for a trained classifier; operating.json in the run folder is the file to decide with.
 
     A piece is defective if 1 - the calibrated probability of `normal` is `threshold.score` or more.
 
@@ -194,8 +207,9 @@ class OperatingPoint:
         classes: names in the order of their ids.
         calibration: makes calibrated probabilities of those that the network gives.
         normal: the class of good pieces; None where there is none.
-        threshold: None where there is no normal class, or val lacks good or defective images.
-        val: counts on val at the threshold; None without one.
+        threshold: None where there is no normal class, or the images that choose lack good or defective ones.
+        chosen: counts at the threshold on the images that chose it; None without one.
+        chosen_on: which images these were.
         tta: flips of `data.augment.FLIPS` whose probabilities are averaged with those of the image itself; all of
             the above holds for such means alone.
     """
@@ -204,7 +218,8 @@ class OperatingPoint:
     calibration: Calibration
     normal: str | None
     threshold: Threshold | None = None
-    val: Outcome | None = None
+    chosen: Outcome | None = None
+    chosen_on: ChosenOn | None = None
     tta: list[str] = field(default_factory=list)
 
     @classmethod
@@ -213,9 +228,10 @@ class OperatingPoint:
         predictions: pd.DataFrame,
         sessions: Sequence[str],
         options: Mapping[str, Any],
+        chosen_on: ChosenOn | None = None,
         tta: Sequence[str] = (),
     ) -> "OperatingPoint | None":
-        """Choose on val, with the options of conf/operating; None where the probabilities are NaN.
+        """Choose on images, with the options of conf/operating; None where the probabilities are NaN.
 
         `tta` says how the predictions were made.
         """
@@ -226,13 +242,13 @@ class OperatingPoint:
             return None
         calibration = Calibration.fit(raw, class_ids(predictions["label"], classes))
         normal = options["normal"] if options["normal"] in classes else None
-        point = cls(classes, calibration, normal, tta=list(tta))
+        point = cls(classes, calibration, normal, chosen_on=chosen_on, tta=list(tta))
         defective = point.defective(predictions)
         if normal is None or not both_kinds(defective):
             return point
         scores = point.scores(predictions)
         threshold = choose_threshold(scores, defective, options["max_escape"], options["confidence_level"], sessions)
-        return replace(point, threshold=threshold, val=count_outcome(scores, defective, threshold.score))
+        return replace(point, threshold=threshold, chosen=count_outcome(scores, defective, threshold.score))
 
     def probabilities(self, predictions: pd.DataFrame) -> Floats:
         """Calibrated probabilities (images, classes)."""
@@ -260,6 +276,17 @@ class OperatingPoint:
         """Write operating.json."""
         write_json(file, asdict(self))
 
+    def replace_in(self, file: Path) -> None:
+        """Write operating.json, with a warning if what was there was chosen on other images."""
+        before = OperatingPoint.load(file).chosen_on if file.is_file() else None
+        if before and self.chosen_on and before.data_hash != self.chosen_on.data_hash:
+            log.warning(
+                "%s: chosen on %d %s images of %s; it was chosen on %d %s images of %s before",
+                *(file, self.chosen_on.images, self.chosen_on.split, self.chosen_on.root),
+                *(before.images, before.split, before.root),
+            )
+        self.save(file)
+
     @classmethod
     def load(cls, file: Path) -> "OperatingPoint":
         """Read operating.json.
@@ -270,7 +297,12 @@ class OperatingPoint:
         if not file.is_file():
             raise UserError(f"there is no {file}: finish the training, or let alu-evaluate run={file.parent} write it")
         content = json.loads(file.read_text(encoding="utf-8"))
-        for key, kind in (("calibration", Calibration), ("threshold", Threshold), ("val", Outcome)):
+        for key, kind in (
+            ("calibration", Calibration),
+            ("threshold", Threshold),
+            ("chosen", Outcome),
+            ("chosen_on", ChosenOn),
+        ):
             content[key] = kind(**content[key]) if content[key] else None
         return cls(**content)
 

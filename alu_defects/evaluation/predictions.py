@@ -24,7 +24,7 @@ PARTIAL_NOTE = "partial evaluation"  # begins the note on an evaluation of some 
 class Evaluation:
     """The results of a classifier on one split."""
 
-    split: str  # val or test
+    split: str  # val, test or new
     metrics: dict[str, Any]  # loss, accuracy, macro precision, recall, F1; `per_class`: precision and recall
     predictions: pd.DataFrame  # one row an image, in catalog order: path, label, prediction, probability of each class
     confusion: pd.DataFrame  # images by label (row) and prediction (column)
@@ -58,14 +58,14 @@ class Evaluation:
 
 
 def evaluate(classifier: Classifier, data: DefectData, split: str, options: Mapping[str, Any]) -> Evaluation:
-    """Run a classifier over the val or test images, with the options of a trainer.
+    """Run a classifier over the val, test or new images, with the options of a trainer.
 
     One device is used, so that each image is counted once.
 
     Raises:
         UserError: images that cannot be decoded, where that is done only now; or trainer.limit_<split>_batches=0.
     """
-    limit = f"limit_{split}_batches"
+    limit = "limit_val_batches" if split == "val" else "limit_test_batches"
     options = trainer.single_device(options)
     options["limit_predict_batches"] = options.get(limit, 1.0)
     if split == "val" and options.get("overfit_batches"):  # as in the validation of the training

@@ -166,7 +166,7 @@ def resample_groups(groups: Sequence[str], resamples: int = RESAMPLES, seed: int
 class Scores:
     """The metrics of one set of images, or of many resamples of it: (resamples,), of classes (resamples, classes)."""
 
-    summary: dict[str, Floats]  # `SUMMARY_METRICS`; macro averages are over classes that occur
+    summary: dict[str, Floats]  # `SUMMARY_METRICS`; macro averages are over classes that have images
     precision: Floats  # NaN for a class that is never predicted
     recall: Floats  # NaN for a class without images
     f1: Floats  # NaN for a class that does not occur
@@ -183,8 +183,7 @@ def weighted_scores(labels: NDArray[np.intp], predicted: NDArray[np.intp], class
     one_hot = np.eye(classes)
     truth, guess = one_hot[labels], one_hot[predicted]
     support, guessed, hits = weights @ truth, weights @ guess, weights @ (truth * guess)
-    # a class that a resample lacks does not count in it; one that nowhere has images counts if it is predicted
-    occurs = (support > 0) | (~truth.any(axis=0) & (guessed > 0))
+    occurs = support > 0  # a class without images does not count, also one that only a resample lacks
     values = dict(zip(CLASS_METRICS, precision_recall_f1(hits, support, guessed), strict=True))
     with np.errstate(invalid="ignore", divide="ignore"):
         macro = {name: (np.nan_to_num(value) * occurs).sum(1) / occurs.sum(1) for name, value in values.items()}

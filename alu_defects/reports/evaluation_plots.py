@@ -73,13 +73,17 @@ def _small_multiples(
     return fig
 
 
-def plot_reliability(
-    before: Floats, after: Floats, right: Bools, errors: tuple[float, float], temperature: float
-) -> Figure:
-    """Confidence (N,) as trained and calibrated, against the share that is right; the diagonal is perfect."""
+def plot_reliability(before: Floats, after: Floats, right: Bools, errors: tuple[float, float], fitted: str) -> Figure:
+    """Confidence (N,) as trained and calibrated, against the share that is right; the diagonal is perfect.
+
+    `fitted` says how it was calibrated.
+    """
     fig = Figure((9.5, 4.9), layout="constrained")
     edges = np.linspace(0, 1, 11)
-    axes, titles = fig.subplots(1, 2, sharey=True), ("as trained", f"temperature {temperature:.2f}, fitted on val")
+    axes, titles = (
+        fig.subplots(1, 2, sharey=True),
+        ("as trained", fitted),
+    )
     for ax, confidence, error, title in zip(axes, (before, after), errors, titles, strict=True):
         number, _ = np.histogram(confidence, edges)
         hits, _ = np.histogram(confidence[right], edges)
@@ -97,7 +101,14 @@ def plot_reliability(
 
 
 def plot_operating_curve(
-    scores: Floats, defective: Bools, groups: Sequence[str], *, threshold: Threshold, result: Outcome, split: str
+    scores: Floats,
+    defective: Bools,
+    groups: Sequence[str],
+    *,
+    threshold: Threshold,
+    result: Outcome,
+    split: str,
+    chooser: str = "val",
 ) -> Figure:
     """Escape rate against overkill for every threshold, with the band of resamples and the operating point."""
     fig = Figure((8.5, 5.4), layout="constrained")
@@ -110,7 +121,7 @@ def plot_operating_curve(
     (left, right), (bottom, top) = result.overkill_interval, result.escape_interval
     x, y = result.overkill, result.escape
     bars: Any = {"xerr": [[x - left], [right - x]], "yerr": [[y - bottom], [top - y]]}
-    label = f"threshold from val: {y:.1%} escape, {x:.1%} overkill"
+    label = f"threshold from {chooser}: {y:.1%} escape, {x:.1%} overkill"
     ax.errorbar([x], [y], **bars, fmt="o", color=ORANGE, capsize=3, zorder=4, label=label)
     for axis, set_scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
         set_scale("symlog", linthresh=LINEAR_BELOW, linscale=0.5)

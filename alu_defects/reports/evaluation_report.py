@@ -10,10 +10,10 @@ import pandas as pd
 from PIL import Image
 
 from alu_defects.data.datamodule import DefectData
-from alu_defects.data.splits import SELECTED_ON_TEST
+from alu_defects.data.splits import NEW, SELECTED_ON_TEST
 from alu_defects.evaluation.assessment import Assessment
 from alu_defects.evaluation.operating import Outcome, Threshold
-from alu_defects.evaluation.predictions import Evaluation
+from alu_defects.evaluation.predictions import PARTIAL_NOTE, Evaluation
 from alu_defects.io import write_json
 from alu_defects.reports import evaluation_plots, html, plots
 from alu_defects.reports.plots import readable
@@ -37,8 +37,10 @@ def write_evaluation_report(assessment: Assessment, data: DefectData, folder: Pa
 def _parts(assessment: Assessment, data: DefectData, folder: Path) -> Iterator[str]:
     images = assessment.evaluated
     result, names, point = images.evaluation, images.classes, assessment.point
-    for note in dict.fromkeys([*result.notes, *assessment.val.evaluation.notes]):
+    chooser = assessment.chooser.evaluation.split
+    for note in dict.fromkeys([*result.notes, *assessment.chooser.evaluation.notes]):
         text = {SELECTED_ON_TEST: f"The epoch was {note}: all scores are too good"}.get(note, note)
+        text = f"A {note}" if note.startswith(PARTIAL_NOTE) else text
         yield f"> {html.escape_markdown(text[0].upper() + text[1:])}."
     right, total = int(images.right.sum()), len(images.right)
     sessions = len(set(images.sessions))
@@ -50,7 +52,7 @@ def _parts(assessment: Assessment, data: DefectData, folder: Path) -> Iterator[s
         outcome = assessment.outcomes[result.split]
         scored = images.scores, images.defective, images.sessions
         figure = evaluation_plots.plot_operating_curve(
-            *scored, threshold=point.threshold, result=outcome, split=result.split
+            *scored, threshold=point.threshold, result=outcome, split=result.split, chooser=chooser
         )
         yield html.save_figure(figure, folder, "operating", "Escape against overkill")
         yield html.markdown_table(_operating(assessment.outcomes))
@@ -73,9 +75,10 @@ def _parts(assessment: Assessment, data: DefectData, folder: Path) -> Iterator[s
     Image.fromarray(evaluation_plots.draw_mistakes(result, data)).save(folder / "mistakes.png")
     yield "![The most confident mistakes](mistakes.png)"
     yield "## Calibration"
-    before, temperature = images.raw[np.arange(total), images.predicted], point.calibration.temperature
+    before = images.raw[np.arange(total), images.predicted]
+    fitted = f"temperature {point.calibration.temperature:.2f}, fitted on {chooser}"
     figure = evaluation_plots.plot_reliability(
-        before, images.confidence, images.right, assessment.calibration_errors, temperature
+        before, images.confidence, images.right, assessment.calibration_errors, fitted
     )
     yield html.save_figure(figure, folder, "calibration", "Confidence against the share that is right")
 
@@ -83,58 +86,67 @@ def _parts(assessment: Assessment, data: DefectData, folder: Path) -> Iterator[s
 def operating_sentences(assessment: Assessment) -> list[str]:
     """What the operating point promises, and whether the evaluated images keep it."""
     point, split = assessment.point, assessment.evaluated.evaluation.split
+    chooser = assessment.chooser.evaluation.split
     if point.normal is None:
         return ["No class is called normal, so there is no escape and no overkill; operating.normal=… names it."]
     if not assessment.outcomes or point.threshold is None:
-        return [f"val and {split} do not both have good and defective images: no threshold can be chosen and tried."]
-    threshold, on_val, outcome = point.threshold, assessment.outcomes["val"], assessment.outcomes[split]
+        where = f"{chooser} and {split} do not both have" if split != chooser else f"{split} does not have both"
+        return [f"{where} good and defective images: no threshold can be chosen and tried."]
+    threshold, there, outcome = point.threshold, assessment.outcomes[chooser], assessment.outcomes[split]
     level = f"{threshold.confidence_level:.0%}".replace("%", " %")
     score = f"A piece is defective if its score (1 − probability of {point.normal}) is {threshold.score:.4g} or more."
     if threshold.promised:
         promise = (
-            f"{score} On val {threshold.escapes} of {threshold.defective} defective images pass: with {level} "
+            f"{score} On {chooser} {threshold.escapes} of {threshold.defective} defective images pass: with {level} "
             f"confidence at most {percent(threshold.bound)} do; {percent(threshold.max_escape)} was asked for."
         )
     else:
         promise = (
-            f"{score} The {threshold.defective} defective images of val are too few to promise an escape rate of "
+            f"{score} The {threshold.defective} defective images of {chooser} are too few to promise an escape rate of "
             f"{percent(threshold.max_escape)}: {threshold.escapes} pass, which promises with {level} confidence only "
             f"that at most {percent(threshold.bound)} do. "
             f"{threshold.needed} defective images without an escape would be needed."
         )
     texts = [
         promise,
-        f"On val, {on_val.overkills} of {on_val.normal} good images are scrapped ({percent(on_val.overkill)}).",
+        f"On {chooser}, {there.overkills} of {there.normal} good images are scrapped ({percent(there.overkill)}).",
     ]
-    if split != "val":
-        same = assessment.evaluated.evaluation.rows == assessment.val.evaluation.rows
-        verdict = "these images chose the threshold, so this proves nothing" if same else _verdict(threshold, outcome)
+    if split != chooser:
+        same = assessment.evaluated.evaluation.rows == assessment.chooser.evaluation.rows
+        proves_nothing = "these images chose the threshold, so this proves nothing"
+        verdict = proves_nothing if same else _verdict(threshold, outcome, chooser)
         texts.append(
             f"On {split}, {outcome.escapes} of {outcome.defective} defective images pass ({percent(outcome.escape)}; "
             f"{span(outcome.escape_interval)}): {verdict}. {outcome.overkills} of {outcome.normal} good images are "
             f"scrapped ({percent(outcome.overkill)}; {span(outcome.overkill_interval)})."
         )
+    chose = "the epoch and the temperature" if chooser == "val" else "the temperature and the threshold"
     texts.append(
-        "The bound of val, the intervals and p assume that the images are independent, and that each defect is as "
-        "frequent in production as in these images. val has also chosen the epoch and the temperature, so it is a "
-        "little too good."
+        f"The bound of {chooser}, the intervals and p assume that the images are independent, and that each defect is "
+        f"as frequent in production as in these images. {chooser} has also chosen {chose}, so it is a little too good."
     )
+    if chooser == split == NEW:
+        texts.append(
+            "The new images chose the threshold, the temperature and the confidences of selective prediction, and are "
+            "also those that these are judged on: the bound of the escape rate holds, but overkill, selective "
+            "prediction and calibration look better than they will be on other images."
+        )
     if threshold.bound_together > threshold.bound:
         number = f"{threshold.independent:.{0 if threshold.independent >= 10 else 1}f}"
         texts.append(
-            f"In the worst case the defective images of one session pass or are caught together. Those of val then say "
-            f"as much as {number} independent images, and with {level} confidence at most "
+            f"In the worst case the defective images of one session pass or are caught together. Those of {chooser} "
+            f"then say as much as {number} independent images, and with {level} confidence at most "
             f"{percent(threshold.bound_together)} pass."
         )
     return texts
 
 
-def _verdict(threshold: Threshold, outcome: Outcome) -> str:
-    """Whether the test images keep the promise, or the bound of val where that is not what was asked for."""
-    source = "promised" if threshold.promised else "val says"
+def _verdict(threshold: Threshold, outcome: Outcome, chooser: str) -> str:
+    """Whether images keep the promise, or the bound of those that chose where that is not what was asked for."""
+    source = "promised" if threshold.promised else f"{chooser} says"
     by_chance = f"p = {outcome.breaks(threshold.bound):.2g}"
     if outcome.escape <= threshold.bound:
-        verdict = "the promise is kept" if threshold.promised else f"within the {percent(threshold.bound)} of val"
+        verdict = "the promise is kept" if threshold.promised else f"within the {percent(threshold.bound)} of {chooser}"
     elif outcome.escape <= threshold.bound_together:
         verdict = f"more than {source} for independent images ({by_chance}), not if those of one session pass together"
     else:
@@ -192,7 +204,9 @@ def _classes(table: pd.DataFrame, confusion: pd.DataFrame) -> pd.DataFrame:
             title: with_interval(row[name], (row[f"{name}_low"], row[f"{name}_high"]), "")
             for name, title in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
         }
-        rest = {"AP": f"{row['average_precision']:.2f}", "AUC": f"{row['roc_auc']:.3f}", "mostly taken for": mostly}
+        areas = {"AP": f"{row['average_precision']:.2f}", "AUC": f"{row['roc_auc']:.3f}"}
+        rest = {title: "–" if number == "nan" else number for title, number in areas.items()}
+        rest["mostly taken for"] = mostly
         rows.append({"class": spaced(row["class"]), "images": row["support"], **cells, **rest})
     return pd.DataFrame(rows)
 

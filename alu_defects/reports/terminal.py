@@ -15,7 +15,7 @@ from alu_defects.auditing.checks import Audit
 from alu_defects.data.catalog import count_by_archive, count_reasons
 from alu_defects.data.datamodule import DefectData
 from alu_defects.data.leakage import Leakage, NearDuplicates
-from alu_defects.data.splits import SELECTED_ON_TEST, SPLITS, in_split, selected_on_test
+from alu_defects.data.splits import NEW, SELECTED_ON_TEST, SPLITS, in_split, selected_on_test
 from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.training.metrics import SUMMARY_METRICS
 
@@ -63,7 +63,7 @@ def print_run(folder: Path, results: Mapping[str, Any], evaluation: Evaluation, 
     overall = [
         {"split": split, "loss": f"{results[split]['loss']:.4f}"}
         | {name: _percent(results[split][name]) for name in SUMMARY_METRICS}
-        for split in ("val", "test")
+        for split in (*SPLITS[1:], NEW)
         if split in results
     ]
     title = "results (precision, recall, f1: macro averages)"

@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # it imports torch, which takes seconds
 # where files lie and what the screen shows, which changes no result
 NOT_IN_IDENTITY = ("hydra", "run_dir", "resume", "paths", "sweep", "operating", "logger")
 IGNORED = {
-    "data": ("root", "table", "cache", "cache_dir", "num_workers", "progress"),  # the images are compared by content
+    # the images are compared by content
+    "data": ("root", "table", "cache", "cache_dir", "num_workers", "progress", "remember_hashes"),
     "trainer": ("enable_progress_bar",),
     "callbacks": ("dashboard", "epoch_lines", "progress_bar"),
 }

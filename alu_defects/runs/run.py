@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from alu_defects import io
-from alu_defects.config import check_settings, conf_dir
+from alu_defects.config import absolute_paths, check_settings, conf_dir
 from alu_defects.data.catalog import Root, data_hash, existing_root, folders_of, load_catalog, save_catalog
 from alu_defects.errors import UserError
 from alu_defects.overrides import setting_of
@@ -55,7 +55,7 @@ class Run:
         self._lock_file = folder / "run.lock"
 
     def evaluation(self, split: str) -> Path:
-        """The folder of an evaluation on val or test."""
+        """The folder of an evaluation on val, test, or new images under their name."""
         return self.folder / "evaluation" / split
 
     @classmethod
@@ -115,7 +115,7 @@ class Run:
 
     @classmethod
     def resume(cls, folder: str | Path, overrides: Sequence[str]) -> tuple["Run", DictConfig]:
-        """An unfinished run and its configuration, with `trainer.…=…` overrides of the resuming command.
+        """An unfinished run and its configuration, with `trainer.…=…` and `data.root=…` of the resuming command.
 
         Raises:
             UserError: the folder holds no run or a finished one, or another override would make it another run.
@@ -127,13 +127,15 @@ class Run:
         if run.is_alive():
             raise _alive(folder)
         words = [word for word in overrides if setting_of(word) != "resume"]
-        free = [w for w in words if w.startswith(resume.FREE_ON_RESUME) and not w.startswith(resume.FIXED_ON_RESUME)]
+        # not what the run was started with: its paths were relative to another folder
+        new = [word for word in words if word not in run.status()["overrides"]]
+        free = [w for w in new if w.startswith(resume.FREE_ON_RESUME) and not w.startswith(resume.FIXED_ON_RESUME)]
         if refused := resume.changing_overrides(run, [word for word in words if word not in free]):
             raise UserError(f"a resumed run keeps its configuration; leave out {' '.join(refused)}, or start a new run")
         made = run.status()["folder"]
         if made != str(run.folder.resolve()):  # its checkpoints would continue there
             raise UserError(f"{folder} was {made} when it was started; move it back there to resume it")
-        config = OmegaConf.merge(run.config(), OmegaConf.from_dotlist(free))
+        config = OmegaConf.merge(run.config(), absolute_paths(OmegaConf.from_dotlist(free)))
         assert isinstance(config, DictConfig)
         check_settings(config)
         run.update(status="running", resumed=[*run.status().get("resumed", []), _now()], error=None)
@@ -162,19 +164,15 @@ class Run:
         """The images of the run."""
         return load_catalog(self.catalog_file)
 
-    def data_root(self, moved_to: str | Sequence[str] | None = None) -> Root:
-        """Where the images lie now, or when the run was started; a `UserError` if that is not where they can be."""
+    def number_of_roots(self) -> int:
+        """How many folders the images came from."""
+        root = self.status()["data_root"]
+        return 1 if isinstance(root, str) else len(root)
+
+    def data_root(self) -> Root:
+        """Where the images lay when the run was started; a `UserError` if they are no longer there."""
         then = self.status()["data_root"]
-        folders = [then] if isinstance(then, str) else then
-        if moved_to:
-            root = existing_root(moved_to)
-            if len(folders_of(root)) != len(folders):
-                raise UserError(
-                    f"data.root={root}: the images of {self.folder} lie below {len(folders)} "
-                    f"{'folder' if len(folders) == 1 else 'folders'}, {', '.join(folders)}; give as many, in this order"
-                )
-            return root
-        for folder in folders:
+        for folder in [then] if isinstance(then, str) else then:
             if not Path(folder).is_dir():
                 raise UserError(f"the images of {self.folder} are no longer in {folder}; say where with data.root=…")
         return existing_root(then)

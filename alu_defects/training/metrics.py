@@ -29,7 +29,8 @@ class ClassificationMetrics(Metric):
     """Loss, confusion counts, accuracy, precision and recall of each class, and macro precision, recall and F1.
 
     A step adds on the device; torchmetrics' own metrics make the CPU wait for the GPU. Macro averages are over the
-    classes that occur among labels or predictions, and an undefined value counts as 0, as in scikit-learn.
+    classes that have images, and an undefined value counts as 0: as in scikit-learn with `labels` that occur. A class
+    that new images lack must not count as one that is never recognised.
     """
 
     full_state_update = False
@@ -62,7 +63,7 @@ class ClassificationMetrics(Metric):
         precision, recall, f1 = (
             torch.from_numpy(np.nan_to_num(values)).float() for values in precision_recall_f1(hits, support, predicted)
         )
-        occurs = torch.from_numpy(support + predicted > 0)
+        occurs = torch.from_numpy(support > 0)
         macro = {"precision": precision, "recall": recall, "f1": f1}
         return {
             "loss": (self.loss / self.weight.clamp(min=torch.finfo(torch.float32).tiny)).cpu(),

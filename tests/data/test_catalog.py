@@ -120,13 +120,13 @@ def test_an_unchanged_image_is_verified_and_others_are_named(tmp_path: Path) -> 
     for path in ("a/x.png", "b/y.png"):
         touch(tmp_path / path)
     table = scan(tmp_path, "a/x.png", "b/y.png")
-    catalog.verify_files(tmp_path, table)
+    catalog.verify_files(tmp_path, catalog.compare_files(tmp_path, table))
     (tmp_path / "b" / "y.png").write_bytes(b"other")
     with pytest.raises(UserError, match=r"y\.png is not the image"):
-        catalog.verify_files(tmp_path, table)
+        catalog.verify_files(tmp_path, catalog.compare_files(tmp_path, table))
     (tmp_path / "a" / "x.png").unlink()
-    with pytest.raises(UserError, match=r"x\.png is missing"):
-        catalog.verify_files(tmp_path, table)
+    with pytest.raises(UserError, match=r"x\.png is missing: .* holds 1 of the 2 images"):
+        catalog.verify_files(tmp_path, catalog.compare_files(tmp_path, table))
 
 
 @pytest.mark.parametrize("label", ["class, one", "null", "007", "不导电", "\r"])

@@ -1,11 +1,12 @@
 """Which files are found below a folder, and what is not entered."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from alu_defects.data import catalog, folder
+from alu_defects.data import folder, hashes
 from alu_defects.errors import UserError
 
 
@@ -62,18 +63,18 @@ def test_loops_of_links_end_and_linked_class_folders_are_read(tmp_path: Path) ->
 def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match=r"gone\.png cannot be read \(No such file.*remove it"):
-        catalog.hash_files([tmp_path / "gone.png"])
+        hashes.hash_files([tmp_path / "gone.png"])
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path) -> None:
+    def refuse(folder: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "iterdir", refuse)  # chmod does not stop root
+    monkeypatch.setattr(os, "scandir", refuse)  # chmod does not stop root
     with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); fix its permissions"):
         folder.list_files(tmp_path)
 
 
 def test_hashes_are_those_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
-    assert catalog.hash_files([tmp_path / "x"]) == [hashlib.sha256(b"x").hexdigest()]
+    assert hashes.hash_files([tmp_path / "x"]) == [hashlib.sha256(b"x").hexdigest()]

@@ -210,7 +210,7 @@ def test_the_file_is_read_as_it_was_written(normal, tmp_path):
     assert point is not None
     point.save(tmp_path / "operating.json")
     assert OperatingPoint.load(tmp_path / "operating.json") == point
-    assert (point.normal is None) is (point.threshold is None) is (point.val is None) is not normal
+    assert (point.normal is None) is (point.threshold is None) is (point.chosen is None) is not normal
     with pytest.raises(UserError, match=r"there is no .*operating\.json"):
         OperatingPoint.load(tmp_path / "elsewhere" / "operating.json")
 
@@ -225,7 +225,7 @@ def test_the_options_decide_the_threshold():
     assert surer.threshold is not None
     assert surer.threshold.bound > strict.bound
     assert points[1] is not None
-    assert points[1].val == points[1].outcome(predictions)
+    assert points[1].chosen == points[1].outcome(predictions)
     assert points[1].outcome(made_up(0)) is None
 
 
