@@ -92,7 +92,7 @@ class Allowed:
     highest: float = math.inf
     above: float = -math.inf
     below: float = math.inf
-    words: tuple[str | bool, ...] = ()
+    words: tuple[str, ...] = ()
     null: bool = False
     length: int = 0
     single: bool = False
@@ -102,7 +102,7 @@ class Allowed:
         if (str(value).lower() if isinstance(value, bool) else value) in self.words or (self.null and value is None):
             return
         if self.kind is None:
-            check_choice(key, value, [str(word).lower() for word in self.words])
+            check_choice(key, value, self.words)
         is_list = self.length > 0 and isinstance(value, list) and len(value) == self.length
         numbers = value if is_list else [value] if self.single or not self.length else []
         kinds = (int,) if self.kind is int else (int, float)
@@ -154,7 +154,7 @@ ALLOWED = {
     "operating.max_escape": Allowed(float, above=0, below=1, null=True),
     "operating.reject": Allowed(float, lowest=0, below=1),
     "operating.target_accuracy": Allowed(float, above=0, below=1),
-    "optimizer.decay_norms": Allowed(words=(True, False)),
+    "optimizer.decay_norms": Allowed(words=("true", "false")),
     "optimizer.layer_decay": Allowed(float, lowest=0.01, highest=1),
     "split.by": Allowed(words=("session", "image")),
     "scheduler.step_size": Allowed(int, lowest=1),
