@@ -134,7 +134,7 @@ ALLOWED = {
     "augment.noise": Allowed(float, lowest=0, highest=1),
     "data.batch_size": Allowed(int, lowest=1),
     "data.cache": Allowed(words=("auto", "device", "memory", "disk", "none")),
-    "data.image_size": Allowed(int, lowest=1, length=2, single=True),
+    "data.image_size": Allowed(int, lowest=1, length=2, single=True, words=("auto",)),
     "data.max_pixels": Allowed(int, lowest=1),
     "data.num_workers": Allowed(int, lowest=0, words=("auto",)),
     "data.on_broken": Allowed(words=("error", "exclude")),
@@ -201,7 +201,7 @@ def size_text(size: Size) -> str:
 def image_sizes(config: DictConfig) -> list[Size]:
     """The setting `image_sizes`, a list of what `data.image_size` may be; a `UserError` if it is another or empty."""
     values = plain(config.image_sizes)
-    if not isinstance(values, list) or not values:
+    if not isinstance(values, list) or not values or "auto" in values:
         raise UserError(f"image_sizes={values}: give a list, as in image_sizes=[128,[96,160]]")
     for value in values:
         ALLOWED["data.image_size"].check("image_sizes", value)

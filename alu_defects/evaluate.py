@@ -91,13 +91,11 @@ def _find_images(config: DictConfig, run: "Run") -> "tuple[DefectData, NewImages
     given, options, table = config.data, plain(run.config()), run.catalog()
     if given.source and not (given.root or given.table):
         raise UserError(f"data.source={given.source} says how new images are read; give their folder as data.root=…")
-    # what the run says of them may be of another machine; bits=auto would look at a part of its images
+    # what the run says of them may be of another machine; auto would look at a part of its images
     here = {key: given[key] for key in ("cache", "cache_dir", "remember_hashes")}
-    here |= {"bits": run.status()["bits"]}
-    root = catalog.existing_root(plain(given.root)) if given.root else None
-    may_be_moved = root is None or len(catalog.folders_of(root)) == run.number_of_roots()
-    if may_be_moved and not given.source and not given.table:
-        root = root or run.data_root()
+    here |= {key: run.status()[key] for key in ("bits", "image_size")}
+    if not given.source and not given.table:
+        root = run.moved_root(plain(given.root)) if given.root else run.data_root()
         # what was excluded is not in the catalog of the run
         data = DefectData(**{**options["data"], **here, "on_broken": "error"}, split={}, seed=options["seed"])
         table = table[splits.in_split(table, "val") | splits.in_split(table, config.split.name)]

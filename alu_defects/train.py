@@ -64,7 +64,8 @@ def train(config: DictConfig) -> dict[str, Any]:
         changed = identity.identity_settings(config) != identity.identity_settings(run.config())
         run.update(**same | {"settings": None if changed else before.get("settings")})
     else:
-        check_backbone(**backbone_options(plain(config.model)), image_size=config.data.image_size)
+        known = None if config.data.image_size == "auto" else config.data.image_size
+        check_backbone(**backbone_options(plain(config.model)), image_size=known)
         entries = {"weights": weights, **identity.run_identity(config)}
         run = Run.create(Path(config.run_dir), config, overrides, claim=named_by_time, **entries)
     with run.recorded(), restore_threads():
@@ -89,7 +90,7 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     trainer.check_trainer(options["trainer"], options.get("callbacks") or {}, options["on_nonfinite"])
     _check_options(options)
     seed_everything(config.seed, workers=True, verbose=False)
-    options["data"]["bits"] = recorded.get("bits", options["data"]["bits"])
+    options["data"] |= {key: recorded[key] for key in ("bits", "image_size") if key in recorded}
     data = _data(options)
     _prepare(data, run, startup)
     check_normal(options["operating"]["normal"], data.classes)
@@ -246,7 +247,7 @@ def _prepare(data: "DefectData", run: "Run", startup: "StartupTimer") -> None:
     startup.end_stage("catalog")
     data.prepare_data()
     run.take_catalog(data.catalog, data.root)
-    run.update(bits=data.bits, split=splits.resolve(data.split["name"], data.catalog))
+    run.update(bits=data.bits, image_size=data.image_size, split=splits.resolve(data.split["name"], data.catalog))
     if len(data.excluded):
         save_catalog(data.excluded, run.excluded_file)
     startup.end_stage("pixels")

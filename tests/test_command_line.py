@@ -160,13 +160,27 @@ def test_a_wrong_image_size_is_refused(typed, small, tmp_path, value):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_frame_by_the_shape_of_the_images_stays_that_of_the_run(typed, small, photographs, tmp_path):
+    run = tmp_path / "run"
+    words = [*small, "data.image_size=auto", "trainer.max_epochs=1", f"paths.cache={tmp_path}", f"run_dir={run}"]
+    done = typed("train", *words)
+    assert done.returncode == 0, done.stderr
+    status = json.loads((run / "run.json").read_text())
+    assert status["image_size"] == list(decode.choose_size(sorted(photographs.rglob("*.png"))))
+    before = (run / "metrics.json").read_text()
+    status["image_size"] = [64, 32]
+    assert typed("evaluate", f"run={run}", f"paths.cache={tmp_path}", "trainer=cpu").returncode == 0
+    evaluated = json.loads((run / "evaluation" / "test" / "metrics.json").read_text())
+    assert evaluated["test"] == json.loads(before)["test"]
+
+
 def test_a_frame_that_is_no_square_from_training_to_evaluation(typed, small, tmp_path):
     caches, run = tmp_path / "cache", tmp_path / "run"
     words = ["model.attention=scse", "trainer.max_epochs=1", "callbacks.dashboard.embeddings=true"]
     words += ["data.image_size=[48,32]", "data.resize=letterbox", f"paths.cache={caches}", f"run_dir={run}"]
     done = typed("train", *small, *words)
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in (caches / "pixels").iterdir()] == ["v2_48x32_letterbox"]
+    assert (caches / "pixels" / "v2_48x32_letterbox").is_dir()
     for name in ("best.ckpt", "model.safetensors"):
         assert tuple(checkpoint.load_classifier(run / "checkpoints" / name).hparams["image_size"]) == (48, 32)
     assert len(list(run.rglob("sprite.png"))) == 1

@@ -90,7 +90,7 @@ def test_a_path_is_read_as_it_is_typed(place):
     for key in ("data.table", "++operating.normal", "resume"):
         assert value(key, place) == place
     if "," not in place and place != "choice(a,b)":
-        assert value("data.root", place, sweep=True) == place
+        assert value("paths.cache", place, sweep=True) == place
 
 
 def test_python_and_the_command_line_read_paths_alike(jobs):

@@ -16,7 +16,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
-from alu_defects.config import read_size
+from alu_defects.config import Size, read_size, size_text
 from alu_defects.data import bit_depth, decode, duplicates, grouping, hashes, leakage, similarity, sources, splits
 from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
@@ -45,7 +45,8 @@ class DefectData(LightningDataModule):
     Args:
         source: how the images are found, of `sources.SOURCES`: folder, table, tianchi or synthetic.
         root: the folder of the images, or several for folder and table.
-        image_size: height and width in pixels to which the whole frame is resized, or one number for both.
+        image_size: height and width in pixels to which the whole frame is resized, or one number for both; `auto` is
+            chosen by `decode.choose_size` when it is first asked for.
         resize: `squash` or `letterbox`, see `decode.decode`.
         bits: what 16-bit images use of their bits, of `decode.BITS`, or `auto`, see `bit_depth.choose_bits`.
         max_pixels: that an image may have; one with more counts as one that cannot be decoded.
@@ -74,7 +75,7 @@ class DefectData(LightningDataModule):
         *,
         source: str,
         root: str | Sequence[str] | None,
-        image_size: int | Sequence[int],
+        image_size: int | Sequence[int] | str,
         resize: str = "squash",
         bits: int | str = "auto",
         max_pixels: int = decode.MAX_PIXELS,
@@ -108,7 +109,8 @@ class DefectData(LightningDataModule):
         sources.check_source_options(source, self.source_options)
         if split:
             splits.check_split_options(**split)
-        self.image_size, self.resize, self.bits, self.max_pixels = read_size(image_size), resize, bits, max_pixels
+        self._image_size = None if isinstance(image_size, str) else read_size(image_size)
+        self.resize, self.bits, self.max_pixels = resize, bits, max_pixels
         self.cache, self.cache_dir = cache, Path(str(cache_dir))
         self.batch_size, self.num_workers, self.sampler = batch_size, num_workers, sampler
         self.group = str(group)
@@ -130,6 +132,14 @@ class DefectData(LightningDataModule):
         self._since = time.time()
         self._hashes: decode.UInt8 | None = None
         self._datasets: dict[str, ImageDataset] = {}
+
+    @property
+    def image_size(self) -> Size:
+        """Height and width of the frame in pixels."""
+        if self._image_size is None:
+            self._image_size = decode.choose_size([self.root / path for path in self.catalog["path"]])
+            log.info("data.image_size=%s by the shape of the images", size_text(self._image_size))
+        return self._image_size
 
     @property
     def catalog(self) -> pd.DataFrame:

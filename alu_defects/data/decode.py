@@ -2,12 +2,13 @@
 
 import hashlib
 import io
+import math
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -141,6 +142,31 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
     return image.convert("RGB")
+
+
+AUTO_PIXELS = 192**2  # of a frame of data.image_size=auto
+_MAX_ASPECT = 6  # of it: a longer image is squashed
+_AUTO_STEP, _AUTO_LEAST = 32, 64  # pixels: the stride of most networks, and what is left of the last map
+
+
+def choose_size(paths: Sequence[Path], sample: int = 200) -> Size:
+    """A frame in the shape of most images, of about `AUTO_PIXELS` but no larger than they are, by the headers of some.
+
+    The sides are multiples of 32 pixels. Files that cannot be read are not counted; of nothing else it is a square.
+    """
+    sizes = []
+    for path in paths[:: max(1, len(paths) // sample)]:
+        with suppress(Exception), Image.open(path) as opened:  # decoding says what is wrong with it
+            turned = opened.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
+            sizes.append(opened.size[::-1] if turned else opened.size)
+    if not sizes:
+        sizes = [(math.isqrt(AUTO_PIXELS),) * 2]
+    width, height = np.median(np.log(sizes), axis=0)
+    pixels = min(AUTO_PIXELS, math.exp(width + height))
+    aspect = np.clip(math.exp(width - height), 1 / _MAX_ASPECT, _MAX_ASPECT)
+    sides = math.sqrt(pixels / aspect), math.sqrt(pixels * aspect)
+    height, width = (max(_AUTO_LEAST, _AUTO_STEP * round(side / _AUTO_STEP)) for side in sides)
+    return height, width
 
 
 def is_16_bit(opened: ImageFile.ImageFile) -> bool:

@@ -170,7 +170,7 @@ def _paper_numbers(group: ModelGroup) -> dict[str, float]:
     """The numbers of the paper's Table 2, where the experiment is the paper's."""
     data, split = group.config.data, group.config.split
     same = data.source == "tianchi" and data.round == 1 and not data.include_other
-    same = same and read_size(data.image_size) == (400, 400)
+    same = same and data.image_size != "auto" and read_size(data.image_size) == (400, 400)
     if not (same and split.name == "paper" and group.model in PAPER_TABLE2):
         return {}
     return {f"paper_{name}": v / 100 for name, v in zip(SUMMARY_METRICS[:3], PAPER_TABLE2[group.model], strict=True)}

@@ -38,7 +38,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class _Entry(NamedTuple):
     factory: Callable[..., Any]
     attention: str  # part of the name; "none" leaves it to the caller
-    published: Callable[..., Published] | None  # of the backbone's own options
+    published: Callable[..., Published] | None = None  # of the backbone's own options
 
 
 _registry: dict[str, _Entry] = {}
@@ -159,10 +159,10 @@ def create_backbone(
     return model
 
 
-def check_backbone(*, image_size: int | Sequence[int], **model: Any) -> None:
+def check_backbone(*, image_size: int | Sequence[int] | None, **model: Any) -> None:
     """Raise what `create_backbone` would for the name, the options and the image size, in a moment and without weights.
 
-    Files of weights are not looked at.
+    Files of weights are not looked at, nor is the image size where it is not known yet, None.
     """
     try:
         with torch.device("meta"):  # no memory, no random numbers

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from alu_defects.config import check_settings, read_size
+from alu_defects.data.decode import AUTO_PIXELS
 from alu_defects.errors import UserError
 from alu_defects.runs.run import Run
 from alu_defects.signals import GRACE, interrupting
@@ -89,8 +90,8 @@ def _batch_pixels(config: DictConfig) -> int:
         check_settings(config)
     except UserError:  # its job refuses it
         return 0
-    height, width = read_size(config.data.image_size)
-    return int(config.data.batch_size) * height * width
+    size = config.data.image_size
+    return int(config.data.batch_size) * (AUTO_PIXELS if size == "auto" else math.prod(read_size(size)))
 
 
 @dataclass

@@ -164,10 +164,17 @@ class Run:
         """The images of the run."""
         return load_catalog(self.catalog_file)
 
-    def number_of_roots(self) -> int:
-        """How many folders the images came from."""
-        root = self.status()["data_root"]
-        return 1 if isinstance(root, str) else len(root)
+    def moved_root(self, root: str | Sequence[str]) -> Root:
+        """Where the images lie now; a `UserError` if these are not as many folders as there were."""
+        then, moved = self.status()["data_root"], existing_root(root)
+        folders = [then] if isinstance(then, str) else then
+        if len(folders_of(moved)) != len(folders):
+            raise UserError(
+                f"data.root={moved}: the images of {self.folder} lie below {len(folders)} "
+                f"{'folder' if len(folders) == 1 else 'folders'}, {', '.join(folders)}; give as many, in this order, "
+                "or data=<source> to evaluate all labelled images there as new ones"
+            )
+        return moved
 
     def data_root(self) -> Root:
         """Where the images lay when the run was started; a `UserError` if they are no longer there."""

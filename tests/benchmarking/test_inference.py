@@ -117,7 +117,7 @@ def test_what_cannot_be_measured_is_named_with_its_fix(settings, message):
 def test_a_batch_beyond_the_memory_is_named_with_its_fix(error):
     with (
         pytest.raises(UserError, match=r"batch_sizes=2: .* narrow .* leave 2 out"),
-        inference._hints("narrow", 32, 2, torch.device("cpu")),
+        inference._hints("narrow", (32, 32), 2, torch.device("cpu")),
     ):
         raise error
 
@@ -125,6 +125,6 @@ def test_a_batch_beyond_the_memory_is_named_with_its_fix(error):
 def test_other_errors_stay_what_they_are():
     with (
         pytest.raises(RuntimeError, match="unsupported memory format"),
-        inference._hints("narrow", 32, 2, torch.device("cpu")),
+        inference._hints("narrow", (32, 32), 2, torch.device("cpu")),
     ):
         raise RuntimeError("unsupported memory format")

@@ -315,7 +315,7 @@ def test_8_bit_data_sets_do_not_look_for_bits(
         for bits in ("auto", 12):
             make(photographs, bits=bits, cache_dir=tmp_path).prepare_data()
     found = sorted(path.name for path in tmp_path.iterdir())
-    assert found == ["hashes.sqlite3", "v1_32_squash"]  # where they were before
+    assert found == ["hashes.sqlite3", "similar_v1", "v1_32_squash"]  # where they were before
     assert "data.bits" not in caplog.text
 
 

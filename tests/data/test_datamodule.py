@@ -168,7 +168,7 @@ def test_pixels_can_be_moved_again(photographs: Path) -> None:
 
 def test_near_duplicates_of_too_many_images_are_not_counted(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make(photographs)
-    assert data.find_near_duplicates() == NearDuplicates(0, 0, 16)
+    assert data.find_near_duplicates() == NearDuplicates(0, 0, 12)
     monkeypatch.setattr(duplicates, "MAX_IMAGES_PER_RUN", 35)
     assert data.find_near_duplicates() is None
 
@@ -524,8 +524,11 @@ def test_unknown_predict_split_is_refused(photographs: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["pit/x.png", "pit/deep/y.png"], "one class only, pit; a classifier needs two or more class folders"),
-        (["x.png", "a/x.png", "b/x.png"], r"x\.png and 0 other images lie in the root itself; move each into a folder"),
+        (["pit/x.png", "pit/deep/y.png"], "one class only, pit; a classifier needs two or more classes"),
+        (
+            ["x.png", "a/x.png", "b/x.png"],
+            r"x\.png and 0 other images lie in the root itself, .*; move each into a folder",
+        ),
         (["x.png", "y.png"], r"x\.png and 1 other images lie in the root itself"),
     ],
 )

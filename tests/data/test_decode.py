@@ -286,3 +286,29 @@ def test_a_file_that_changed_since_it_was_cataloged_is_refused(tmp_path: Path) -
     assert isinstance(
         next(iter(decode.decode_all(paths[1:2], [hashed(paths[0])], now, (8, 8)))), decode.UnreadableError
     )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(640, 480)] * 3, (160, 224)),
+        ([(200, 200)] * 3, (192, 192)),
+        ([(100, 90)] * 3, (96, 96)),  # no larger than they are
+        ([(8, 8)], (64, 64)),
+        ([(960, 320), (960, 320), (300, 300)], (96, 320)),  # as most
+        ([(4000, 40)], (64, 480)),  # longer than six to one is squashed
+        ([], (192, 192)),
+    ],
+)
+def test_a_frame_in_the_shape_of_the_images(tmp_path, sizes, expected):
+    for number, size in enumerate(sizes):
+        Image.new("L", size).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert decode.choose_size(sorted(tmp_path.iterdir())) == expected
+
+
+def test_a_turned_image_counts_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (640, 480)).save(tmp_path / "turned.jpg", exif=exif)
+    assert decode.choose_size([tmp_path / "turned.jpg"]) == (224, 160)

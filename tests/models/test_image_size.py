@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from alu_defects.errors import UserError
 from alu_defects.models.backbone import multiply_adds
-from alu_defects.models.registry import check_backbone, create_backbone
+from alu_defects.models.registry import check_backbone, create_backbone, published_weights
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,15 @@ def test_other_errors_do_not_name_the_image_size(name, options, message):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """Let timm find random weights as the published ones."""
+    """Put random weights where the published ones are put by hand."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
 
     def publish(name):
         torch.manual_seed(1)
-        save_file(timm.create_model(name).state_dict(), tmp_path / "model.safetensors")
-        monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *_, **__: str(tmp_path / "model.safetensors"))
+        file = published_weights(f"timm/{name}").by_hand
+        file.parent.mkdir(parents=True)
+        save_file(timm.create_model(name).state_dict(), file)
 
     return publish
 
