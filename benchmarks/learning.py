@@ -20,8 +20,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from alu_defects.config import compose, plain
-from alu_defects.data import catalog, splits
+from alu_defects.config import compose
+from alu_defects.data import splits
+from alu_defects.data.catalog import Root
+from alu_defects.runs.run import Run
 from alu_defects.synthetic import SyntheticOptions, ensure_written
 from alu_defects.tianchi_classes import CLASSES
 from alu_defects.train import train
@@ -30,10 +32,18 @@ Job = dict[str, Any]  # the columns that identify a row
 Words = list[str]  # of the command line
 
 MODELS = ("shufflenet", "xception", "inceptionv4", "inceptionv4_scse")
-# what the defaults were until budgets were counted in steps
+# all from scratch; before: what experiment=photographs was until budgets were counted in steps
+_SCRATCH = ["experiment=photographs", "model.pretrained=false"]
 RECIPES: dict[str, Words] = {
-    "default": ["experiment=photographs"],
-    "before": ["experiment=photographs"],
+    "before": [
+        *_SCRATCH,
+        "data.image_size=128",
+        "data.batch_size=32",
+        "optimizer.lr=0.004",
+        "trainer.max_epochs=40",
+        "optimizer.decay_norms=true",
+    ],
+    "default": _SCRATCH,
 }
 THUMBNAIL_SIDE = 32  # pixels
 
@@ -104,7 +114,7 @@ def _link(files: Iterable[Path], folder: Path) -> None:
             link.symlink_to(file.resolve())
 
 
-def baselines(root: Path, table: pd.DataFrame) -> dict[str, float]:
+def baselines(root: Root, table: pd.DataFrame) -> dict[str, float]:
     """Scores on test of the majority class of train, and of a logistic regression on grey thumbnails.
 
     Its C is chosen by cross-validation on the training images (scikit-learn's LogisticRegressionCV).
@@ -130,7 +140,7 @@ def baselines(root: Path, table: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _thumbnails(root: Path, table: pd.DataFrame) -> NDArray[np.float64]:
+def _thumbnails(root: Root, table: pd.DataFrame) -> NDArray[np.float64]:
     def thumbnail(path: str) -> NDArray[np.uint8]:
         with Image.open(root / path) as image:
             return np.asarray(ImageOps.grayscale(image).resize((THUMBNAIL_SIDE,) * 2, Image.Resampling.BOX)).ravel()
@@ -139,12 +149,16 @@ def _thumbnails(root: Path, table: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def run_job(words: Words, folder: Path) -> dict[str, Any]:
-    """Train; returns what the table says of it."""
-    config = compose("train", [*words, f"run_dir={folder}"])
-    results = train(config)
+    """Train, or continue a run that was stopped; returns what the table says of it."""
+    if not folder.exists():
+        results = train(compose("train", [*words, f"run_dir={folder}"]))
+    elif Run(folder).status()["status"] == "finished":
+        results = Run(folder).metrics()
+    else:
+        results = train(compose("train", [f"resume={folder}"]))
     test = results["test"]
     return {
-        "image size": plain(config.data.image_size),
+        "image size": "x".join(map(str, Run(folder).status()["image_size"])),
         "epochs": results["epochs"],
         "minutes": round(results["seconds"] / 60, 2),
         "val f1": results["val"]["f1"],
@@ -161,17 +175,11 @@ def measure(file: Path, jobs: Iterable[tuple[Job, Words]], runs: Path, *, with_b
         folder = runs / "_".join(str(value) for value in job.values())
         row: Mapping[str, Any] = job | run_job(words, folder)
         if with_baselines:
-            about = catalog.load_catalog(folder / "catalog.csv")
-            row = dict(row) | baselines(Path(_root(folder)), about)
+            run = Run(folder)
+            row = dict(row) | baselines(run.data_root(), run.catalog())
         table = pd.concat([known, pd.DataFrame([row])], ignore_index=True)
         table.to_csv(file, index=False, float_format="%.4f")
         print(pd.Series(dict(row)).to_string(), flush=True)
-
-
-def _root(folder: Path) -> Path:
-    from alu_defects.runs.run import Run
-
-    return Run(folder).data_root()
 
 
 def main() -> None:
