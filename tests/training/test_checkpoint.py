@@ -22,7 +22,7 @@ OPTIONS: dict[str, Any] = {
     "model": {"name": "shufflenet", "width": 0.5},
     "classes": ["正常", "pit, small"],
     "class_counts": [30, 10],
-    "image_size": 32,
+    "image_size": (32, 32),
     "loss": {
         "_target_": "alu_defects.training.losses.Focal",
         "class_weights": "balanced",
