@@ -40,7 +40,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     started = time.perf_counter()
     from alu_defects.models.registry import check_backbone
-    from alu_defects.runs import identity, starting_weights, sweep
+    from alu_defects.runs import identity, starting_weights
     from alu_defects.runs.run import Run
     from alu_defects.training.threads import restore_threads
 
@@ -52,10 +52,12 @@ def train(config: DictConfig) -> dict[str, Any]:
     weights: dict[str, Any] = {}
     if config.resume in (None, "auto"):
         check_settings(config)
-        config, weights = starting_weights.choose(config)
-    if config.resume == "auto":
-        unfinished = sweep.find_unfinished(config)
-        config.resume, overrides = (str(unfinished.folder), []) if unfinished else (None, overrides)
+        unfinished = _find_unfinished(config)
+        if unfinished:
+            config.resume, overrides = str(unfinished.folder), []
+        else:
+            config.resume = None
+            config, weights = starting_weights.choose(config)
     if config.resume:
         run, config = Run.resume(config.resume, overrides)
         before, digests = run.status(), identity.run_identity(config)
@@ -109,7 +111,9 @@ def _train(config: DictConfig, run: "Run", started: float) -> dict[str, Any]:
     fit = trainer.create_trainer(options["trainer"], options["callbacks"], loggers, classifier.backbone, run.folder)
     if options["trainer"]["accumulate_grad_batches"] == "auto":
         accumulation.accumulate_to_fit(fit, classifier, data, recorded.get("accumulate_grad_batches"))
-    if options["trainer"]["max_epochs"] == "auto":
+    if options["trainer"]["max_epochs"] == "auto" and last:
+        fit.fit_loop.max_epochs = recorded["max_epochs"]  # the schedule was laid out for them
+    elif options["trainer"]["max_epochs"] == "auto":
         trainer.set_epochs(fit, sum(data.class_counts()), data.batch_size, options["model"]["steps"])
     macs = multiply_adds(classifier.backbone, data.image_size)
     startup.end_stage("network")
@@ -262,6 +266,16 @@ def _prepare(data: "DefectData", run: "Run", startup: "StartupTimer") -> None:
     startup.end_stage("leakage")
 
 
+def _find_unfinished(config: DictConfig) -> "Run | None":
+    """With resume=auto the run that continues."""
+    from alu_defects.runs import starting_weights, sweep
+
+    if config.resume != "auto":
+        return None
+    found = (sweep.find_unfinished(possible) for possible in starting_weights.possible_choices(config))
+    return next((run for run in found if run), None)
+
+
 def _find_finished(config: DictConfig) -> "Run | None":
     """The run of this or another sweep that a job need not repeat; the job's folder then points to it.
 
@@ -269,12 +283,13 @@ def _find_finished(config: DictConfig) -> "Run | None":
     """
     from alu_defects.runs import starting_weights, sweep
 
+    unfinished = _find_unfinished(config)
     if config.model.pretrained == "auto":
         config, _ = starting_weights.choose(config)
     finished = sweep.find_finished(config, _data(plain(config)))
     if finished:
         print(f"finished before, not run again (sweep.force=true would): {finished.folder}")
-    elsewhere = finished or (sweep.find_unfinished(config) if config.resume == "auto" else None)
+    elsewhere = finished or unfinished
     if elsewhere:
         sweep.point_to_run(Path(config.run_dir), elsewhere, list(HydraConfig.get().overrides.task))
     if finished and finished.folder != Path(config.run_dir):

@@ -96,7 +96,8 @@ def audit_images(data: DefectData, *, max_distance: int = duplicates.MAX_HASH_DI
         table = table[table["label"] != ""].reset_index(drop=True)  # what would be split
     root = data.root if data.found else sources.given_root(data.source, data.source_options)
     images = _all_images(root, table, data.found)
-    seen = inspect_all([root / path for path in images["path"]], data.image_size, data.max_pixels, progress)
+    files = [root / path for path in images["path"]]
+    seen = inspect_all(files, data.choose_image_size(files), data.max_pixels, progress)
     for column in ("width", "height", "mode", "format"):
         images[column] = [getattr(one, column) for one in seen]
     needed = len(table) if data.found else len(images)  # what training would read comes first

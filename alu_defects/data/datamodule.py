@@ -136,8 +136,12 @@ class DefectData(LightningDataModule):
     @property
     def image_size(self) -> Size:
         """Height and width of the frame in pixels."""
+        return self._image_size or self.choose_image_size([self.root / path for path in self.catalog["path"]])
+
+    def choose_image_size(self, files: Sequence[Path]) -> Size:
+        """The frame, chosen by the shape of these images where `image_size` is auto."""
         if self._image_size is None:
-            self._image_size = decode.choose_size([self.root / path for path in self.catalog["path"]])
+            self._image_size = decode.choose_size(files, self.max_pixels)
             log.info("data.image_size=%s by the shape of the images", size_text(self._image_size))
         return self._image_size
 
@@ -185,7 +189,15 @@ class DefectData(LightningDataModule):
         self.classes = [name for name in (self._catalog["label"].unique() if classes is None else classes) if name]
 
     def find_similar(self, table: pd.DataFrame) -> npt.NDArray[np.int64]:
-        """Number the rows of a catalog so that near-duplicates have the same number, int64 (rows,)."""
+        """Number the rows of a catalog so that near-duplicates have the same number, int64 (rows,).
+
+        Above `similarity.MANY_IMAGES` that takes minutes, which a split that does not keep them together is not worth:
+        each image is then alone.
+        """
+        ignored = self.split and not splits.keeps_groups(self.split["name"], table, self.split)
+        if ignored and len(table) > similarity.MANY_IMAGES:
+            log.warning("split=%s: near-duplicates among %d images are not looked for", self.split["name"], len(table))
+            return np.arange(len(table))
         paths = [self.root / path for path in table["path"]]
         sha256s = table["sha256"].to_list()
         known, limit = (self.cache_dir, paths, sha256s, self._since), self.max_pixels
@@ -250,7 +262,7 @@ class DefectData(LightningDataModule):
         table = self.catalog.assign(detail=files.map(errors))
         lost, kept = table[table["detail"].notna()], table[table["detail"].isna()].drop(columns="detail")
         if self.split:
-            splits.check_classes(kept, self.classes, "those that can be decoded; replace broken ones")
+            splits.check_classes(kept, self.classes, "(those that can be decoded); replace broken ones")
         self._exclude(lost, Reason.BROKEN)
         self.set_catalog(self.root, kept, self.classes)
         path, error = lost[["path", "detail"]].iloc[0]

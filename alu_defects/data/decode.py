@@ -149,14 +149,14 @@ _MAX_ASPECT = 6  # of it: a longer image is squashed
 _AUTO_STEP, _AUTO_LEAST = 32, 64  # pixels: the stride of most networks, and what is left of the last map
 
 
-def choose_size(paths: Sequence[Path], sample: int = 200) -> Size:
+def choose_size(paths: Sequence[Path], max_pixels: int = MAX_PIXELS, sample: int = 200) -> Size:
     """A frame in the shape of most images, of about `AUTO_PIXELS` but no larger than they are, by the headers of some.
 
     The sides are multiples of 32 pixels. Files that cannot be read are not counted; of nothing else it is a square.
     """
     sizes = []
     for path in paths[:: max(1, len(paths) // sample)]:
-        with suppress(Exception), Image.open(path) as opened:  # decoding says what is wrong with it
+        with suppress(Exception), open_image(path, max_pixels) as opened:  # decoding says what is wrong with it
             turned = opened.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
             sizes.append(opened.size[::-1] if turned else opened.size)
     if not sizes:

@@ -109,8 +109,8 @@ def group_hashes(hashes: UInt8, *, progress: bool = False) -> npt.NDArray[np.int
     number = len(hashes)
     if number > MANY_IMAGES:
         log.warning(
-            "comparing all pairs of %d images takes minutes, once; data.group=folder, time, a column or a regular "
-            "expression needs no comparison",
+            "comparing all pairs of %d images takes minutes, once for these images; data.group=folder, time, a column "
+            "or a regular expression needs no comparison",
             number,
         )
     groups = np.arange(number)
@@ -140,7 +140,7 @@ def _gather(blocks: Iterable[duplicates.Int64]) -> Iterator[duplicates.Int64]:
 def _hash_files(
     file: Path, paths: Sequence[Path], sha256s: Sequence[str], since: float, *, max_pixels: int, progress: bool
 ) -> tuple[UInt8, bool]:
-    """The hashes of files, uint8 (N, levels, HASH_BITS / 8), and whether all could be decoded; the others are zero."""
+    """The hashes of files, uint8 (N, levels, HASH_BITS / 8), and whether all could be read; the others are zero."""
     wanted = dict(zip(sha256s, paths, strict=True))
     rows, records = _read(file)
     if wanted.keys() - rows.keys():
@@ -167,7 +167,10 @@ def _read(file: Path) -> tuple[dict[str, int], npt.NDArray[np.void]]:
 def _append(
     file: Path, missing: Mapping[str, Path], rows: int, since: float, *, max_pixels: int, progress: bool
 ) -> None:
-    """Hash files and write their records; those that cannot be decoded have none."""
+    """Hash files and write their records: those whose content cannot be decoded look like no other.
+
+    Those that may be decoded the next time, with another limit of pixels or when a disk works again, have none.
+    """
 
     def hash_file(opened: BinaryIO) -> UInt8:
         # bits=None: how bright an image is does not change its hash
@@ -179,9 +182,10 @@ def _append(
     with file.open("ab") as opened:
         opened.truncate(rows * _RECORD.itemsize)  # without the incomplete record of a killed writer
         for number, (sha256, hashes) in enumerate(zip(missing, seen, strict=True)):
-            if not isinstance(hashes, Exception):
+            if not isinstance(hashes, decode.UnreadableError | decode.TooManyPixelsError):
                 record = np.zeros(1, _RECORD)
-                record["sha256"], record["hashes"] = np.frombuffer(bytes.fromhex(sha256), np.uint8), hashes
+                record["sha256"] = np.frombuffer(bytes.fromhex(sha256), np.uint8)
+                record["hashes"] = 0 if isinstance(hashes, Exception) else hashes
                 opened.write(record.tobytes())
             if number % _WRITTEN_AT_ONCE == 0:
                 opened.flush()

@@ -63,6 +63,7 @@ def given_root(source: str, options: Mapping[str, Any]) -> Root:
     if source == "synthetic":
         return Path(options["root"]).expanduser()  # may not be written yet
     if source == "table" and not options.get("root"):
+        tables.check_exists(options["table"])
         return catalog.existing_root(Path(str(options["table"])).expanduser().parent)
     return catalog.existing_root(options["root"])
 

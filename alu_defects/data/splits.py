@@ -69,7 +69,7 @@ def split_catalog(
     if name in ("random", "paper", "kfold", "session") and (given_splits(table) != "").any():
         log.warning("split=%s splits all images again; that of the data is not used, split=given takes it", name)
     meant = resolve(name, table)
-    if meant == "session" or (meant == "kfold" and options.get("by", "session") == "session"):
+    if keeps_groups(name, table, options):
         grouping.check_sizes(table, group)
     table["split"] = SPLITTERS[name](table, **options)
     fix = _FIXES.get(meant, "add images, of which a class needs three, or remove the class")
@@ -87,6 +87,12 @@ def resolve(name: str, table: pd.DataFrame) -> str:
     if name != "auto":
         return name
     return "given" if (given_splits(table) != "").any() else "session"
+
+
+def keeps_groups(name: str, table: pd.DataFrame, options: Mapping[str, Any]) -> bool:
+    """Whether a splitter with these options keeps the images of a group together, whichever split each is in."""
+    meant = resolve(name, table)
+    return meant == "session" or (meant == "kfold" and options.get("by", "session") == "session")
 
 
 def count_cut_groups(table: pd.DataFrame) -> int:

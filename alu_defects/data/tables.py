@@ -73,6 +73,12 @@ def check_columns(columns: Mapping[str, Any]) -> None:
         raise UserError(f"data.columns: {twice[0]} would be two of {', '.join(COLUMNS)}; give each another column")
 
 
+def check_exists(table: str) -> None:
+    """A `UserError` if there is no such table."""
+    if not Path(str(table)).expanduser().is_file():
+        raise UserError(f"data.table={table} is not a file; give a CSV or Parquet with a line for each image")
+
+
 def read_table(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     """The cells of a table as text, without blanks around them; the index is the line, or the row of Parquet from 1."""
     try:
@@ -237,4 +243,11 @@ def _read_times(file: Path, texts: pd.Series) -> list[str]:
             f"data.table={file}, line {line}: time {texts[line]} is not known; write it like 2018-08-30T16:45:45, or "
             "leave it empty"
         )
+    if len(dates := texts[texts.str.len().between(1, len("2018-08-30"))]):
+        log.warning(
+            "%s: %d of %d times are dates without a clock, such as %s in line %s; images of one day are no session, so "
+            "they count as images without a time",
+            *(file, len(dates), len(texts), dates.iloc[0], dates.index[0]),
+        )
+        known[dates.index] = ""
     return list(known)

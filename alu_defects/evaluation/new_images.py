@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from alu_defects.config import compose, plain
 from alu_defects.data import catalog, grouping, splits
@@ -72,9 +74,12 @@ def find_new_images(run: Run, given: Mapping[str, Any], settings: Mapping[str, A
             "class folders as the run does; data=<source> says how they are read"
         )
     own = table[known].assign(split=splits.NEW)
-    own["session"] = grouping.find_groups(own, "auto", run.config().split.get("gap", 60), data.find_similar)
+    own["session"] = _find_groups(data, own, run.config().split.get("gap", 60))
     data.set_catalog(data.root, own, classes)
     data.prepare_data()
+    if not len(data.catalog):
+        detail = data.excluded["path"].iloc[0] if len(data.excluded) else ""
+        raise UserError(f"data.root={data.root}: no labelled image can be decoded, such as {detail}; replace them")
     missing = [name for name in classes if name not in set(data.catalog["label"])]
     notes = list(_notes(data, unknown, missing, unlabelled=int((~labelled).sum())))
     trained = run.catalog()
@@ -84,6 +89,15 @@ def find_new_images(run: Run, given: Mapping[str, Any], settings: Mapping[str, A
     for text in warnings:
         log.warning("THE SCORES ARE TOO GOOD: %s", text)
     return NewImages(data, unknown, missing, (*warnings, *notes))
+
+
+def _find_groups(data: DefectData, table: pd.DataFrame, gap: float) -> NDArray[np.object_]:
+    """The groups of new images, as those of the run; where they lack its column, or other paths: auto."""
+    try:
+        return grouping.find_groups(table, data.group, gap, data.find_similar)
+    except UserError as error:
+        log.warning("the new images are grouped by data.group=auto: %s", error)
+        return grouping.find_groups(table, "auto", gap, data.find_similar)
 
 
 def _data_options(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +158,13 @@ def read_val(run: Run) -> tuple[Evaluation, list[str]]:
             f"there is no {folder / 'predictions.csv'}: finish the training, let alu-evaluate run={run.folder} "
             "split=val write it, or give operating.choose_on=new"
         )
-    table = read_predictions(folder)
-    of_path = run.catalog().set_index("path")["session"]
-    metrics = run.metrics().get("val", {})
-    return Evaluation("val", metrics, table, pd.DataFrame(), []), table["path"].map(of_path).tolist()
+    table, catalog = read_predictions(folder), run.catalog()
+    if len(table) < (number := int(splits.in_split(catalog, "val").sum())):
+        raise UserError(
+            f"{folder / 'predictions.csv'} holds {len(table)} of the {number} images of val: a part was evaluated; "
+            f"let alu-evaluate run={run.folder} split=val write all, or give operating.choose_on=new"
+        )
+    metrics, of_path = run.metrics(), catalog.set_index("path")["session"]
+    notes = [note for note in [metrics.get("note"), *run.status().get("split_notes", ())] if note]
+    evaluation = Evaluation("val", metrics.get("val", {}), table, pd.DataFrame(), [], notes=tuple(notes))
+    return evaluation, table["path"].map(of_path).tolist()

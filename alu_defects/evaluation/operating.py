@@ -277,8 +277,20 @@ class OperatingPoint:
         write_json(file, asdict(self))
 
     def replace_in(self, file: Path) -> None:
-        """Write operating.json, with a warning if what was there was chosen on other images."""
-        before = OperatingPoint.load(file).chosen_on if file.is_file() else None
+        """Write operating.json, with a warning if what was there was chosen on other images or with other flips.
+
+        Raises:
+            UserError: there is a threshold, and the images of this one cannot choose any.
+        """
+        replaced = OperatingPoint.load(file) if file.is_file() else None
+        before = replaced.chosen_on if replaced else None
+        if replaced and replaced.threshold and not self.threshold and replaced.normal == self.normal:
+            raise UserError(
+                f"{file} has a threshold, and without both good ({self.normal}) and defective images none can be "
+                "chosen in its place; give images of both kinds, or operating.choose_on=val"
+            )
+        if replaced and replaced.tta != self.tta:
+            log.warning("%s: it was chosen with tta=%s before, now with tta=%s", file, replaced.tta, self.tta)
         if before and self.chosen_on and before.data_hash != self.chosen_on.data_hash:
             log.warning(
                 "%s: chosen on %d %s images of %s; it was chosen on %d %s images of %s before",

@@ -27,7 +27,7 @@ IGNORED = {
     # the images are compared by content
     "data": ("root", "table", "cache", "cache_dir", "num_workers", "progress", "remember_hashes"),
     "trainer": ("enable_progress_bar",),
-    "callbacks": ("dashboard", "epoch_lines", "progress_bar"),
+    "callbacks": ("dashboard", "epoch_lines", "learning_check", "progress_bar"),
 }
 # what decides the result of a run: modules with all of ours that they import, modules alone, and packages
 CODE_WITH_IMPORTS = tuple(f"alu_defects.training.{name}" for name in ("trainer", "accumulation", "callbacks"))

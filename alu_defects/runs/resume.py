@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # it imports this module
     from alu_defects.runs.run import Run
 
 # settings that a resumed run may change
-FREE_ON_RESUME = ("trainer.", "data.root=")  # the images may have been moved: their content is compared
+FREE_ON_RESUME = ("trainer.", "data.root=", "data.table=")  # the images may have been moved: their content is compared
 FIXED_ON_RESUME = ("trainer.max_epochs=",)  # the schedule was laid out for it
 
 _CHOSEN = {"model.pretrained": "auto"}  # setting → the value in whose place config.yaml has what was chosen

@@ -49,14 +49,29 @@ def choose(config: DictConfig) -> tuple[DictConfig, Record]:
         record = _of_file(weights_file(model["weights"]))
     elif asked == "auto":
         with _remembered() as known:
-            network = published_weights(model).network
-            record = known[network] = known.get(network) or _first_available(model, known)
+            published = published_weights(model)
+            name = published.name or published.network  # one network may have several weights
+            record = known[name] = known.get(name) or _first_available(model, known)
     elif asked:
         record = _published(model) if asked is True else _shipped(model)
     if asked == "auto":
         config = copy.deepcopy(config)
         config.model.pretrained = {"cache": True, "download": True, "package": "surfaces"}.get(record["source"], False)
     return config, record
+
+
+def possible_choices(config: DictConfig) -> Iterator[DictConfig]:
+    """The configurations that `choose` may have made of this one, when there was a network or none."""
+    if config.model.pretrained != "auto":
+        yield config
+        return
+    from alu_defects.models.pretrained import SHIPPED, SURFACES
+
+    shipped = published_weights(plain(config.model)).network in SHIPPED
+    for value in (True, *([SURFACES] if shipped else []), False):
+        possible = copy.deepcopy(config)
+        possible.model.pretrained = value
+        yield possible
 
 
 def describe(record: Mapping[str, Any]) -> str:
@@ -114,7 +129,7 @@ def _content(file: Path) -> Record:
 
 @contextmanager
 def _remembered() -> Iterator[dict[str, Record]]:
-    """What the jobs of this sweep have chosen: network → record. One job at a time; outside a sweep nothing is kept."""
+    """What the jobs of this sweep have chosen: weights → record. One job at a time; outside a sweep nothing is kept."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         yield {}
         return

@@ -119,11 +119,14 @@ def find_finished(config: DictConfig, data: "DefectData") -> Run | None:
 
 
 def find_unfinished(config: DictConfig) -> Run | None:
-    """The newest unfinished run below `paths.runs` with these settings and root, or None."""
-    wanted, root = run_identity(config)["settings"], config.data.get("root")
+    """The newest unfinished run below `paths.runs` with these settings and images, or None."""
+    wanted, where = run_identity(config)["settings"], [config.data.get(key) for key in ("root", "table")]
     left = [run for run, status in _runs(config) if status["status"] != "finished" and status.get("settings") == wanted]
-    alike = (run for run in reversed(left) if run.config().data.root == root and not run.is_alive())
-    return next(alike, None)
+    for run in reversed(left):
+        data = run.config().data
+        if [data.get(key) for key in ("root", "table")] == where and not run.is_alive():
+            return run
+    return None
 
 
 def point_to_run(folder: Path, run: Run, overrides: list[str]) -> None:

@@ -222,22 +222,26 @@ class LearningCheck(Callback):
     """
 
     def __init__(self) -> None:
-        self.best_recall = 0.0
+        self.best_recall, self.checked = 0.0, False
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """What a resumed run continues with."""
-        return {"best_recall": self.best_recall}
+        return {"best_recall": self.best_recall, "checked": self.checked}
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue."""
-        self.best_recall = state_dict["best_recall"]
+        self.best_recall, self.checked = state_dict["best_recall"], state_dict["checked"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the macro recall of an epoch."""
+        self.best_recall = max(self.best_recall, float(trainer.callback_metrics["val/recall"]))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the previous epoch, whose metrics are complete only now."""
+        """Check after the previous epoch, whose training metrics are complete only now; a resumed run has none yet."""
         metrics, epochs, all_epochs = trainer.callback_metrics, trainer.current_epoch, trainer.max_epochs or 0
-        self.best_recall = max(self.best_recall, float(metrics.get("val/recall", 0)))
-        if all_epochs < 3 or epochs != math.ceil(all_epochs / 3) or "val/recall" not in metrics:
+        if self.checked or all_epochs < 3 or epochs < all_epochs / 3 or "val/recall" not in metrics:
             return
+        self.checked = True
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         train, val = (np.array([n for n in data.class_counts(split) if n]) for split in ("train", "val"))
         guessing = 1 / len(val)
@@ -245,6 +249,8 @@ class LearningCheck(Callback):
         if self.best_recall > guessing + 2 * deviation:
             return
         accuracy, majority = float(metrics["train/accuracy"]), train.max() / train.sum()
+        if data.sampler == "balanced":
+            majority = 1 / len(train)
         if accuracy < majority + 0.1:
             rate = trainer.optimizers[0].defaults["lr"]
             fix = (
