@@ -161,3 +161,15 @@ def test_an_image_hashed_from_bytes_without_structure_is_alone() -> None:
     hashes = np.stack([similarity.hash_image(Image.open(file))] * 3)
     assert not hashes.any()
     assert similarity.group_hashes(hashes).tolist() == [0, 1, 2]
+
+
+def test_groups_are_remembered_beside_an_image_that_is_broken(
+    exposures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [*sorted(exposures.rglob("*.jpg"))[:6], tmp_path / "broken.jpg"]
+    paths[-1].write_bytes(b"no image")
+    sha256s = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    found = similarity.find_groups(tmp_path, paths, sha256s, 0, progress=False)
+    monkeypatch.delattr(similarity, "group_hashes")
+    assert similarity.find_groups(tmp_path, paths, sha256s, 0, progress=False).tolist() == found.tolist()
+    assert (found == found[-1]).sum() == 1

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 
+CHOOSE = ["operating.choose_on=new", "operating.normal=plain"]
+
 
 @pytest.fixture(scope="module")
 def run(finished_run, tmp_path_factory):
@@ -76,6 +78,26 @@ def test_new_images_choose_the_operating_point(typed, run, new, tmp_path):
     assert "are also those that these are judged on" in said
     said = evaluated(typed, run, f"data.root={new}", f"output={tmp_path / 'out'}")
     assert "it was chosen on 12 new images" in said  # now it is chosen on val again
+
+
+def test_a_threshold_is_not_lost_to_images_that_cannot_choose_one(typed, run, new):
+    evaluated(typed, run, "split=val", "operating.normal=plain")
+    before = (run / "operating.json").read_text()
+    shutil.rmtree(new / "plain")
+    done = typed("evaluate", f"run={run}", "trainer=cpu", f"data.root={new}", *CHOOSE)
+    assert done.returncode == 2
+    assert "has a threshold, and without both good (plain) and defective images none can be chosen" in done.stderr
+    assert (run / "operating.json").read_text() == before
+
+
+def test_a_part_of_val_does_not_decide_on_new_images(typed, run, new):
+    file = run / "evaluation" / "val" / "predictions.csv"
+    before = file.read_text()
+    file.write_text("".join(before.splitlines(keepends=True)[:-2]))
+    done = typed("evaluate", f"run={run}", "trainer=cpu", f"data.root={new}")
+    file.write_text(before)
+    assert done.returncode == 2, done.stdout
+    assert "images of val: a part was evaluated" in done.stderr
 
 
 def test_training_images_among_new_ones_are_a_loud_warning(typed, run, new, photographs):

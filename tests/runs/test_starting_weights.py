@@ -17,7 +17,7 @@ from alu_defects.models.pretrained import NoAnswerError, Published, Shipped
 from alu_defects.models.registry import create_backbone, published_weights
 from alu_defects.runs import identity, resume, starting_weights
 from alu_defects.runs.run import Run
-from alu_defects.train import train
+from alu_defects.train import _find_unfinished, train
 
 
 @pytest.fixture(autouse=True)
@@ -110,10 +110,30 @@ def test_a_sweep_decides_once(tmp_path: Path, asked: list[str], monkeypatch: pyt
     assert second[0] == second[1]
     assert "no network, as another job of this sweep found" in second[0][1]["reason"]
     assert len(asked) == 1
-    assert set(json.loads((tmp_path / "sweep" / "pretrained.json").read_text())) == {
-        "shufflenet_v2_x0_5",
-        "inception_v4",
-    }
+    names = {published_weights("shufflenet", width=0.5).name, published_weights("inceptionv4").name}
+    assert set(json.loads((tmp_path / "sweep" / "pretrained.json").read_text())) == names
+
+
+def test_two_weights_of_one_network_are_chosen_each_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = SimpleNamespace(mode=RunMode.MULTIRUN, sweep=SimpleNamespace(dir=str(tmp_path / "sweep")))
+    hydra = SimpleNamespace(initialized=lambda: True, get=lambda: sweep)
+    monkeypatch.setattr(starting_weights, "HydraConfig", hydra)
+    there = published_weights("timm/resnet18.tv_in1k")
+    there.by_hand.parent.mkdir(parents=True)
+    there.by_hand.write_bytes(b"tensors")
+    for name, source in (("tv_in1k", "cache"), ("a1_in1k", "none"), ("tv_in1k", "cache")):
+        _, record = chosen("model=timm", f"model.name=timm/resnet18.{name}")
+        assert record["source"] == source
+
+
+def test_an_unfinished_run_is_found_whatever_was_chosen_for_it(tmp_path: Path) -> None:
+    words = ["model.width=0.5", "model.pretrained=auto", f"paths.runs={tmp_path}", f"run_dir={tmp_path / 'run'}"]
+    config, record = starting_weights.choose(compose("train", words))
+    Run.create(tmp_path / "run", config, words, weights=record, **identity.run_identity(config)).update(status="failed")
+    put()  # the network has come back
+    found = _find_unfinished(compose("train", [*words, "resume=auto"]))
+    assert found is not None
+    assert found.folder == tmp_path / "run"
 
 
 def test_what_was_chosen_is_in_the_identity(ship: Path) -> None:

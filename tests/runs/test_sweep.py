@@ -259,6 +259,14 @@ def test_the_newest_run_that_was_left_unfinished_continues(words, tmp_path, monk
     assert found(config) == "failed"  # it has finished
 
 
+def test_a_run_with_labels_of_another_table_does_not_continue(words, tmp_path):
+    tables = [[*words, "data=table", f"data.table={tmp_path / name}.csv"] for name in "ab"]
+    mine, other = (compose("train", [w for w in table if not w.startswith("data.root")]) for table in tables)
+    Run.create(tmp_path / "mine", mine, [], **identity.run_identity(mine)).update(status="interrupted")
+    assert found(mine) == "mine"
+    assert sweep.find_unfinished(other) is None
+
+
 def found(config: DictConfig) -> str:
     run = sweep.find_unfinished(config)
     assert run is not None

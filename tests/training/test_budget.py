@@ -58,15 +58,19 @@ def test_a_run_trains_for_its_steps_and_says_how_long_it_will_take(
     assert [" left" in line for line in lines] == [True] * 4 + [False]
 
 
-def check(recalls: list[float], accuracy: float, max_epochs: int = 9) -> tuple[LearningCheck, Mock]:
+def check(
+    recalls: list[float], accuracy: float, max_epochs: int = 9, sampler: str = "shuffle"
+) -> tuple[LearningCheck, Mock]:
     """The check after epochs with these macro recalls, where training has an accuracy; classes of 60 and 2 × 20."""
     fit = Mock(max_epochs=max_epochs, progress_bar_callback=None, is_global_zero=True)
     fit.datamodule.class_counts = lambda split: [60, 20, 20]
+    fit.datamodule.sampler = sampler
     fit.optimizers = [SimpleNamespace(defaults={"lr": 0.004})]
     checked = LearningCheck()
     for epoch, recall in enumerate(recalls, start=1):
         fit.current_epoch = epoch
         fit.callback_metrics = {"val/recall": torch.tensor(recall), "train/accuracy": torch.tensor(accuracy)}
+        checked.on_validation_end(fit, Mock())
         checked.on_train_epoch_start(fit, Mock())
     return checked, fit
 
@@ -90,12 +94,48 @@ def test_no_warning_of_a_run_that_learns_or_is_short(
 
 
 def test_a_resumed_run_remembers_that_it_learned(caplog: pytest.LogCaptureFixture) -> None:
-    before, _ = check([0.6], 0.9)
+    resume(check([0.6], 0.9)[0])
+    assert not caplog.messages
+
+
+def resume(before: LearningCheck) -> None:
+    """Continue after the third of nine epochs, whose metrics are not there any more, with a bad one."""
     resumed, fit = LearningCheck(), check([], 0.9)[1]
     resumed.load_state_dict(before.state_dict())
-    fit.current_epoch, fit.callback_metrics = 3, {"val/recall": torch.tensor(0.33), "train/accuracy": torch.tensor(0.9)}
+    fit.current_epoch, fit.callback_metrics = 3, {}
     resumed.on_train_epoch_start(fit, Mock())
-    assert not caplog.messages
+    fit.current_epoch, fit.callback_metrics = 4, {"val/recall": torch.tensor(0.3), "train/accuracy": torch.tensor(0.9)}
+    resumed.on_validation_end(fit, Mock())
+    resumed.on_train_epoch_start(fit, Mock())
+
+
+def test_a_run_that_resumes_when_it_would_be_checked_is_checked_after_the_next_epoch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    resume(check([0.3, 0.3], 0.9)[0])
+    assert caplog.messages[0].startswith("after 4 of 9 epochs")
+    assert len(caplog.messages) == 1
+
+
+def test_with_a_balanced_sampler_the_largest_class_is_one_of_equals(caplog: pytest.LogCaptureFixture) -> None:
+    check([1 / 3] * 3, accuracy=0.65, sampler="balanced")
+    assert "It learns the training images (accuracy 65%)" in caplog.text
+
+
+def test_a_resumed_run_keeps_its_epochs(small: list[str], tmp_path: Path) -> None:
+    words = [word for word in small if "max_epochs" not in word]
+    words += ["model.steps=7", "data.batch_size=4", f"run_dir={tmp_path}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LearningCheck, "on_validation_end", _interrupt_in_the_second_epoch)
+        with pytest.raises(SystemExit):
+            train(compose("train", words))
+    results = train(compose("train", [f"resume={tmp_path}", "trainer.accumulate_grad_batches=2"]))
+    assert results["epochs"] == trainer.MIN_EPOCHS
+
+
+def _interrupt_in_the_second_epoch(_: LearningCheck, fit: pl.Trainer, __: Any) -> None:
+    if fit.current_epoch == 1:
+        raise KeyboardInterrupt
 
 
 def test_the_time_that_is_left_does_not_count_what_an_interrupted_run_did(
