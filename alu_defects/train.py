@@ -246,6 +246,7 @@ def _prepare(data: "DefectData", run: "Run", startup: "StartupTimer") -> None:
     from alu_defects.data import grouping, leakage, splits
     from alu_defects.data.catalog import save_catalog
     from alu_defects.reports import terminal
+    from alu_defects.runs import starting_weights
 
     terminal.print_data(data)
     startup.end_stage("catalog")
@@ -256,6 +257,9 @@ def _prepare(data: "DefectData", run: "Run", startup: "StartupTimer") -> None:
         save_catalog(data.excluded, run.excluded_file)
     startup.end_stage("pixels")
     alike, found = data.find_near_duplicates(), leakage.time_only_baseline(data.catalog)
+    if note := starting_weights.trained_before(run.status().get("weights", {}), data.catalog):
+        log.warning("%s", note)
+        data.notes += (note,)
     run.update(
         groups=grouping.describe(data.catalog, data.group),
         leakage=asdict(found) if found else {},

@@ -266,3 +266,14 @@ def test_the_page_needs_no_network_and_shows_the_images(root: Path) -> None:
     assert page.count("cannot be decoded") == 2  # the verdict, and instead of the image
     assert "http" not in page
     assert paths[4].as_uri() in page
+
+
+def test_a_split_that_cuts_groups_is_a_finding(root: Path) -> None:
+    assert Kind.SPLIT in set(audited(root, "split=random").findings["kind"])
+
+
+def test_bad_data_are_reported_with_a_frame_by_the_shape_of_the_images(tmp_path: Path) -> None:
+    (tmp_path / "one" / "pit").mkdir(parents=True)
+    photograph(1).save(tmp_path / "one" / "pit" / "a.jpg")
+    result = audited(tmp_path / "one", "data.image_size=auto", source="folder")
+    assert Kind.CANNOT_START in set(result.findings["kind"])

@@ -94,6 +94,8 @@ def audit_images(data: DefectData, *, max_distance: int = duplicates.MAX_HASH_DI
         found.append(Finding(Severity.ERROR, Kind.CANNOT_START, "", detail=str(error)))
         table = data.found.table if data.found else pd.DataFrame(columns=list(catalog.COLUMNS), dtype=str)
         table = table[table["label"] != ""].reset_index(drop=True)  # what would be split
+    found += [Finding(Severity.WARNING, Kind.CLASSES, "", detail=text) for text in catalog.doubts_about_classes(table)]
+    found += [Finding(Severity.WARNING, Kind.SPLIT, "", detail=text) for text in data.notes]
     root = data.root if data.found else sources.given_root(data.source, data.source_options)
     images = _all_images(root, table, data.found)
     files = [root / path for path in images["path"]]

@@ -23,6 +23,8 @@ class Kind(StrEnum):
     """What is wrong with an image or a pair of them; excluded files have a `Reason` instead."""
 
     CANNOT_START = "the images cannot be cataloged or split"
+    CLASSES = "classes that may not be meant"  # of the whole data set
+    SPLIT = "groups that the split cuts"  # of the whole data set
     EMPTY = "file of zero bytes"
     NO_IMAGE = "content is no image"
     TRUNCATED = "truncated image"
@@ -49,6 +51,8 @@ _PAIRS = frozenset(
 )
 
 FIXES: dict[str, str] = {
+    Kind.CLASSES: "Each class folder, and each word of a table's label, is a class of its own.",
+    Kind.SPLIT: "Scores on this split measure memory: split=session keeps groups together.",
     Kind.EMPTY: "Copy it again from the camera or the archive, or remove it.",
     Kind.NO_IMAGE: "Replace it by the image, or remove it.",
     Kind.TRUNCATED: "Copy it again from the camera or the archive, or remove it.",

@@ -17,6 +17,7 @@ import csv
 import hashlib
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -209,6 +210,32 @@ def build_catalog(images: Sequence[ImageRecord], excluded: Sequence[Excluded], c
         level = logging.INFO if reason in EXPECTED else logging.WARNING
         log.log(level, "excluded: %d × %s, such as %s%s", count, reason, path, f" ({detail})" if detail else "")
     return FoundImages(table, missing)
+
+
+def doubts_about_classes(table: pd.DataFrame) -> list[str]:
+    """What makes it doubtful that the classes of a catalog are those that its maker meant, for people."""
+    labels = [name for name in table["label"].unique() if name]
+    alike = defaultdict[str, list[str]](list)
+    for name in labels:
+        alike[" ".join(name.casefold().split())].append(name)
+    found = [
+        f"{' and '.join(map(repr, names))} are {len(names)} classes, though they differ in capitals or blanks alone; "
+        "rename one if they are the same"
+        for names in alike.values()
+        if len(names) > 1
+    ]
+    below = defaultdict[str, set[str]](set)  # class → folders in its folder, "" for none
+    for path, label in zip(table["path"], table["label"], strict=True):
+        *folders, _ = path.split("/")
+        if label in folders:
+            below[label].add("".join(folders[folders.index(label) + 1 :][:1]))
+    inner = set.union(*below.values()) if below else set[str]()
+    if len(below) == len(labels) > 1 < len(inner) and "" not in inner and all(own == inner for own in below.values()):
+        found.append(
+            f"the folder of each class ({', '.join(labels[:3])}{', …' if len(labels) > 3 else ''}) holds the same "
+            f"folders ({', '.join(sorted(inner)[:5])}); if these are the classes, give the outer ones: data.root=[a,b]"
+        )
+    return found
 
 
 def count_by_archive(table: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,18 @@ from torch.utils.data import DataLoader, Sampler
 
 from alu_defects import signals
 from alu_defects.config import Size, read_size, size_text
-from alu_defects.data import bit_depth, decode, duplicates, grouping, hashes, leakage, similarity, sources, splits
+from alu_defects.data import (
+    bit_depth,
+    catalog,
+    decode,
+    duplicates,
+    grouping,
+    hashes,
+    leakage,
+    similarity,
+    sources,
+    splits,
+)
 from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
 from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason, Root
@@ -161,6 +172,8 @@ class DefectData(LightningDataModule):
             table, self.excluded = self.found.table, self.found.excluded
             if self.split:
                 sources.check_trainable(self.source, self.root, table)
+                for doubt in catalog.doubts_about_classes(table):
+                    log.warning("%s", doubt)
                 others = table[table["label"] == ""].drop(columns="label").rename(columns={"labels": "label"})
                 self._exclude(others[others["label"] != ""], Reason.SEVERAL_CLASSES)
                 self._exclude(others[others["label"] == ""], Reason.NO_CLASS)

@@ -22,7 +22,7 @@ FindSimilar = Callable[[pd.DataFrame], NDArray[np.int64]]  # rows of a catalog â
 GROUPINGS = ("auto", "time", "similar", "folder")
 MAX_SHARE = 0.5  # of a class or of all images in one group: what remains is too little to hold out and to train on
 NOT_COLUMNS = frozenset({"path", "label", "labels", "boxes", "sha256", "session", "split"})
-_FIX = "give data.group=<a column or a regular expression on the path that names the piece>, or data.group=folder"
+_FIX = "give as data.group a column, or a regular expression on the path, that names the piece"
 
 
 def find_groups(

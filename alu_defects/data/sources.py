@@ -81,10 +81,13 @@ def check_trainable(source: str, root: Root, table: pd.DataFrame) -> None:
     loose = table.loc[(table["labels"] == "") & ~table["given_split"].isin(["test", "unlabelled"]), "path"]
     if source == "folder" and len(loose):
         raise UserError(
-            f"{root / loose.iloc[0]} and {len(loose) - 1} other images lie in the root itself, or in train or val, "
-            "and in no class folder; move each into a folder named after its class"
+            f"{root / loose.iloc[0]} and {len(loose) - 1} other images lie in no class folder, but in the root "
+            "itself or in a folder of a split; move each into a folder named after its class, or out of the root"
         )
     classes = set(table["label"]) - {""}
     if len(classes) < 2:
-        held = f"one class only, {classes.pop()}" if classes else "no image with a class of its own"
-        raise UserError(f"data.root={root} holds {held}; a classifier needs two or more classes")
+        held = f"one class only, {min(classes)}" if classes else "no image with a class of its own"
+        inner = sorted({path.split("/")[1] for path in table["path"] if path.count("/") > 1})
+        hint = f". If its folders {', '.join(inner[:5])} are the classes, give data.root={root / min(classes)}"
+        hint = hint if source == "folder" and isinstance(root, Path) and len(classes) == 1 and len(inner) > 1 else ""
+        raise UserError(f"data.root={root} holds {held}; a classifier needs two or more classes{hint}")

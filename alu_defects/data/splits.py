@@ -73,7 +73,11 @@ def split_catalog(
         grouping.check_sizes(table, group)
     table["split"] = SPLITTERS[name](table, **options)
     fix = _FIXES.get(meant, "add images, of which a class needs three, or remove the class")
-    check_classes(table, table["label"].unique(), f"(data.group={group}, split.gap={gap} s); {fix}")
+    by_time = group == "time" or (group == "auto" and (table["time"] != "").any())
+    how = f"data.group={group}" + (f", split.gap={gap} s" if by_time else "")
+    if meant == "session" and by_time:
+        fix = f"lower split.gap, {fix}"
+    check_classes(table, table["label"].unique(), f"({how}); {fix}")
     return table
 
 
@@ -239,7 +243,7 @@ def kfold(table: pd.DataFrame, *, k: int = 5, fold: int = 0, by: str = "session"
         if len(sizes) < k:
             raise UserError(
                 f"class {label} has {len(sizes)} {by}s, fewer than split.k={k} folds; "
-                "lower split.k or split.gap, or add images"
+                "lower split.k, give another data.group (or a lower split.gap for capture times), or add images"
             )
     folds, total = dict[str, int](), [0] * k
     dealt = {label: [0] * k for label in by_class}
@@ -294,7 +298,7 @@ SPLITTERS: dict[str, Callable[..., pd.Series]] = {
     s.__name__: s for s in (auto, given, session, paper, kfold, random, file)
 }
 _FIXES = {
-    "session": "lower split.gap, give another data.group, choose split=random, which splits sessions, or add images: "
+    "session": "give another data.group, choose split=random, which splits sessions, or add images: "
     "a class needs three",
     "given": "add images of it to this split, or take split=session, which splits all images again",
     "file": "let split.file put some there; val+test is val and test",

@@ -124,8 +124,10 @@ def _notes(data: DefectData, unknown: Mapping[str, int], missing: Sequence[str],
         notes.append(f"no images of {', '.join(missing)}: macro averages are over the {there} other classes of the run")
     if unknown:
         listed = ", ".join(f"{name} ({number})" for name, number in unknown.items())
+        near = sorted({own for own in data.classes for name in unknown if own.casefold() == name.strip().casefold()})
         notes.append(
             f"{sum(unknown.values())} images are not counted, since the run does not know their class: {listed}"
+            + (f"; name their folders as the run does: {', '.join(near)}" if near else "")
         )
     if unlabelled:
         notes.append(f"{unlabelled} images are not counted, since they have no class or several")

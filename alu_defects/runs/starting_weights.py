@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -77,6 +78,28 @@ def possible_choices(config: DictConfig) -> Iterator[DictConfig]:
 def describe(record: Mapping[str, Any]) -> str:
     """The weights that a run started from, in half a sentence with their licence."""
     return _SAID[record["source"]].format_map({"licence": "not stated", **{k: v for k, v in record.items() if v}})
+
+
+def trained_before(record: Mapping[str, Any], table: pd.DataFrame) -> str:
+    """Say how many held-out images of a split catalog the run that the weights come from has trained on; "" for none.
+
+    That run may itself have started from another one.
+    """
+    trained, seen = set[str](), set[Path]()
+    while record.get("source") == "run" and (folder := Path(record["file"]).parent.parent) not in seen:
+        seen.add(folder)
+        run = Run(folder)
+        if run.catalog_file.is_file():
+            own = run.catalog()
+            trained |= set(own.loc[own["split"] == "train", "sha256"])
+        record = run.status().get("weights", {})
+    held_out = table.loc[table["split"] != "train", "sha256"]
+    if not (number := int(held_out.isin(trained).sum())):
+        return ""
+    return (
+        f"{number} of {len(held_out)} val and test images were training images of the run that the weights come from: "
+        "scores are too good. Take the split of that run: split=file split.file=<its catalog.csv>"
+    )
 
 
 def _published(model: Mapping[str, Any], download: bool = True) -> Record:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -187,3 +188,21 @@ def test_an_absolute_root_is_named_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         catalog.existing_root(tmp_path / "nope")
     assert str(caught.value).startswith(f"data.root={tmp_path / 'nope'} is not a folder; give")
+
+
+@pytest.mark.parametrize(
+    ("paths", "doubt"),
+    [
+        (["Pit/1.png", "pit/2.png", "good/3.png"], "'Pit' and 'pit' are 2 classes"),
+        (["good/1.png", "good /2.png"], "'good' and 'good ' are 2 classes"),
+        (["d1/good/1.png", "d1/pit/2.png", "d2/good/3.png", "d2/pit/4.png"], r"holds the same folders \(good, pit\)"),
+        (["good/l1/1.png", "good/l2/2.png", "pit/l1/3.png"], None),  # of lines, say
+        (["good/1.png", "pit/2.png"], None),
+    ],
+)
+def test_doubtful_classes_are_told(paths: list[str], doubt: str | None) -> None:
+    table = pd.DataFrame({"path": paths, "label": [path.split("/")[0] for path in paths]})
+    found = catalog.doubts_about_classes(table)
+    assert len(found) == (doubt is not None)
+    if doubt:
+        assert re.search(doubt, found[0])

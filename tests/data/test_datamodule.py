@@ -524,12 +524,13 @@ def test_unknown_predict_split_is_refused(photographs: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["pit/x.png", "pit/deep/y.png"], "one class only, pit; a classifier needs two or more classes"),
+        (["pit/x.png", "pit/deep/y.png"], "one class only, pit; a classifier needs two or more classes$"),
+        (["all/pit/x.png", "all/good/y.png"], r"If its folders good, pit are the classes, give data\.root=.*/all"),
         (
             ["x.png", "a/x.png", "b/x.png"],
-            r"x\.png and 0 other images lie in the root itself, .*; move each into a folder",
+            r"x\.png and 0 other images lie in no class folder, .*; move each into a folder",
         ),
-        (["x.png", "y.png"], r"x\.png and 1 other images lie in the root itself"),
+        (["x.png", "y.png"], r"x\.png and 1 other images lie in no class folder"),
     ],
 )
 def test_images_that_no_classifier_can_be_trained_on_are_refused(

@@ -192,3 +192,13 @@ def test_a_wrong_word_is_an_error_with_the_words_there_are(typed: Any) -> None:
     done = typed("train", "model.pretrained=imagenet")
     assert done.returncode == 2
     assert "model.pretrained=imagenet does not exist. There are: true, false, auto, surfaces" in done.stderr
+
+
+def test_images_that_the_starting_run_trained_on_are_told(small: list[str], finished_run: Path, tmp_path: Path) -> None:
+    words = [*small, "model.width=0.5", f"model.weights={finished_run}", "trainer.max_epochs=1"]
+    train(compose("train", [*words, f"run_dir={tmp_path / 'same'}"]))
+    assert not any("training images of the run" in note for note in Run(tmp_path / "same").status()["split_notes"])
+    train(compose("train", [*words, "split.seed=7", f"run_dir={tmp_path / 'other'}"]))
+    (note,) = (n for n in Run(tmp_path / "other").status()["split_notes"] if "training images of the run" in n)
+    assert "scores are too good. Take the split of that run: split=file" in note
+    assert note in Run(tmp_path / "other").metrics()["note"]
