@@ -1,10 +1,12 @@
 """A table with a line for each image, CSV or Parquet → catalog."""
 
+import ast
 import codecs
 import csv
 import io
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ PARQUET_SUFFIXES = (".parquet", ".pq")
 # beside ISO 8601; 30/8/2018 and 8/30/2018 are not read: 9/8/2018 may be either
 TIME_FORMATS = tuple(f"{date}{clock}" for date in ("%Y/%m/%d", "%d.%m.%Y") for clock in (" %H:%M:%S", " %H:%M", ""))
 TIME_FORMATS += ("%Y:%m:%d %H:%M:%S",)  # as EXIF writes it
+# what programs write where there is nothing; None may also mean the normal surface
+MISSING = frozenset({"nan", "none", "null", "<na>"})
+SEPARATORS = re.compile(r"[,;，；、]")  # that others write between classes
 
 
 def find_images(file: Path, root: Root, columns: Mapping[str, str]) -> FoundImages:
@@ -43,7 +48,7 @@ def find_images(file: Path, root: Root, columns: Mapping[str, str]) -> FoundImag
     """
     table = _name_columns(file, read_table(file, columns), columns)
     table["path"] = _locate(file, root, table["path"])
-    labels = [tuple(sorted({part.strip() for part in text.split("|")} - {""})) for text in table["label"]]
+    labels = _read_labels(file, table["label"])
     splits = [_split_of(file, line, text) for line, text in table.get("split", pd.Series()).items()] or [""] * len(
         table
     )
@@ -216,6 +221,49 @@ def _locate(file: Path, root: Root, texts: pd.Series) -> list[str]:
             f"{line}); correct the table, or give the folder that its paths are relative to with data.root=…"
         )
     return list(lines)
+
+
+def _read_labels(file: Path, texts: pd.Series) -> list[tuple[str, ...]]:
+    """The classes of each image; a `UserError` for cells that do not say which they are."""
+    labels = {text: _split_label(text) for text in texts.unique()}
+    alone = {own[0] for own in labels.values() if len(own) == 1}
+
+    def refuse(wrong: list[str], fix: str) -> None:
+        if len(found := texts[texts.isin(wrong)]):
+            count, line, text = len(found), found.index[0], found.iloc[0]
+            raise UserError(f"data.table={file}: {count} of {len(texts)} labels are like {text} in line {line}; {fix}")
+
+    refuse(
+        [text for text, own in labels.items() if any(name.startswith("[") and name.endswith("]") for name in own)],
+        "this list cannot be read: several classes are written a|b",
+    )
+    refuse(
+        [text for text, own in labels.items() if any(name.casefold() in MISSING for name in own)],
+        "leave it empty for an image without a label, or write the name of the class, such as normal",
+    )
+    refuse(
+        [t for t, own in labels.items() if len(own) == 1 and _is_joined(own[0], alone)],
+        "its parts are labels of other lines: several classes are written a|b",
+    )
+    return [labels[text] for text in texts]
+
+
+def _split_label(text: str) -> tuple[str, ...]:
+    """The classes in a cell, `a|b` or a list as pandas and JSON write it; of a list that cannot be read the text."""
+    parts = text.split("|")
+    # arrays of numpy have no commas, and Python would join their texts
+    if text.startswith("[") and text.endswith("]") and not re.search(r"""["']\s+["']""", text):
+        try:
+            listed = ast.literal_eval(text)
+            parts = [part for one in listed for part in one.split("|")]
+        except (ValueError, SyntaxError, AttributeError, MemoryError, RecursionError):  # hostile ones, or no texts
+            parts = [text]
+    return tuple(sorted({part.strip() for part in parts} - {""}))
+
+
+def _is_joined(name: str, known: set[str]) -> bool:
+    parts = [part.strip() for part in SEPARATORS.split(name)]
+    return len(parts) > 1 and known.issuperset(parts)
 
 
 def _split_of(file: Path, line: Any, text: str) -> str:

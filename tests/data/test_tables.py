@@ -113,6 +113,44 @@ def test_what_is_refused(root: Path, text: str | bytes, message: str) -> None:
         find(root, text)
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("['起坑']", "起坑"),
+        ("['pit', 'dent']", "dent|pit"),
+        ('["pit","dent"]', "dent|pit"),
+        ("[]", ""),
+        ("pit, deep", "pit, deep"),  # deep is no label of another line
+    ],
+)
+def test_lists_of_labels(root: Path, written: str, read: str) -> None:
+    frame = pd.DataFrame({"path": ["a.png", "b.png"], "label": [written, "pit"]})
+    assert labels(find(root, frame.to_csv(index=False)))["a.png"] == read
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("pit, dent", r"2 of 6 labels are like pit, dent in line 2; its parts .* several classes are written a\|b"),
+        ("起坑；dent、pit", "like 起坑；dent、pit in line 2; its parts"),
+        ("['pit' 'dent']", r"2 of 6 labels are like \['pit' 'dent'\] in line 2; this list cannot be read: .* a\|b"),
+        ("[pit]", "this list cannot be read"),
+        ("[1]", "this list cannot be read"),
+        ("NaN", "2 of 6 labels are like NaN in line 2; leave it empty .* or write the name of the class"),
+        ("none", "like none in line 2; leave it empty"),
+        ("pit|NULL", r"like pit\|NULL in line 2; leave it empty"),
+    ],
+)
+def test_labels_that_would_be_invented_classes(root: Path, written: str, message: str) -> None:
+    paths = ["a.png", "in/c.png", "起坑 1.png", "b.png"]
+    frame = pd.DataFrame({"path": paths, "label": [written, "pit", "起坑|dent", written]})
+    frame = pd.concat([frame, pd.DataFrame({"path": ["d.png", "e.png"], "label": ["dent", "起坑"]})])
+    for name in ("d.png", "e.png"):
+        (root / name).write_bytes(name.encode())
+    with pytest.raises(UserError, match=message):
+        find(root, frame.to_csv(index=False))
+
+
 def test_a_column_that_was_named_must_be_there(root: Path) -> None:
     with pytest.raises(UserError, match=r"no column lott, only path, label, lot; .*group=…; did you mean lot\?"):
         find(root, "path,label,lot\na.png,x,1", group="lott")
