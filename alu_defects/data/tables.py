@@ -5,10 +5,11 @@ import codecs
 import csv
 import io
 import logging
+import ntpath
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pandas as pd
@@ -29,6 +30,7 @@ TIME_FORMATS = tuple(f"{date}{clock}" for date in ("%Y/%m/%d", "%d.%m.%Y") for c
 TIME_FORMATS += ("%Y:%m:%d %H:%M:%S",)  # as EXIF writes it
 # what programs write where there is nothing; None may also mean the normal surface
 MISSING = frozenset({"nan", "none", "null", "<na>"})
+WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # absolute: C:\… or \\server\…
 SEPARATORS = re.compile(r"[,;，；、]")  # that others write between classes
 
 
@@ -194,6 +196,8 @@ def _locate(file: Path, root: Root, texts: pd.Series) -> list[str]:
         where = f"data.table={file}, line {line}:"
         if not text:
             raise UserError(f"{where} the path is empty; give the image, or remove the line")
+        if os.name != "nt" and WINDOWS_PATH.match(text):
+            raise _windows_error(file, root, texts)
         files = dict[str, str]()
         for base, prefix in bases:
             full = os.path.normpath(os.path.join(base, text.replace("\\", "/")))  # noqa: PTH118
@@ -221,6 +225,28 @@ def _locate(file: Path, root: Root, texts: pd.Series) -> list[str]:
             f"{line}); correct the table, or give the folder that its paths are relative to with data.root=…"
         )
     return list(lines)
+
+
+def _windows_error(file: Path, root: Root, texts: pd.Series) -> UserError:
+    """The error that says which folder to remove from absolute paths of Windows, where this is another system."""
+    absolute = texts[texts.str.match(WINDOWS_PATH)]
+    line, text = absolute.index[0], absolute.iloc[0]
+    drive = ntpath.splitdrive(text)[0].casefold()
+    others = [path for path in absolute if ntpath.splitdrive(path)[0].casefold() == drive]
+    common = PureWindowsPath(ntpath.commonpath([ntpath.dirname(path) for path in others]))
+    above = [folder for folder in (*reversed(common.parents), common) if _exists_below(root, text, folder)]
+    removed = str(above[0] if above else common).rstrip(ntpath.sep) + ntpath.sep
+    return UserError(
+        f"data.table={file}: {len(absolute)} of {len(texts)} paths are absolute paths of Windows, the first is {text} "
+        f"(line {line}); remove {removed} from their beginning"
+        + ("" if above else f", so that they are relative to data.root={root}")
+    )
+
+
+def _exists_below(root: Root, text: str, above: PureWindowsPath) -> bool:
+    """Whether a root has the image of a path of Windows without the folder that it begins with."""
+    below = PureWindowsPath(text).relative_to(above).as_posix()
+    return any((folder / below).is_file() for folder in catalog.folders_of(root).values())
 
 
 def _read_labels(file: Path, texts: pd.Series) -> list[tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """A table of images → catalog: what is read, and what is refused with its line."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -160,6 +161,27 @@ def test_a_column_that_was_named_must_be_there(root: Path) -> None:
         tables.check_columns({"time": None})
     with pytest.raises(UserError, match=r"no table\.csv cannot be read \(No such file"):
         tables.find_images(root / "no table.csv", root, {})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="they are read there")
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ([r"D:\T\a.png", r"d:\T\in\c.png"], r"2 of 2 paths .* D:\T\a.png (line 2); remove D:\T\ from their"),
+        (["D:/T/root/in/c.png"], "remove D:\\T\\root\\ from"),  # in is a folder of the root
+        ([r"D:\a.png", r"E:\b.png"], "remove D:\\ from"),
+        (
+            [r"\\pc\share\T\b.png", "a.png"],
+            r"1 of 2 paths are absolute paths of Windows, the first is \\pc\share\T\b.png",
+        ),
+        ([r"\\pc\share\T\b.png", "a.png"], "remove \\\\pc\\share\\T\\ from"),
+        ([r"D:\T\x.png"], "remove D:\\T\\ from their beginning, so that they are relative to data.root="),
+    ],
+)
+def test_absolute_paths_of_windows(root: Path, paths: list[str], message: str) -> None:
+    first, _, rest = message.partition(" .* ")
+    with pytest.raises(UserError, match=f"{re.escape(first)}.*{re.escape(rest)}"):
+        find(root, "path,label\n" + "".join(f"{path},x\n" for path in paths))
 
 
 def test_images_without_a_label_or_a_line_are_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
