@@ -191,38 +191,43 @@ def _locate(file: Path, root: Root, texts: pd.Series) -> list[str]:
         for base in dict.fromkeys((folder, folder.resolve()))
     ]
     lines = dict[str, Any]()
-    absent = list[tuple[Any, str]]()
+    absent = list[tuple[Any, str, set[str]]]()
     for line, text in texts.items():
         where = f"data.table={file}, line {line}:"
         if not text:
             raise UserError(f"{where} the path is empty; give the image, or remove the line")
         if os.name != "nt" and WINDOWS_PATH.match(text):
             raise _windows_error(file, root, texts)
-        files = dict[str, str]()
+        files, slashed = dict[str, str](), text.replace("\\", "/")
         for base, prefix in bases:
-            full = os.path.normpath(os.path.join(base, text.replace("\\", "/")))  # noqa: PTH118
+            full = os.path.normpath(os.path.join(base, slashed))  # noqa: PTH118
             if full.startswith(base):
                 files.setdefault(prefix + full[len(base) :].replace(os.sep, "/"), full)
         if not files:
+            exists = any(os.path.exists(os.path.join(base, slashed)) for base, _ in bases)  # noqa: PTH110, PTH118
             raise UserError(
-                f"{where} {text} lies outside of data.root={root}; give a root, or roots [a,b], that hold it"
+                f"{where} {text} {'lies' if exists else 'does not exist, and would lie'} outside of data.root={root}; "
+                "correct it, or give a root, or roots [a,b], that hold it"
             )
         there = [path for path, full in files.items() if os.path.isfile(full)]  # noqa: PTH113
         if len(there) > 1:
             raise UserError(f"{where} {text} is in several roots, as {' and '.join(there)}; write its path in full")
         path = there[0] if there else next(iter(files))
         if not there:
-            absent.append((line, text))
+            absent.append((line, text, {one.casefold() for one in files}))
         if path in lines:
             raise UserError(
                 f"{where} {text} is also in line {lines[path]}; keep one of them, and write several classes as a|b"
             )
         lines[path] = line
     if absent:
-        line, text = absent[0]
+        line, text, wanted = absent[0]
+        other = next((path for path in folder.list_images(root) if path.casefold() in wanted), "")
+        meant = f"; did you mean {root / other}?" if other else ""
         raise UserError(
-            f"data.table={file}: {len(absent)} of {len(texts)} images are not below {root}, the first is {text} (line "
-            f"{line}); correct the table, or give the folder that its paths are relative to with data.root=…"
+            f"data.table={file}: {len(absent)} of {len(texts)} images do not exist in {root}, the first is {text} "
+            f"(line {line}){meant}; correct the table, or give the folder that its paths are relative to: "
+            "data.root=…"
         )
     return list(lines)
 

@@ -96,9 +96,17 @@ def test_spellings_of_a_time(root: Path, written: str, read: str) -> None:
         ("", "no lines below a header"),
         ("path,label\na.png,x\nb.png,x,y", "line 3 has 3 cells, the header 2"),
         ('path,label\na.png,"x', "line 2 cannot be read"),
-        ("path,label\na.png,x\nno.png,y\nno2.png,y", r"2 of 3 images are not below .*first is no\.png \(line 3\)"),
+        (
+            "path,label\na.png,x\nno.png,y\nno2.png,y",
+            r"2 of 3 images do not exist in .*first is no\.png \(line 3\); correct",
+        ),
+        (
+            "path,label\na.png,x\nIN/C.png,y",
+            r"1 of 2 images do not .*first is IN/C\.png \(line 3\); did you mean .*root/in/c\.png\?",
+        ),
         ("path,label\na.png,x\n./a.png,y", r"line 3: \./a\.png is also in line 2; .* several classes as a\|b"),
-        ("path,label\n../a.png,x", r"line 2: \.\./a\.png lies outside of data\.root="),
+        ("path,label\n../a.png,x", r"line 2: \.\./a\.png does not exist, and would lie outside of data\.root="),
+        ("path,label\n../root/../,x", r"line 2: \.\./root/\.\./ lies outside of data\.root="),
         ("path,label\n/etc/passwd,x", "line 2: /etc/passwd lies outside"),
         ("path,label\n,x", "line 2: the path is empty"),
         ("path,label,split\na.png,x,trian", "line 2: split trian is none of train, val, test"),
@@ -203,6 +211,8 @@ def test_several_roots_are_told_apart_by_where_the_image_is(root: Path, tmp_path
         (other / name).write_bytes(b"other" + name.encode())
     found = find(root, f"path,label\nb.png,x\nd.png,y\n{other / 'a.png'},y", folders=[root, other])
     assert labels(found) == {"1/b.png": "x", "2/a.png": "y", "2/d.png": "y"}
+    with pytest.raises(UserError, match=r"first is D\.png \(line 2\); did you mean .*other/d\.png\?"):
+        find(root, "path,label\nD.png,x", folders=[root, other])
     with pytest.raises(
         UserError, match=r"a\.png is in several roots, as 1/a\.png and 2/a\.png; write its path in full"
     ):
