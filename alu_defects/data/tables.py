@@ -30,17 +30,19 @@ TIME_FORMATS = tuple(f"{date}{clock}" for date in ("%Y/%m/%d", "%d.%m.%Y") for c
 TIME_FORMATS += ("%Y:%m:%d %H:%M:%S",)  # as EXIF writes it
 # what programs write where there is nothing; None may also mean the normal surface
 MISSING = frozenset({"nan", "none", "null", "<na>"})
+EUROPEAN = "save it as UTF-8, or give its encoding, such as data.encoding=cp1252 (European Windows)"
 WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # absolute: C:\… or \\server\…
 SEPARATORS = re.compile(r"[,;，；、]")  # that others write between classes
 
 
-def find_images(file: Path, root: Root, columns: Mapping[str, str]) -> FoundImages:
+def find_images(file: Path, root: Root, columns: Mapping[str, str], encoding: str | None = None) -> FoundImages:
     """Catalog the images of a table; those below the root that it does not list are excluded, with a warning.
 
     Args:
         file: CSV with a header, or Parquet.
         root: what its paths are relative to. Paths may be absolute, too, and lie in any of several roots.
         columns: what path, label, split, group and time are called in it; all but path and label may be missing.
+        encoding: of a CSV, as Python names it; None: UTF-8 or UTF-16, else GB18030 with a warning.
 
     Returns:
         The catalog, with the columns of the table that are none of these under their own names, and `group`.
@@ -48,7 +50,7 @@ def find_images(file: Path, root: Root, columns: Mapping[str, str]) -> FoundImag
     Raises:
         UserError: what cannot be read, is there twice, or is not there; it is named with its line.
     """
-    table = _name_columns(file, read_table(file, columns), columns)
+    table = _name_columns(file, read_table(file, columns, encoding), columns)
     table["path"] = _locate(file, root, table["path"])
     labels = _read_labels(file, table["label"])
     splits = [_split_of(file, line, text) for line, text in table.get("split", pd.Series()).items()] or [""] * len(
@@ -80,18 +82,26 @@ def check_columns(columns: Mapping[str, Any]) -> None:
         raise UserError(f"data.columns: {twice[0]} would be two of {', '.join(COLUMNS)}; give each another column")
 
 
+def check_encoding(encoding: Any) -> None:
+    """Refuse with a `UserError` what is no encoding of text; None is one: it is detected."""
+    try:
+        "a".encode(str(encoding or "utf-8"))
+    except (LookupError, ValueError) as error:
+        raise UserError(f"data.encoding={encoding} is none; give one such as utf-8, gb18030 or cp1252") from error
+
+
 def check_exists(table: str) -> None:
     """A `UserError` if there is no such table."""
     if not Path(str(table)).expanduser().is_file():
         raise UserError(f"data.table={table} is not a file; give a CSV or Parquet with a line for each image")
 
 
-def read_table(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+def read_table(file: Path, columns: Mapping[str, str], encoding: str | None = None) -> pd.DataFrame:
     """The cells of a table as text, without blanks around them; the index is the line, or the row of Parquet from 1."""
     try:
         if file.suffix.lower() in PARQUET_SUFFIXES:
             return _read_parquet(file)
-        text = _decode(file, file.read_bytes())
+        text = _decode(file, file.read_bytes(), encoding)
     except OSError as error:
         raise UserError(f"data.table={file} cannot be read ({error.strerror}); give a CSV or Parquet") from error
     wanted = set(columns.values())
@@ -119,8 +129,13 @@ def read_table(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows[1:], columns=rows[0], index=lines[1:], dtype=str)
 
 
-def _decode(file: Path, content: bytes) -> str:
-    """The text of a file; a warning says if it is not Unicode."""
+def _decode(file: Path, content: bytes, encoding: str | None) -> str:
+    """The text of a file; a warning says if it is not Unicode, unless its encoding was given."""
+    if encoding:
+        try:
+            return content.decode(str(encoding)).removeprefix("\ufeff")
+        except ValueError as error:
+            raise UserError(f"data.table={file} is not in data.encoding={encoding} ({error}); give another") from error
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Excel's "Unicode text"
         return content.decode("utf-16", errors="replace")
     if b"\0" in content:
@@ -132,8 +147,10 @@ def _decode(file: Path, content: bytes) -> str:
     try:
         text = content.decode("gb18030")
     except UnicodeDecodeError as error:
-        raise UserError(f"data.table={file} is neither UTF-8 nor GB18030 text; save it as CSV (UTF-8)") from error
-    log.warning("%s is not UTF-8: read as GB18030 (Chinese Windows); if names look wrong, save it as UTF-8", file)
+        raise UserError(f"data.table={file} is neither UTF-8 nor GB18030 text; {EUROPEAN}") from error
+    example = re.search(r"""[^,;\t\r\n"]*[^\0-\x7f][^,;\t\r\n"]*""", text)
+    message = "%s is not UTF-8: read as GB18030 (Chinese Windows), with names such as %s; if they look wrong, %s"
+    log.warning(message, file, example.group().strip() if example else "", EUROPEAN)
     return text
 
 

@@ -68,6 +68,24 @@ def test_encodings_and_delimiters(
     assert ("read as GB18030" in caplog.text) is said
 
 
+def test_an_encoding_that_is_given(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = root / "table.csv"
+    file.write_bytes("path,label\na.png,Öl fleck\nb.png,Kratzer größe".encode("cp1252"))
+    with caplog.at_level(logging.WARNING):
+        tables.find_images(file, root, {})
+    assert re.search(r"GB18030 .* such as 謑 fleck; if they look wrong, .* data\.encoding=cp1252", caplog.text)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        found = tables.find_images(file, root, {}, "cp1252")
+    assert labels(found) == {"a.png": "Öl fleck", "b.png": "Kratzer größe"}
+    assert "GB18030" not in caplog.text
+    with pytest.raises(UserError, match=r"is not in data\.encoding=utf-8 \(.*position"):
+        tables.find_images(file, root, {}, "utf-8")
+    for wrong in ("klingon", "hex", "a\0b", 12):
+        with pytest.raises(UserError, match=r"data\.encoding=.* is none; give one such as"):
+            tables.check_encoding(wrong)
+
+
 @pytest.mark.parametrize(
     ("written", "read"),
     [
@@ -114,7 +132,7 @@ def test_spellings_of_a_time(root: Path, written: str, read: str) -> None:
         ("path,label,time\na.png,x,2018", "line 2: time 2018 is not known"),
         ("path,label,time\na.png,x,201808301645", "line 2: time 201808301645 is not known"),
         (b"PK\x03\x04\0\0", "is no text; save it as CSV"),
-        (b"path,label\na.png,\xff\xff", "neither UTF-8 nor GB18030"),
+        (b"path,label\na.png,\xff\xff", r"neither UTF-8 nor GB18030 text; .* data\.encoding=cp1252"),
     ],
 )
 def test_what_is_refused(root: Path, text: str | bytes, message: str) -> None:
