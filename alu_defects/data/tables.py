@@ -110,20 +110,24 @@ def read_table(file: Path, columns: Mapping[str, str], encoding: str | None = No
         names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
         return len(wanted.intersection(name.strip() for name in names)), len(names)
 
-    rows, lines = [], []
+    rows, lines, line = [], [], 1  # where a row begins
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header), strict=True)
         for row in reader:
             if any(cell.strip() for cell in row):  # Excel may end with lines of delimiters
                 rows.append([cell.strip() for cell in row])
-                lines.append(reader.line_num)
+                lines.append(line)
                 if len(row) != len(rows[0]):
                     raise UserError(
-                        f"data.table={file}: line {reader.line_num} has {len(row)} cells, the header {len(rows[0])}; "
+                        f"data.table={file}: line {line} has {len(row)} cells, the header {len(rows[0])}; "
                         "correct it, with quotes around a cell that holds a delimiter"
                     )
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"data.table={file}: line {reader.line_num} cannot be read ({error}); correct it") from error
+        message = f"data.table={file}: line {line} cannot be read ({error}); correct it"
+        if line < reader.line_num:
+            message += f". A quote in it is open until line {reader.line_num}"
+        raise UserError(message) from error
     if len(rows) < 2:
         raise UserError(f"data.table={file} has no lines below a header; give a line for each image")
     return pd.DataFrame(rows[1:], columns=rows[0], index=lines[1:], dtype=str)

@@ -113,7 +113,10 @@ def test_spellings_of_a_time(root: Path, written: str, read: str) -> None:
         ("path,label\n", "no lines below a header"),
         ("", "no lines below a header"),
         ("path,label\na.png,x\nb.png,x,y", "line 3 has 3 cells, the header 2"),
-        ('path,label\na.png,"x', "line 2 cannot be read"),
+        ('path,label\na.png,"x', r"line 2 cannot be read \(unexpected end of data\); correct it$"),
+        ('path,label\n\na.png,"x\nb.png,y\nc.png,z\n', r"line 3 cannot be .* A quote in it is open until line 5$"),
+        ('path,label\na.png,"x\nb.png,"y"\nc.png,z', r"line 2 cannot be .* A quote in it is open until line 3$"),
+        ('path,label,note\na.png,x,"two\nlines"\nb.png,y,z,z', "line 4 has 4 cells"),
         (
             "path,label\na.png,x\nno.png,y\nno2.png,y",
             r"2 of 3 images do not exist in .*first is no\.png \(line 3\); correct",
