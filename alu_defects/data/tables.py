@@ -111,6 +111,7 @@ def read_table(file: Path, columns: Mapping[str, str], encoding: str | None = No
         return len(wanted.intersection(name.strip() for name in names)), len(names)
 
     rows, lines, line = [], [], 1  # where a row begins
+    reader = csv.reader([])  # for an error in the header
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header), strict=True)
         for row in reader:

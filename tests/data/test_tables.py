@@ -116,6 +116,7 @@ def test_spellings_of_a_time(root: Path, written: str, read: str) -> None:
         ('path,label\na.png,"x', r"line 2 cannot be read \(unexpected end of data\); correct it$"),
         ('path,label\n\na.png,"x\nb.png,y\nc.png,z\n', r"line 3 cannot be .* A quote in it is open until line 5$"),
         ('path,label\na.png,"x\nb.png,"y"\nc.png,z', r"line 2 cannot be .* A quote in it is open until line 3$"),
+        ('path,"label\n' + "a.png,x\n" * 20_000, r"line 1 cannot be read \(field larger than field limit"),
         ('path,label,note\na.png,x,"two\nlines"\nb.png,y,z,z', "line 4 has 4 cells"),
         (
             "path,label\na.png,x\nno.png,y\nno2.png,y",
