@@ -65,8 +65,9 @@ def find_images(file: Path, root: Root, columns: Mapping[str, str], encoding: st
         message = "%s: %d of %d images have no label and take no part in training, the first is %s (line %s)"
         log.warning(message, file, len(nameless), len(table), images[nameless[0]].path, table.index[nameless[0]])
     excluded = [Excluded(path, Reason.NOT_IN_TABLE) for path in set(folder.list_images(root)).difference(table["path"])]
-    images, copies = duplicates.exclude_same_content(catalog.with_hashes(root, images))
-    found = catalog.build_catalog(images, excluded + copies, sorted({label for own in labels for label in own}))
+    images, dead = catalog.with_hashes(root, images)
+    images, copies = duplicates.exclude_same_content(images)
+    found = catalog.build_catalog(images, excluded + dead + copies, sorted({label for own in labels for label in own}))
     others = table.drop(columns=["label", "split", "time"], errors="ignore").set_index("path")
     return found._replace(table=found.table.join(others, on="path"))
 
@@ -231,7 +232,7 @@ def _locate(file: Path, root: Root, texts: pd.Series) -> list[str]:
                 f"{where} {text} {'lies' if exists else 'does not exist, and would lie'} outside of data.root={root}; "
                 "correct it, or give a root, or roots [a,b], that hold it"
             )
-        there = [path for path, full in files.items() if os.path.isfile(full)]  # noqa: PTH113
+        there = [path for path, full in files.items() if os.path.isfile(full) or catalog.dead_link(full)]  # noqa: PTH113
         if len(there) > 1:
             raise UserError(f"{where} {text} is in several roots, as {' and '.join(there)}; write its path in full")
         path = there[0] if there else next(iter(files))
