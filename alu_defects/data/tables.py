@@ -88,7 +88,7 @@ def check_encoding(encoding: Any) -> None:
     try:
         "a".encode(str(encoding or "utf-8"))
     except (LookupError, ValueError) as error:
-        raise UserError(f"data.encoding={encoding} is not an encoding; give one such as utf-8, gb18030 or cp1252") from error
+        raise UserError(f"data.encoding={encoding} is not an encoding; give utf-8, gb18030, cp1252 …") from error
 
 
 def check_exists(table: str) -> None:

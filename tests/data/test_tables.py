@@ -82,7 +82,7 @@ def test_an_encoding_that_is_given(root: Path, caplog: pytest.LogCaptureFixture)
     with pytest.raises(UserError, match=r"is not in data\.encoding=utf-8 \(.*position"):
         tables.find_images(file, root, {}, "utf-8")
     for wrong in ("klingon", "hex", "a\0b", 12):
-        with pytest.raises(UserError, match=r"data\.encoding=.* is not an encoding; give one such as"):
+        with pytest.raises(UserError, match=r"data\.encoding=.* is not an encoding; give utf-8"):
             tables.check_encoding(wrong)
 
 
