@@ -109,7 +109,7 @@ def _find_images(config: DictConfig, run: "Run") -> "tuple[DefectData, NewImages
             data.set_catalog(root, table, notes=run.status().get("split_notes", ()))
             checkpoint.check_classes(run.best, data.classes)
             return data, None
-    described = {key: plain(given[key]) for key in ("root", "source", "table")}
+    described = {key: plain(given[key]) for key in ("root", "source", "table", "encoding")}
     new = new_images.find_new_images(run, described, {**here, "on_broken": given.on_broken})
     print(f"{len(new.data.catalog)} labelled images in {new.data.root} are evaluated as new ones")
     return new.data, new

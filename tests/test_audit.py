@@ -164,6 +164,16 @@ def test_images_that_cannot_be_split_are_still_inspected(root: Path) -> None:
     }
 
 
+def test_a_dead_link_is_an_error_and_the_others_are_inspected(root: Path) -> None:
+    link = next((root / ARCHIVE).rglob("正常*.jpg")).with_name("正常20180911150000对照样本.jpg")
+    link.symlink_to("/nowhere.jpg")
+    next(root.rglob("擦花*.jpg")).write_bytes(b"")
+    kinds = {kind for _, kind, *_ in found(audited(root))}
+    assert kinds == {Kind.CANNOT_START, Reason.BROKEN, Kind.EMPTY}
+    result = audited(root, "data.on_broken=exclude")
+    assert {kind for _, kind, *_ in found(result)} == {Reason.BROKEN, Kind.EMPTY}
+
+
 def test_images_of_one_class_are_still_inspected(root: Path) -> None:
     shutil.rmtree(root / ARCHIVE / "瑕疵样本")
     (broken := next(root.rglob("正常*.jpg"))).write_bytes(b"")

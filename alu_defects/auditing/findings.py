@@ -67,6 +67,7 @@ FIXES: dict[str, str] = {
     Kind.HUGE: "It may be an attack on the memory: remove it. If it is of your camera, give a larger data.max_pixels.",
     Kind.NARROW: "It is squashed: data.resize=letterbox keeps its proportions, or take them for data.image_size.",
     Kind.ONE_COLOUR: "The camera or the copying failed: remove it.",
+    Reason.BROKEN: "Restore the file that it links to, or remove the link.",
     Reason.SAME_CONTENT: "One is kept.",
     Reason.IN_TWO_SPLITS: "That of test is kept, else that of val: scores are then of images that were not trained on.",
     Reason.NOT_IN_TABLE: "Add it to the table, with its label, or leave it as it is.",

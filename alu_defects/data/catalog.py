@@ -174,10 +174,23 @@ def existing_folder(root: str | Path | Sequence[str]) -> Path:
     return path
 
 
-def with_hashes(root: Root, images: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """The images with the hash of their content; errors as of `hash_files`."""
+def with_hashes(root: Root, images: Sequence[ImageRecord]) -> tuple[list[ImageRecord], list[Excluded]]:
+    """The images with the hash of their content, and those that are dead links; other errors as of `hash_files`.
+
+    Dead links are excluded as broken images, which `DefectData` refuses unless `on_broken` is `exclude`.
+    """
+    targets = [dead_link(file) for file in file_paths(root, [image.path for image in images])]
+    dead = [p.exclude(Reason.BROKEN, target) for p, target in zip(images, targets, strict=True) if target]
+    images = [image for image, target in zip(images, targets, strict=True) if not target]
     found = hash_files(file_paths(root, [image.path for image in images]))
-    return [replace(image, sha256=sha256) for image, sha256 in zip(images, found, strict=True)]
+    return [replace(image, sha256=sha256) for image, sha256 in zip(images, found, strict=True)], dead
+
+
+def dead_link(file: str) -> str:
+    """What is wrong with a link whose target does not exist; "" of any other file."""
+    if os.path.exists(file) or not os.path.islink(file):  # noqa: PTH110, PTH114 (a Path takes longer than the call)
+        return ""
+    return f"a link to {os.readlink(file)}, which is not there"  # noqa: PTH115
 
 
 def build_catalog(images: Sequence[ImageRecord], excluded: Sequence[Excluded], classes: Sequence[str]) -> FoundImages:

@@ -45,6 +45,7 @@ from alu_defects.errors import UserError, check_choice
 log = logging.getLogger(__name__)
 
 PREDICT_SPLITS = ("val", "test", splits.NEW, "all")
+ON_BROKEN_FIX = ", or train without them (data.on_broken=exclude)"
 
 
 class DefectData(LightningDataModule):
@@ -170,6 +171,10 @@ class DefectData(LightningDataModule):
             with self.remember_hashes():
                 self.root, self.found = sources.find_images(self.source, self.source_options)
             table, self.excluded = self.found.table, self.found.excluded
+            broken = self.excluded[self.excluded["reason"] == Reason.BROKEN]
+            if self.on_broken == "error" and len(broken):  # dead links; others show when they are decoded
+                errors = [(self.root / path, OSError(detail)) for path, detail in broken[["path", "detail"]].to_numpy()]
+                raise decode.decoding_error(errors, ON_BROKEN_FIX)
             if self.split:
                 sources.check_trainable(self.source, self.root, table)
                 for doubt in catalog.doubts_about_classes(table):
@@ -259,7 +264,7 @@ class DefectData(LightningDataModule):
         cache = PixelCache(self.cache_dir, self.image_size, self.resize, used_bits, self.max_pixels)
         broken = cache.fill(paths, sha256s, self._since, progress=self.progress)
         if broken and self.on_broken == "error":
-            raise decode.decoding_error(broken, ", or train without them (data.on_broken=exclude)")
+            raise decode.decoding_error(broken, ON_BROKEN_FIX)
         if unreadable := [(path, e) for path, e in broken if isinstance(e, decode.UnreadableError)]:
             raise decode.decoding_error(unreadable)
         if broken:

@@ -48,8 +48,9 @@ def find_images(root: Root) -> FoundImages:
         images += [replace(image, path=prefix + image.path) for image in own]
         excluded += _with_prefix(prefix, others)
     labels = sorted({image.label for image in images} - {""})
-    images, copies = duplicates.exclude_same_content(catalog.with_hashes(root, images))
-    return catalog.build_catalog(images, excluded + copies, labels)
+    images, dead = catalog.with_hashes(root, images)
+    images, copies = duplicates.exclude_same_content(images)
+    return catalog.build_catalog(images, excluded + dead + copies, labels)
 
 
 def list_images(root: Root) -> list[str]:

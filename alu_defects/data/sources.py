@@ -19,10 +19,13 @@ def _folder(root: str | Sequence[str]) -> tuple[Root, FoundImages]:
 
 
 def _table(
-    table: str, root: str | Sequence[str] | None = None, columns: Mapping[str, str] = tables.COLUMNS
+    table: str,
+    root: str | Sequence[str] | None = None,
+    columns: Mapping[str, str] = tables.COLUMNS,
+    encoding: str | None = None,
 ) -> tuple[Root, FoundImages]:
     path = given_root("table", {"root": root, "table": table})
-    return path, tables.find_images(Path(str(table)).expanduser(), path, columns)
+    return path, tables.find_images(Path(str(table)).expanduser(), path, columns, encoding)
 
 
 def _tianchi(
@@ -56,6 +59,8 @@ def check_source_options(source: str, options: Mapping[str, Any]) -> None:
         tianchi.check_round(options["round"])
     if "columns" in options:
         tables.check_columns(options["columns"])
+    if "encoding" in options:
+        tables.check_encoding(options["encoding"])
 
 
 def given_root(source: str, options: Mapping[str, Any]) -> Root:

@@ -73,8 +73,9 @@ def find_images(root: Path, *, round: int = 1, include_other: bool = False, corr
     images, repeated = duplicates.exclude_same_name(images)
     if corrections and round == 1:
         images = correct_labels(images)
-    images, copies = duplicates.exclude_same_content(catalog.with_hashes(root, images))
-    excluded += repeated + copies
+    images, dead = catalog.with_hashes(root, images)
+    images, copies = duplicates.exclude_same_content(images)
+    excluded += repeated + dead + copies
     if not include_other:
         excluded += [p.exclude(Reason.CLASS_OTHER) for p in images if p.label == OTHER.name]
         images = [p for p in images if p.label != OTHER.name]

@@ -54,8 +54,8 @@ def find_new_images(run: Run, given: Mapping[str, Any], settings: Mapping[str, A
 
     Args:
         run: a trained one.
-        given: `root` of the images, `table` of their labels, and the `source`, how they are read; None: as those of the
-            run.
+        given: `root` of the images, `table` of their labels and its `encoding`, and the `source`, how they are read;
+            None: as those of the run.
         settings: of `DefectData`, in place of those of the run.
 
     Raises:
@@ -113,7 +113,7 @@ def _data_options(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
     own = plain(compose("train", [f"data={source}"]).data)
     found = {key: trained.get(key, value) for key, value in own.items()} | {"source": source, "root": given["root"]}
     if source == "table":
-        found["table"] = given["table"]
+        found |= {"table": given["table"], "encoding": given["encoding"]}
     return found | ({"corrections": False} if generated else {})
 
 

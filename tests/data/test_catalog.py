@@ -35,7 +35,7 @@ def touch(path: Path) -> Path:
 def scan(root: Path, *paths: str) -> pd.DataFrame:
     """Catalog files of `root/<class>/…` without looking for copies."""
     images = [ImageRecord(path, (path.partition("/")[0],)) for path in paths]
-    return catalog.build_catalog(catalog.with_hashes(root, images), [], sorted({p.label for p in images})).table
+    return catalog.build_catalog(catalog.with_hashes(root, images)[0], [], sorted({p.label for p in images})).table
 
 
 def test_catalog_holds_one_row_an_image_in_text(tmp_path: Path) -> None:

@@ -419,6 +419,25 @@ def test_a_changed_image_is_an_error_and_not_excluded(photographs: Path, tmp_pat
         data.setup("fit")
 
 
+@pytest.mark.parametrize("source", ["folder", "table"])
+def test_dead_links_are_named_or_excluded(photographs: Path, tmp_path: Path, source: str) -> None:
+    root = Path(shutil.copytree(photographs, tmp_path / "photographs"))
+    (root / "plain" / "gone.png").symlink_to("/nowhere/gone.png")
+    options: dict[str, Any] = {"source": source}
+    if source == "table":
+        lines = [f"{path.relative_to(root)},{path.parent.name}" for path in sorted(root.rglob("*.png"))]
+        (root / "labels.csv").write_text("\n".join(["path,label", *lines]), encoding="utf-8")
+        options["table"] = root / "labels.csv"
+    message = r"1 images cannot .*exclude\):\n.*gone\.png \(OSError: a link to /nowhere/gone\.png, which is not there\)"
+    with pytest.raises(UserError, match=message):
+        make(root, **options)
+    data = make(root, on_broken="exclude", **options)
+    assert len(data.catalog) == 36
+    broken = data.excluded.set_index("path").loc["plain/gone.png"]
+    assert broken[["label", "reason"]].tolist() == ["plain", "cannot be decoded"]
+    assert broken["detail"] == "a link to /nowhere/gone.png, which is not there"
+
+
 def test_on_broken_exclude_needs_a_cache(photographs: Path) -> None:
     with pytest.raises(UserError, match=r"data\.on_broken=exclude .* data\.cache=none"):
         make(photographs, on_broken="exclude", cache="none")

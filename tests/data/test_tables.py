@@ -1,6 +1,7 @@
 """A table of images → catalog: what is read, and what is refused with its line."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -67,6 +68,24 @@ def test_encodings_and_delimiters(
     assert ("read as GB18030" in caplog.text) is said
 
 
+def test_an_encoding_that_is_given(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = root / "table.csv"
+    file.write_bytes("path,label\na.png,Öl fleck\nb.png,Kratzer größe".encode("cp1252"))
+    with caplog.at_level(logging.WARNING):
+        tables.find_images(file, root, {})
+    assert re.search(r"GB18030 .* such as 謑 fleck; if they look wrong, .* data\.encoding=cp1252", caplog.text)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        found = tables.find_images(file, root, {}, "cp1252")
+    assert labels(found) == {"a.png": "Öl fleck", "b.png": "Kratzer größe"}
+    assert "GB18030" not in caplog.text
+    with pytest.raises(UserError, match=r"is not in data\.encoding=utf-8 \(.*position"):
+        tables.find_images(file, root, {}, "utf-8")
+    for wrong in ("klingon", "hex", "a\0b", 12):
+        with pytest.raises(UserError, match=r"data\.encoding=.* is not an encoding; give utf-8"):
+            tables.check_encoding(wrong)
+
+
 @pytest.mark.parametrize(
     ("written", "read"),
     [
@@ -94,10 +113,22 @@ def test_spellings_of_a_time(root: Path, written: str, read: str) -> None:
         ("path,label\n", "no lines below a header"),
         ("", "no lines below a header"),
         ("path,label\na.png,x\nb.png,x,y", "line 3 has 3 cells, the header 2"),
-        ('path,label\na.png,"x', "line 2 cannot be read"),
-        ("path,label\na.png,x\nno.png,y\nno2.png,y", r"2 of 3 images are not below .*first is no\.png \(line 3\)"),
+        ('path,label\na.png,"x', r"line 2 cannot be read \(unexpected end of data\); correct it$"),
+        ('path,label\n\na.png,"x\nb.png,y\nc.png,z\n', r"line 3 cannot be .* A quote in it is open until line 5$"),
+        ('path,label\na.png,"x\nb.png,"y"\nc.png,z', r"line 2 cannot be .* A quote in it is open until line 3$"),
+        ('path,"label\n' + "a.png,x\n" * 20_000, r"line 1 cannot be read \(field larger than field limit"),
+        ('path,label,note\na.png,x,"two\nlines"\nb.png,y,z,z', "line 4 has 4 cells"),
+        (
+            "path,label\na.png,x\nno.png,y\nno2.png,y",
+            r"2 of 3 images do not exist in .*first is no\.png \(line 3\); correct",
+        ),
+        (
+            "path,label\na.png,x\nIN/C.png,y",
+            r"1 of 2 images do not .*first is IN/C\.png \(line 3\); did you mean .*root/in/c\.png\?",
+        ),
         ("path,label\na.png,x\n./a.png,y", r"line 3: \./a\.png is also in line 2; .* several classes as a\|b"),
-        ("path,label\n../a.png,x", r"line 2: \.\./a\.png lies outside of data\.root="),
+        ("path,label\n../a.png,x", r"line 2: \.\./a\.png does not exist, and would lie outside of data\.root="),
+        ("path,label\n../root/../,x", r"line 2: \.\./root/\.\./ lies outside of data\.root="),
         ("path,label\n/etc/passwd,x", "line 2: /etc/passwd lies outside"),
         ("path,label\n,x", "line 2: the path is empty"),
         ("path,label,split\na.png,x,trian", "line 2: split trian is none of train, val, test"),
@@ -105,12 +136,50 @@ def test_spellings_of_a_time(root: Path, written: str, read: str) -> None:
         ("path,label,time\na.png,x,2018", "line 2: time 2018 is not known"),
         ("path,label,time\na.png,x,201808301645", "line 2: time 201808301645 is not known"),
         (b"PK\x03\x04\0\0", "is no text; save it as CSV"),
-        (b"path,label\na.png,\xff\xff", "neither UTF-8 nor GB18030"),
+        (b"path,label\na.png,\xff\xff", r"neither UTF-8 nor GB18030 text; .* data\.encoding=cp1252"),
     ],
 )
 def test_what_is_refused(root: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(UserError, match=message):
         find(root, text)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("['起坑']", "起坑"),
+        ("['pit', 'dent']", "dent|pit"),
+        ('["pit","dent"]', "dent|pit"),
+        ("[]", ""),
+        ("pit, deep", "pit, deep"),  # deep is no label of another line
+    ],
+)
+def test_lists_of_labels(root: Path, written: str, read: str) -> None:
+    frame = pd.DataFrame({"path": ["a.png", "b.png"], "label": [written, "pit"]})
+    assert labels(find(root, frame.to_csv(index=False)))["a.png"] == read
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("pit, dent", r"2 of 6 labels are like pit, dent in line 2; its parts .* several classes are written a\|b"),
+        ("起坑；dent、pit", "like 起坑；dent、pit in line 2; its parts"),
+        ("['pit' 'dent']", r"2 of 6 labels are like \['pit' 'dent'\] in line 2; this list cannot be read: .* a\|b"),
+        ("[pit]", "this list cannot be read"),
+        ("[1]", "this list cannot be read"),
+        ("NaN", "2 of 6 labels are like NaN in line 2; leave it empty .* or write the name of the class"),
+        ("none", "like none in line 2; leave it empty"),
+        ("pit|NULL", r"like pit\|NULL in line 2; leave it empty"),
+    ],
+)
+def test_labels_that_would_be_invented_classes(root: Path, written: str, message: str) -> None:
+    paths = ["a.png", "in/c.png", "起坑 1.png", "b.png"]
+    frame = pd.DataFrame({"path": paths, "label": [written, "pit", "起坑|dent", written]})
+    frame = pd.concat([frame, pd.DataFrame({"path": ["d.png", "e.png"], "label": ["dent", "起坑"]})])
+    for name in ("d.png", "e.png"):
+        (root / name).write_bytes(name.encode())
+    with pytest.raises(UserError, match=message):
+        find(root, frame.to_csv(index=False))
 
 
 def test_a_column_that_was_named_must_be_there(root: Path) -> None:
@@ -122,6 +191,27 @@ def test_a_column_that_was_named_must_be_there(root: Path) -> None:
         tables.check_columns({"time": None})
     with pytest.raises(UserError, match=r"no table\.csv cannot be read \(No such file"):
         tables.find_images(root / "no table.csv", root, {})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="they are read there")
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ([r"D:\T\a.png", r"d:\T\in\c.png"], r"2 of 2 paths .* D:\T\a.png (line 2); remove D:\T\ from their"),
+        (["D:/T/root/in/c.png"], "remove D:\\T\\root\\ from"),  # in is a folder of the root
+        ([r"D:\a.png", r"E:\b.png"], "remove D:\\ from"),
+        (
+            [r"\\pc\share\T\b.png", "a.png"],
+            r"1 of 2 paths are absolute paths of Windows, the first is \\pc\share\T\b.png",
+        ),
+        ([r"\\pc\share\T\b.png", "a.png"], "remove \\\\pc\\share\\T\\ from"),
+        ([r"D:\T\x.png"], "remove D:\\T\\ from their beginning, so that they are relative to data.root="),
+    ],
+)
+def test_absolute_paths_of_windows(root: Path, paths: list[str], message: str) -> None:
+    first, _, rest = message.partition(" .* ")
+    with pytest.raises(UserError, match=f"{re.escape(first)}.*{re.escape(rest)}"):
+        find(root, "path,label\n" + "".join(f"{path},x\n" for path in paths))
 
 
 def test_images_without_a_label_or_a_line_are_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -143,6 +233,8 @@ def test_several_roots_are_told_apart_by_where_the_image_is(root: Path, tmp_path
         (other / name).write_bytes(b"other" + name.encode())
     found = find(root, f"path,label\nb.png,x\nd.png,y\n{other / 'a.png'},y", folders=[root, other])
     assert labels(found) == {"1/b.png": "x", "2/a.png": "y", "2/d.png": "y"}
+    with pytest.raises(UserError, match=r"first is D\.png \(line 2\); did you mean .*other/d\.png\?"):
+        find(root, "path,label\nD.png,x", folders=[root, other])
     with pytest.raises(
         UserError, match=r"a\.png is in several roots, as 1/a\.png and 2/a\.png; write its path in full"
     ):
