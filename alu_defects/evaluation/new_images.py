@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from alu_defects.config import compose, plain
 from alu_defects.data import catalog, grouping, splits
 from alu_defects.data.datamodule import DefectData
-from alu_defects.errors import UserError
+from alu_defects.errors import UserError, counted
 from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.runs.jobs import read_predictions
 from alu_defects.runs.run import Run
@@ -121,14 +121,15 @@ def _notes(data: DefectData, unknown: Mapping[str, int], missing: Sequence[str],
     notes = []
     if missing:
         there = len(data.classes) - len(missing)
-        notes.append(f"no images of {', '.join(missing)}: macro averages are over the {there} other classes of the run")
+        notes.append(
+            f"no images of {', '.join(missing)}: macro averages are over {there} of {len(data.classes)} classes"
+        )
     if unknown:
         listed = ", ".join(f"{name} ({number})" for name, number in unknown.items())
-        notes.append(
-            f"{sum(unknown.values())} images are not counted, since the run does not know their class: {listed}"
-        )
+        number = counted(sum(unknown.values()), "image")
+        notes.append(f"not counted: {number} of classes that the run does not know: {listed}")
     if unlabelled:
-        notes.append(f"{unlabelled} images are not counted, since they have no class or several")
+        notes.append(f"not counted: {counted(unlabelled, 'image')} without a class, or with several")
     return notes
 
 

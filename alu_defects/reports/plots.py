@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -51,7 +51,7 @@ def wrap(names: Sequence[str]) -> tuple[list[str], int, int]:
     return ["\n".join(lines) for lines in wrapped], max(map(len, wrapped), default=0), longest
 
 
-def write_title(fig: FigureBase, text: str, **style: Any) -> None:
+def write_title(fig: Figure | SubFigure, text: str, **style: Any) -> None:
     """Write the title of a figure, in which there may be any names, in lines that are not wider than it."""
     width = int(10 * fig.bbox.width / fig.dpi)  # characters, ten an inch
     lines = (textwrap.fill(line, width) for line in renderable(text).split("\n"))
