@@ -127,7 +127,7 @@ def _notes(data: DefectData, unknown: Mapping[str, int], missing: Sequence[str],
     if unknown:
         listed = ", ".join(f"{name} ({number})" for name, number in unknown.items())
         number = counted(sum(unknown.values()), "image")
-        notes.append(f"not counted: {number} of classes that the run does not know: {listed}")
+        notes.append(f"not counted: {number} whose class the run does not know: {listed}")
     if unlabelled:
         notes.append(f"not counted: {counted(unlabelled, 'image')} without a class, or with several")
     return notes

@@ -137,9 +137,9 @@ def renderable(text: str, *, missing: str | None = None) -> str:
 def _say_no_font() -> None:
     """Say once why names are drawn as codes."""
     log.warning(
-        "no font with Chinese here: install fonts-noto-cjk, or another of %s, and remove %s, the list of fonts of "
-        "matplotlib; figures show codes instead (\\u…)",
-        ", ".join(CJK_FONTS[2:]),
+        "no font with Chinese here: install fonts-noto-cjk, or %s, and remove %s, where matplotlib remembers its "
+        "fonts; figures show codes instead (\\u…)",
+        " or ".join(CJK_FONTS[-3:]),
         matplotlib.get_cachedir(),
     )
 
