@@ -30,6 +30,11 @@ def check_choice(key: str, name: str, known: Iterable[str]) -> None:
         raise UserError(f"{key}={name} does not exist{did_you_mean(str(name), names)} There are: {', '.join(names)}")
 
 
+def counted(number: int, noun: str) -> str:
+    """1 image, 2 images."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """End a sentence on a wrong name: "; did you mean a or b?", or "." where no known name is near."""
     nearest = get_close_matches(name, list(known), n=3, cutoff=0.5)

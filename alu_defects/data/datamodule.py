@@ -312,7 +312,9 @@ class DefectData(LightningDataModule):
     def read_images(self, rows: np.ndarray[Any, Any]) -> decode.UInt8:
         """The images in some rows of the catalog, uint8 (N, H, W, 3)."""
         assert self.pixels is not None
-        images = self.pixels.gather(torch.from_numpy(rows).to(self.pixels.device))
+        images = self.pixels.gather(
+            torch.tensor(rows, device=self.pixels.device)
+        )  # a copy: pandas gives read-only rows
         return np.asarray(images.permute(0, 2, 3, 1).cpu())
 
     def find_near_duplicates(self) -> leakage.NearDuplicates | None:

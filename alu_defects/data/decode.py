@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from alu_defects.config import Size
-from alu_defects.errors import UserError
+from alu_defects.errors import UserError, counted
 
 T = TypeVar("T")
 UInt8 = npt.NDArray[np.uint8]
@@ -343,4 +343,4 @@ def decoding_error(broken: Sequence[tuple[Path, Exception]], fix: str = "") -> U
     lines = sorted(f"{path} ({type(error).__name__}: {error})" for path, error in broken)
     more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
     shown = "\n  ".join(lines[:20])
-    return UserError(f"{len(lines)} images cannot be decoded; replace or remove them{fix}:\n  {shown}{more}")
+    return UserError(f"{counted(len(lines), 'image')} cannot be decoded; replace or remove them{fix}:\n  {shown}{more}")

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alu_defects.data import sessions
-from alu_defects.errors import UserError, did_you_mean
+from alu_defects.errors import UserError, counted, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,9 @@ def describe(table: pd.DataFrame, group: str) -> str:
         ways = {"the column group": int(named.sum()), "capture time": timed}
         ways["what looks alike"] = len(table) - sum(ways.values())
         used = {way: count for way, count in ways.items() if count}
-        by = " and ".join(way if len(used) == 1 else f"{way} ({count} images)" for way, count in used.items())
+        by = " and ".join(
+            way if len(used) == 1 else f"{way} ({counted(count, 'image')})" for way, count in used.items()
+        )
     return f"{len(sizes)} groups by {by}; the largest, {sizes.index[0]}, has {sizes.iloc[0]} of {len(table)} images"
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alu_defects.data import catalog, grouping
-from alu_defects.errors import UserError, check_choice
+from alu_defects.errors import UserError, check_choice, counted
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def given(table: pd.DataFrame, *, val_fraction: float = 0.2, test_fraction: floa
     if missing:
         train = table[parts == "train"]
         parts.update(_hold_out(train, train["session"], {part: fractions[part] for part in missing}, seed))
-        what = " and ".join(f"{part} ({int((parts == part).sum())} images)" for part in missing)
+        what = " and ".join(f"{part} ({counted(int((parts == part).sum()), 'image')})" for part in missing)
         log.warning(
             "the given split has no %s: held out of train by whole sessions, %s", " and no ".join(missing), what
         )
@@ -290,7 +290,9 @@ def file(table: pd.DataFrame, *, file: str) -> pd.Series:
         )
     strangers = given.loc[~given["path"].isin(table["path"]), "path"]
     if len(strangers) and len(table):  # without any images only the file itself is checked
-        log.warning("%s: %d images are not in the data, the first is %s", file, len(strangers), strangers.iloc[0])
+        log.warning(
+            "%s: not in the data: %s, the first is %s", file, counted(len(strangers), "image"), strangers.iloc[0]
+        )
     return table["path"].map(given.set_index("path")["split"])
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from alu_defects.config import compose, plain
 from alu_defects.data import catalog, grouping, splits
 from alu_defects.data.datamodule import DefectData
-from alu_defects.errors import UserError
+from alu_defects.errors import UserError, counted
 from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.runs.jobs import read_predictions
 from alu_defects.runs.run import Run
@@ -121,16 +121,16 @@ def _notes(data: DefectData, unknown: Mapping[str, int], missing: Sequence[str],
     notes = []
     if missing:
         there = len(data.classes) - len(missing)
-        notes.append(f"no images of {', '.join(missing)}: macro averages are over the {there} other classes of the run")
+        notes.append(
+            f"no images of {', '.join(missing)}: macro averages are over {there} of {len(data.classes)} classes"
+        )
     if unknown:
         listed = ", ".join(f"{name} ({number})" for name, number in unknown.items())
         near = sorted({own for own in data.classes for name in unknown if own.casefold() == name.strip().casefold()})
-        notes.append(
-            f"{sum(unknown.values())} images are not counted, since the run does not know their class: {listed}"
-            + (f"; name their folders as the run does: {', '.join(near)}" if near else "")
-        )
+        number, hint = counted(sum(unknown.values()), "image"), f"; the run calls it {', '.join(near)}" if near else ""
+        notes.append(f"not counted: {number} whose class the run does not know: {listed}{hint}")
     if unlabelled:
-        notes.append(f"{unlabelled} images are not counted, since they have no class or several")
+        notes.append(f"not counted: {counted(unlabelled, 'image')} without a class, or with several")
     return notes
 
 

@@ -150,7 +150,9 @@ def create_backbone(
     published = published_weights(name, **options)
     if pretrained == SURFACES:
         weights = shipped_file(published.network)
-    model.loaded = load_weights(model, weights, classes) if weights is not None else ""
+    chosen = {"name": name, "attention": attention, "attention_stages": attention_stages, **options}
+    chosen["attention_reduction"] = attention_reduction
+    model.loaded = load_weights(model, weights, classes, chosen) if weights is not None else ""
     if pretrained is True:
         new = {"its classifier": num_classes != published.classes, "its attention": kind != "none"}
         model.loaded = f"new: {' and '.join(part for part, is_new in new.items() if is_new) or 'nothing'}"

@@ -23,7 +23,7 @@ def plot_epochs(histories: Mapping[str, Sequence[pd.DataFrame]], column: str, yl
     fig = Figure((8.5, 4.6), layout="constrained")
     ax = fig.subplots()
     values = [np.empty(0)]
-    for k, (name, tables) in enumerate(histories.items()):
+    for k, (name, tables) in enumerate(zip(plots.wrap(list(histories))[0], histories.values(), strict=True)):
         known = [table.set_index("epoch")[column].dropna() for table in tables if column in table]
         if not known:
             continue
@@ -37,13 +37,14 @@ def plot_epochs(histories: Mapping[str, Sequence[pd.DataFrame]], column: str, yl
             ax.fill_between(runs.index, runs.min(axis=1), runs.max(axis=1), color=colour, alpha=0.15, linewidth=0)
         values.append(runs.to_numpy().ravel())
     plots.style_epochs(ax, np.concatenate(values), ylabel, loss=column.endswith("loss"))
-    fig.suptitle(title)
+    plots.write_title(fig, title)
     return fig
 
 
 def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], time_only: float | None) -> Figure:
     """Accuracy of each model in `Comparison.table` with its intervals and trainings, and the time-only baseline's."""
-    fig = Figure((8.5, 0.55 * len(table) + 1.9), layout="constrained")
+    labels, lines, _ = plots.wrap(list(table["group"]))
+    fig = Figure((8.5, max(0.55, 0.2 * lines) * len(table) + 1.9), layout="constrained")
     ax = fig.subplots()
     for row, entry in enumerate(table.to_dict("records")):
         for name, width, alpha in (("accuracy_session", 2, 0.9), ("accuracy", 9, 0.25)):
@@ -58,7 +59,7 @@ def plot_accuracies(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], t
     if time_only is not None:
         label = f"time-only baseline, which sees no pixels: {time_only:.1%}"
         ax.axvline(time_only, color=ORANGE, linestyle="--", label=label)
-    plots.style_rows(ax, list(table["group"]))
+    plots.style_rows(ax, labels)
     ax.set_xlabel("accuracy on the test images")
     fig.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return fig
@@ -68,8 +69,9 @@ def plot_class_map(table: pd.DataFrame) -> Figure:
     """Precision, recall and F1 in `Comparison.classes` as colours: a red cell is where a model fails."""
     entries, names = list(table["group"].unique()), list(table["class"].unique())
     support = table.groupby("class")["support"].max()
-    width = max(0.62 * len(entries), 1.6)
-    fig = Figure((3 * width + 3.2, 0.38 * len(names) + 2.6), layout="constrained")
+    labels, lines, longest = plots.wrap(entries)
+    width = max(max(0.62, 0.2 * lines) * len(entries), 1.6)
+    fig = Figure((3 * width + 3.2, 0.38 * len(names) + 1 + 0.09 * longest), layout="constrained")
     axes = fig.subplots(1, 3, sharey=True)
     for ax, metric in zip(axes, ("recall", "precision", "f1"), strict=True):
         values = table.pivot_table(metric, "class", "group", dropna=False, sort=False, observed=False)
@@ -80,7 +82,7 @@ def plot_class_map(table: pd.DataFrame) -> Figure:
             ink = "black" if np.isnan(value) or 0.2 < value < 0.85 else "white"
             ax.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
         ax.set_title({"f1": "F1"}.get(metric, metric), fontsize=11)
-        label_ticks(ax, "x", entries, rotation=40, ha="right", rotation_mode="anchor")
+        label_ticks(ax, "x", labels, rotation=90, fontsize=9)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
     label_ticks(axes[0], "y", [f"{name} ({support[name]})" for name in names])
@@ -106,5 +108,5 @@ def plot_class_differences(table: pd.DataFrame, title: str) -> Figure:
         ax.set_xlabel(f"difference in {'F1' if metric == 'f1' else metric} (points)")
     fig.axes[0].set_ylabel("class (test images in sessions)")
     note = "95 % intervals; orange: shown after Holm's correction"
-    fig.suptitle(f"{title}\n{note}", fontsize=11, **plots.name_style())
+    plots.write_title(fig, f"{title}\n{note}", fontsize=11)
     return fig

@@ -159,7 +159,7 @@ def plot_confusions(pairs: Sequence[tuple[str, NDArray[np.uint8]]], columns: int
         fig.text(0.5, 0.5, "no mistakes", ha="center", va="center", fontsize=14, color=GREY)
         return fig
     for part, (title, images) in zip(np.atleast_1d(np.asarray(fig.subfigures(len(pairs), 1))), pairs, strict=True):
-        part.suptitle(title, fontsize=10, x=0.01, ha="left", **name_style())
+        plots.write_title(part, title, fontsize=10, x=0.01, ha="left")
         for ax, image in zip(part.subplots(1, columns), [*images, *[None] * (columns - len(images))], strict=True):
             ax.set_axis_off()
             if image is not None:

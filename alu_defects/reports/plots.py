@@ -3,22 +3,27 @@
 pyplot is not used: it keeps every figure in a global list and picks a window system, and neither suits a training loop.
 """
 
+import logging
 import re
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 # Okabe and Ito's palette, which people with any kind of colour vision can distinguish
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
@@ -37,6 +42,20 @@ def label_ticks(ax: Axes, axis: Literal["x", "y"], labels: Sequence[str], **styl
     """Write one label, made `readable`, at each tick."""
     set_ticks = ax.set_xticks if axis == "x" else ax.set_yticks
     set_ticks(range(len(labels)), [readable(label) for label in labels], **name_style(), **style)
+
+
+def wrap(names: Sequence[str]) -> tuple[list[str], int, int]:
+    """Names such as those of models with their settings, in short lines: also the most lines and characters a line."""
+    wrapped = [textwrap.wrap(shorten(name, 150), 28, break_on_hyphens=False) for name in names]
+    longest = max((len(line) for lines in wrapped for line in lines), default=0)
+    return ["\n".join(lines) for lines in wrapped], max(map(len, wrapped), default=0), longest
+
+
+def write_title(fig: Figure | SubFigure, text: str, **style: Any) -> None:
+    """Write the title of a figure, in which there may be any names, in lines that are not wider than it."""
+    width = int(10 * fig.bbox.width / fig.dpi)  # characters, ten an inch
+    lines = (textwrap.fill(line, width) for line in renderable(text).split("\n"))
+    fig.suptitle("\n".join(lines), **name_style(), **style)
 
 
 def style_axes(ax: Axes, *, percent: str = "", grid: Literal["", "both", "x", "y"] = "both") -> None:
@@ -76,6 +95,7 @@ def style_epochs(ax: Axes, values: NDArray[np.float64], ylabel: str, *, loss: bo
 # What no font has is drawn as a box, with a warning for each character; matplotlib brings no font for Chinese.
 CJK_FONTS = (
     "Noto Sans CJK SC",
+    "Noto Sans CJK JP",  # of the same file, of which older versions of matplotlib see the first font alone
     "Noto Sans SC",
     "Source Han Sans SC",
     "WenQuanYi Micro Hei",
@@ -104,11 +124,24 @@ def name_style() -> dict[str, Any]:
 
 def renderable(text: str, *, missing: str | None = None) -> str:
     r"""Replace characters that no font can draw: each run by `missing`, or else each character by its \u code."""
-    drawable = fonts()[1]
+    drawable = fonts()[1] | {ord("\n")}
+    if any(ord(c) not in drawable and unicodedata.name(c, "").startswith("CJK") for c in text):
+        _say_no_font()
     if missing is None:
         return "".join(c if ord(c) in drawable else f"\\u{ord(c):04x}" for c in text)
     kept = "".join(c if ord(c) in drawable else "\0" for c in text)
     return re.sub("\0+", missing, kept)
+
+
+@cache
+def _say_no_font() -> None:
+    """Say once why names are drawn as codes."""
+    log.warning(
+        "no font with Chinese here: install fonts-noto-cjk, or %s, and remove %s, where matplotlib remembers its "
+        "fonts; figures show codes instead (\\u…)",
+        " or ".join(CJK_FONTS[-3:]),
+        matplotlib.get_cachedir(),
+    )
 
 
 def readable(name: str) -> str:
@@ -146,9 +179,7 @@ def plot_confusion(
     ax.set(xlabel="predicted", ylabel="true (images)")
     total = int(support.sum())
     title = f"{right} of {total} images right ({right / max(total, 1):.1%})"
-    fig.suptitle(
-        "Per cent of each true class" if in_per_cent else title + (f"\n{textwrap.fill(note, 90)}" if note else "")
-    )
+    write_title(fig, "Per cent of each true class" if in_per_cent else f"{title}\n{note}".strip())
     fig.colorbar(image, ax=ax, format=PercentFormatter(1), shrink=0.8, label="share of the true class")
     return fig
 
@@ -175,7 +206,7 @@ def plot_curves(metrics: pd.DataFrame, *, monitor: str = "val/f1") -> Figure:
         title = f"Best {monitor}: {watched.iloc[best]:.3f} at epoch {epoch}"
     style_epochs(left, drawn[0], "loss", loss=True, best=epoch)
     style_epochs(right, drawn[1], "on validation images", loss=False, best=epoch)
-    fig.suptitle(title)
+    write_title(fig, title)
     return fig
 
 
@@ -218,7 +249,7 @@ def plot_classes(
     if not np.isnan(recall[weakest]):
         name = readable(class_names[weakest])
         title = f"Weakest class: {name}, {recall[weakest]:.1%} of {support[weakest]} images found"
-    fig.suptitle(title, **name_style())
+    write_title(fig, title)
     return fig
 
 

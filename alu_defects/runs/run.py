@@ -212,6 +212,8 @@ class Run:
                 self.update(status=status, ended=_now(), **entries)
             except OSError as second:  # for the same reason, perhaps: it must not take the place of that one
                 log.error("%s: %s cannot be written (%s)", status, self.status_file, second.strerror)
+            if interrupted:
+                log.warning("interrupted: resume=%s continues", self.folder)
             if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
                 raise UserError(
                     f"{error.filename or self.folder} cannot be written ({error.strerror}); what was there before is "

@@ -23,12 +23,12 @@ Record = dict[str, Any]  # the entry `weights` of run.json
 
 # `source` of a record → what is said of it
 _SAID = {
-    "cache": "published: {name}, from the cache; licence: {licence}",
-    "download": "published: {name}, downloaded; licence: {licence}",
-    "package": "{name}, shipped with alu_defects; licence: {licence}",
-    "backbone": "published: what {name} loads by itself; licence: {licence}",
-    "run": "of a run: {name}; licence: {licence}",
-    "file": "of a file: {name}; licence: {licence}",
+    "cache": "published: {name}, from the cache",
+    "download": "published: {name}, downloaded",
+    "package": "{name}, shipped with alu_defects",
+    "backbone": "published: what {name} loads by itself",
+    "run": "of a run: {name}",
+    "file": "of a file: {name}",
     "none": "none, trained from scratch",
 }
 
@@ -42,12 +42,13 @@ def choose(config: DictConfig) -> tuple[DictConfig, Record]:
         `reason` why auto took no published weights.
 
     Raises:
-        UserError: `model.pretrained=true` or `surfaces` cannot be had, or `model.weights` is a folder without a run.
+        UserError: `model.pretrained=true` or `surfaces` cannot be had, or `model.weights` is not there, or a folder
+            without a run.
     """
     model = plain(config.model)
     asked, record = model["pretrained"], {"source": "none"}
     if model["weights"]:
-        record = _of_file(weights_file(model["weights"]))
+        record = _of_file(_existing(weights_file(model["weights"]), Path(config.paths.runs)))
     elif asked == "auto":
         with _remembered() as known:
             published = published_weights(model)
@@ -77,7 +78,10 @@ def possible_choices(config: DictConfig) -> Iterator[DictConfig]:
 
 def describe(record: Mapping[str, Any]) -> str:
     """The weights that a run started from, in half a sentence with their licence."""
-    return _SAID[record["source"]].format_map({"licence": "not stated", **{k: v for k, v in record.items() if v}})
+    said, licence = _SAID[record["source"]].format_map(record), record.get("licence")
+    if not licence and record["source"] in ("none", "run"):  # a run without one was trained from scratch
+        return said
+    return f"{said}; licence: {licence or 'not stated'}"
 
 
 def trained_before(record: Mapping[str, Any], table: pd.DataFrame) -> str:
@@ -139,13 +143,24 @@ def _of_file(file: Path) -> Record:
     run = Run(file.parent.parent)
     if not run.status_file.is_file():
         return {"source": "file", "name": str(file), **_content(file)}
-    licence = run.status().get("weights", {}).get("licence")  # it follows what was trained from them
+    before = run.status().get("weights", {})
+    licence = before.get("licence")  # it follows what was trained from them
+    if not licence and before.get("source") not in ("none", "run"):
+        licence = "not stated"
     return {"source": "run", "name": run.folder.name, "licence": licence, **_content(file)}
 
 
+def _existing(file: Path, runs: Path) -> Path:
+    """The file of `model.weights`, before images are read for nothing; a `UserError` if it is not there."""
+    if file.is_file():
+        return file
+    fix = "give a file (.safetensors, .pth, .pt, .ckpt) or the folder of a run"
+    if Run(runs / file.name).status_file.is_file():
+        fix = f"did you mean model.weights={runs / file.name}?"
+    raise UserError(f"model.weights={file}: there is no such file; {fix}")
+
+
 def _content(file: Path) -> Record:
-    if not file.is_file():  # loading it says so
-        return {"file": str(file)}
     with file.open("rb") as content:
         return {"file": str(file), "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
 

@@ -119,6 +119,16 @@ class Finetuning(Callback):
             for name, module in backbone.named_modules()
             if id(module) not in classifier and module.training and "running_var" in module._buffers
         ]
+        epochs = trainer.max_epochs or 0  # -1: without end
+        if self.frozen_epochs != "all" and 0 < epochs <= int(self.frozen_epochs):
+            log.warning(
+                "callbacks.finetuning.frozen_epochs=%s with trainer.max_epochs=%d: the classifier alone is trained, "
+                "the network never; give trainer.max_epochs=%d or more%s (frozen_epochs=all, if that is what you want)",
+                self.frozen_epochs,
+                epochs,
+                int(self.frozen_epochs) + 1,
+                f", or callbacks.finetuning.frozen_epochs={epochs - 1}" if epochs > 1 else "",
+            )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze or unfreeze."""

@@ -182,6 +182,20 @@ def test_reading_no_images_gives_an_empty_array(photographs: Path) -> None:
     )
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("cache", ["disk", "none"])
+def test_rows_of_a_table_which_are_read_only_give_no_warning(photographs: Path, cache: str) -> None:
+    data = make(photographs, cache=cache)
+    rows = np.array([3, 1])
+    rows.flags.writeable = False
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        assert data.read_images(rows).shape == (2, 16, 16, 3)
+    finally:
+        torch.set_warn_always(always)
+
+
 def test_in_another_process_pixels_are_mapped_and_not_copied(photographs: Path) -> None:
     store = make(photographs, image_size=64).pixels
     content = pickle.dumps(store)

@@ -323,7 +323,7 @@ def test_a_split_file_may_have_unknown_images(tmp_path: Path, caplog: pytest.Log
     splits.check_split_options(name="file", file=str(tmp_path / "split.csv"))
     assert not caplog.records
     pd.testing.assert_series_equal(divide_by(tmp_path / "split.csv")["split"], done["split"])
-    assert "1 images are not in the data, the first is x.png" in caplog.text
+    assert "not in the data: 1 image, the first is x.png" in caplog.text
 
 
 @pytest.mark.parametrize(

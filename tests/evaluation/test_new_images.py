@@ -64,7 +64,8 @@ def test_classes_that_are_missing_or_unknown_are_said_and_do_not_count(typed, ru
     assert metrics["new_images"]["missing_classes"] == ["along"]
     assert metrics["new_images"]["unknown_classes"] == {"rust": 6}
     assert "no images of along" in said
-    assert "rust (6)" in metrics["note"]
+    assert "not counted: 6 images whose class the run does not know: rust (6)" in metrics["note"]
+    assert "macro averages are over 2 of 3 classes" in metrics["note"]
     assert "rust (6)" in (run / "evaluation" / name / "report.md").read_text()
     assert json.loads((run / "operating.json").read_text())["chosen_on"]["split"] == "val"
 

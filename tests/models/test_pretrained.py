@@ -143,7 +143,7 @@ def test_weights_of_this_package_are_loaded(tmp_path: Path, monkeypatch: pytest.
     assert all(
         torch.equal(own[key], state[key].float()) for key in state if key.endswith("weight") and "fc." not in key
     )
-    assert "the new one stays untrained; it has no attention" in model.loaded
+    assert "the new one is trained from scratch; it has no attention" in model.loaded
     with pytest.raises(UserError, match=r"no such weights for shufflenet_v2_x1_0, only for: shufflenet_v2_x0_5\. Give"):
         create_backbone("shufflenet", 3, pretrained="surfaces")
 

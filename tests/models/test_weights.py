@@ -127,10 +127,10 @@ def test_classifier_for_other_classes_is_not_loaded(write, state, classes):
     line = model.loaded
     assert f"{len(state) - 2} of {len(state)} tensors were loaded" in line
     assert (
-        "for other classes (class 0, class 1, class 2, class 3, class 4, class 5, class 6, class 7, ..., not pit,"
+        "for other classes (class 0, class 1, class 2, class 3, class 4, class 5, class 6, class 7 and 3 more, not pit,"
         in line
     )
-    assert "the new one stays untrained" in line
+    assert "the new one is trained from scratch" in line
 
 
 def test_classifier_without_class_names_is_loaded_by_their_number(tmp_path, state):
@@ -179,7 +179,7 @@ def break_shape(state):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (break_missing, r"9 missing: stage3\.0\.branch2\.0\.weight, (\S+, ){7}\.\.\.\.$"),
+        (break_missing, r"9 missing: stage3\.0\.branch2\.0\.weight, \S+, \S+ and 6 more\.$"),
         (break_unexpected, r"1 unexpected: stage2\.0\.attention\.sse\.squeeze\.weight\.$"),
         (break_shape, r"1 of another shape: conv1\.0\.weight \(24, 1, 3, 3\), not \(24, 3, 3, 3\)\.$"),
     ],
@@ -201,6 +201,22 @@ def test_attention_with_another_reduction_is_listed(tmp_path):
     )
     with pytest.raises(UserError, match=r"48 of another shape: stage2\.0\.attention"):
         create_backbone("shufflenet", 11, attention="cse", weights=tmp_path / "a.pth")
+
+
+def test_the_option_in_which_a_run_differs_is_named(tmp_path):
+    options = {"name": "shufflenet", "width": 0.5, "attention": "none", "attention_reduction": 2, "drop_rate": 0.3}
+    metadata = {"model": json.dumps(options), "classes": json.dumps(CLASSES)}
+    save_file(create_backbone("shufflenet", 11, width=0.5).state_dict(), tmp_path / "a.safetensors", metadata)
+    for given, wanted in (
+        ({"name": "shufflenet", "width": 1.0, "attention": "scse"}, "model.width=0.5"),
+        ({"name": "xception"}, "model=shufflenet"),
+    ):
+        with pytest.raises(UserError, match=rf" The run has {wanted}; give that\.$") as caught:
+            create_backbone(**given, num_classes=11, weights=tmp_path / "a.safetensors")
+        assert str(caught.value).startswith(
+            f"model.weights={tmp_path / 'a.safetensors'} is not a file of this network: "
+        )
+        assert len(str(caught.value)) < 700
 
 
 class Malice:

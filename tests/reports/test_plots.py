@@ -1,5 +1,6 @@
 """The figures: each renders without a warning and shows its numbers."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
-from alu_defects.reports import plots
+from alu_defects.reports import comparison_plots, plots
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +157,35 @@ def test_names_without_a_font_stay_different() -> None:
     labels = [t.get_text() for t in fig.axes[0].get_xticklabels()]
     assert labels == ["\\u4e0d\\u5bfc\\u7535", "\\u64e6\\u82b1", "$x 1$ odd$"]
     assert_renders(fig)
+
+
+def test_any_text_without_a_font_renders_and_the_reason_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    plots._say_no_font.cache_clear()
+    caplog.set_level(logging.WARNING)
+    note = "1 image is not counted, since the run does not know its class: 擦花 (1), cost in $ or $$"
+    fig = plots.plot_confusion(np.eye(2, dtype=np.int64), ["a", "b"], note)
+    assert "class: \\u64e6\\u82b1 (1)," in " ".join(" ".join(texts(fig)).split())
+    assert_renders(fig)  # also the long note beside two classes
+    assert_renders(plots.plot_curves(pd.DataFrame({"epoch": [0], "val/recall/桔皮": [0.5]}), monitor="val/recall/桔皮"))
+    assert caplog.text.count("no font with Chinese here: install fonts-noto-cjk, or ") == 1
+
+
+def test_long_names_of_models_are_not_cut() -> None:
+    options = "data.sampler=balanced augment.crop=0.6 loss.class_weights=balanced"
+    models = [f"inceptionv4_scse model.width={width} {options}" for width in (0.5, 0.75, 1.0, 2.0)]
+    scores = {"support": 9, "recall": 0.5, "precision": 0.4, "f1": 0.5}
+    rows = [{"group": model, "class": name, **scores} for model in models for name in ("a", "b")]
+    intervals = {"accuracy_low": 0.4, "accuracy_high": 0.6, "accuracy_session_low": 0.3, "accuracy_session_high": 0.7}
+    table = pd.DataFrame([{"group": model, "accuracy": 0.5, **intervals} for model in models])
+    history = pd.DataFrame({"epoch": [0, 1], "val/f1": [0.3, 0.5]})
+    for fig in (
+        comparison_plots.plot_class_map(pd.DataFrame(rows)),
+        comparison_plots.plot_accuracies(table, {model: [0.4, 0.6] for model in models}, 0.2),
+        comparison_plots.plot_epochs({model: [history] for model in models}, "val/f1", "macro F1", "Curves"),
+    ):
+        assert_renders(fig)
+        written = " ".join(" ".join(texts(fig)).split())
+        assert all(model.replace("_", " ") in written for model in models)
 
 
 def test_installed_font_for_chinese_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

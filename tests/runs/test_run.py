@@ -81,10 +81,13 @@ def test_how_a_run_ends_is_recorded(run: Run) -> None:
         (SystemExit(0), "interrupted"),
     ],
 )
-def test_an_error_is_recorded_and_continues(run: Run, error: BaseException, status: str) -> None:
+def test_an_error_is_recorded_and_continues(
+    run: Run, error: BaseException, status: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(type(error)), run.recorded():
         raise error
     assert run.status()["status"] == status
+    assert (f"resume={run.folder} continues" in caplog.text) == (status == "interrupted")
     if status == "failed":
         assert run.status()["error"] == f"{type(error).__name__}: {error}"
 

@@ -87,6 +87,40 @@ def test_nothing_is_looked_for_where_weights_are_given_or_none_are_wanted(asked:
     assert not asked
 
 
+def test_weights_that_are_not_there_are_an_error_before_images_are_read(tmp_path: Path, typed: Any) -> None:
+    runs = tmp_path / "runs"
+    words = ["data=folder", f"data.root={tmp_path / 'no images'}", "model.weights=base", f"paths.runs={runs}"]
+    fix = "give a file (.safetensors, .pth, .pt, .ckpt) or the folder of a run"
+    done = typed("train", *words, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: model.weights={tmp_path / 'base'}: there is no such file; {fix}\n",
+    )
+    Run(runs / "base").folder.mkdir(parents=True)
+    Run(runs / "base").update(status="finished")
+    done = typed("train", *words, cwd=tmp_path)
+    assert done.stderr.endswith(f"there is no such file; did you mean model.weights={runs / 'base'}?\n")
+    assert [path.name for path in runs.iterdir()] == ["base"]
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ({"source": "none"}, "of a run: first"),
+        ({"source": "run", "licence": None}, "of a run: first"),
+        ({"source": "file"}, "of a run: first; licence: not stated"),
+        ({"source": "cache", "licence": "MIT"}, "of a run: first; licence: MIT"),
+    ],
+)
+def test_a_run_that_was_trained_from_scratch_has_no_licence(tmp_path: Path, before: Any, said: str) -> None:
+    run = Run(tmp_path / "first")
+    run.checkpoints.mkdir(parents=True)
+    run.weights.write_bytes(b"")
+    run.update(weights=before)
+    _, record = chosen("model.pretrained=false", f"model.weights={run.weights}")
+    assert starting_weights.describe(record) == said
+
+
 def test_true_and_surfaces_that_cannot_be_had_are_errors() -> None:
     with pytest.raises(NoAnswerError, match="put the file here as"):
         chosen("model.pretrained=true")

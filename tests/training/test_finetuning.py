@@ -134,6 +134,24 @@ def test_layers_join_from_the_classifier_down() -> None:
         assert learnt == set(layers[:learning])
 
 
+@pytest.mark.parametrize(
+    ("epochs", "frozen", "fix"),
+    [
+        (1, 2, "give trainer.max_epochs=3 or more (frozen_epochs=all,"),
+        (2, 2, "give trainer.max_epochs=3 or more, or callbacks.finetuning.frozen_epochs=1 (frozen_epochs=all,"),
+        (3, 2, None),
+        (1, "all", None),
+        (-1, 2, None),
+    ],
+)
+def test_a_network_that_is_never_trained_is_a_warning(
+    epochs: int, frozen: int | str, fix: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = classifier({"name": "shufflenet", "width": 0.5}, ADAMW, ONE_CYCLE)
+    Finetuning(frozen).on_fit_start(pl.Trainer(max_epochs=epochs, logger=False, **CPU), module)
+    assert (fix in caplog.text) if fix else not caplog.records
+
+
 def test_frozen_throughout_no_gradient_is_computed() -> None:
     module, states = classifier({"name": "shufflenet", "width": 0.5}, ADAMW, ONE_CYCLE), States()
     start = {name: value.clone() for name, value in module.backbone.state_dict().items()}
