@@ -13,6 +13,7 @@ from alu_defects.errors import UserError
 FAST = ["trainer=cpu", "image_sizes=[32]", "batch_sizes=[1]", "repeats=1", "seconds=0.001"]
 
 
+@pytest.mark.slow
 def test_models_are_a_list_of_words_and_the_tables_are_written(command, tmp_path):
     words = ["what=infer", "model=shufflenet,timm/test_resnet", *FAST, f"output={tmp_path / 'out'}"]
     done = command("benchmark", *words, cwd=tmp_path)

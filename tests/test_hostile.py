@@ -107,7 +107,7 @@ def test_a_link_that_leads_nowhere_is_named(typed, root, words, tmp_path, target
     (root / "pit" / "link.png").symlink_to(target)
     done = typed("train", *words, f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 2
-    assert "1 images cannot be decoded; replace or remove them, or train without them" in done.stderr
+    assert "1 image cannot be decoded; replace or remove them, or train without them" in done.stderr
     assert f"{root / 'pit' / 'link.png'} (OSError: a link to {target}, which is not there)" in done.stderr
 
 

@@ -55,7 +55,13 @@ def several(photographs: Path, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("layout", "split"),
-    [(given, "given"), (without_val, "given"), (mvtec, "session"), (table, "session"), (several, "session")],
+    [
+        (given, "given"),
+        (table, "session"),
+        pytest.param(without_val, "given", marks=pytest.mark.slow),
+        pytest.param(mvtec, "session", marks=pytest.mark.slow),
+        pytest.param(several, "session", marks=pytest.mark.slow),
+    ],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_layout_is_audited_trained_on_and_evaluated(typed, photographs, tmp_path, layout, split) -> None:

@@ -341,6 +341,7 @@ def words(root: Path, small: list[str], tmp_path: Path) -> list[str]:
     return [*small, *own, "trainer.max_epochs=1"]
 
 
+@pytest.mark.slow
 def test_evaluate_decodes_as_the_training_did(
     words: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -213,6 +213,7 @@ def test_the_cache_of_a_killed_process_is_continued_to_the_same_bytes(
     assert contents(cache) == contents(whole)
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_decodes_and_the_other_waits_with_a_message(
     images: Known, tmp_path: Path, start: Start, decoded: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -442,7 +442,7 @@ def test_dead_links_are_named_or_excluded(photographs: Path, tmp_path: Path, sou
         lines = [f"{path.relative_to(root)},{path.parent.name}" for path in sorted(root.rglob("*.png"))]
         (root / "labels.csv").write_text("\n".join(["path,label", *lines]), encoding="utf-8")
         options["table"] = root / "labels.csv"
-    message = r"1 images cannot .*exclude\):\n.*gone\.png \(OSError: a link to /nowhere/gone\.png, which is not there\)"
+    message = r"1 image cannot .*exclude\):\n.*gone\.png \(OSError: a link to /nowhere/gone\.png, which is not there\)"
     with pytest.raises(UserError, match=message):
         make(root, **options)
     data = make(root, on_broken="exclude", **options)

@@ -249,6 +249,7 @@ def test_a_class_of_one_session_shows_no_difference(tmp_path):
     assert (rows.drop(index="pit")["p_holm"] == statistics.holm(rows.drop(index="pit")["p"].tolist())).all()
 
 
+@pytest.mark.slow
 def test_classes_of_few_sessions_are_not_counted_by_holm(tmp_path):
     table = images(120)
     for label, sessions in zip(CLASSES, (6, 5, 13), strict=True):

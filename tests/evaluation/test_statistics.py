@@ -444,6 +444,7 @@ def assert_95_percent(found: dict[str, float], names: Sequence[str], sets: int) 
         assert 0.93 - error <= found[name] <= 0.97 + error, found
 
 
+@pytest.mark.slow
 def test_coverage_of_independent_images():
     line = Line(spread(4, 40, 80), together=False)
     assert_95_percent(coverages(line, by_session=False, sets=250, resamples=200, seed=1), SUMMARY_METRICS, 250)
@@ -508,6 +509,7 @@ def test_a_summary_never_counts_for_more_images_than_there_are():
     assert found == pytest.approx(statistics.wilson(32, 40))
 
 
+@pytest.mark.slow
 def test_coverage_of_sessions_that_go_right_or_wrong_together():
     line = Line(spread(4, 8, 15), together=True)
     assert_95_percent(coverages(line, by_session=True, sets=500, resamples=200, seed=1), SUMMARY_METRICS, 500)
@@ -532,6 +534,7 @@ def test_coverage_of_each_class(sessions):
     assert all(0.93 <= np.mean(of_metric) <= 0.98 for of_metric in held.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sessions", [spread(4, 8, 15), pytest.param([4] * 11, marks=pytest.mark.slow)])
 def test_two_networks_alike_are_told_apart_in_about_5_percent(sessions):
     """Single trainings that are equally good, on the same few sessions."""

@@ -54,6 +54,7 @@ def start_together(tmp_path: Path, way: str, processes: int = 8) -> list[tuple[i
     return [(process.returncode, output.strip()) for process, output in zip(started, outputs, strict=True)]
 
 
+@pytest.mark.slow
 def test_eight_runs_that_start_at_once_have_eight_folders_each_with_its_own_settings(tmp_path: Path) -> None:
     found = start_together(tmp_path, "claim")
     assert [code for code, _ in found] == [0] * 8
@@ -65,6 +66,7 @@ def test_eight_runs_that_start_at_once_have_eight_folders_each_with_its_own_sett
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_of_eight_runs_with_the_same_run_dir_one_gets_it(tmp_path: Path) -> None:
     found = start_together(tmp_path, "given")
     (winner,) = [seed for seed, (code, _) in enumerate(found) if code == 0]

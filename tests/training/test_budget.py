@@ -122,6 +122,7 @@ def test_with_a_balanced_sampler_the_largest_class_is_one_of_equals(caplog: pyte
     assert "It learns the training images (accuracy 65%)" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_epochs(small: list[str], tmp_path: Path) -> None:
     words = [word for word in small if "max_epochs" not in word]
     words += ["model.steps=7", "data.batch_size=4", f"run_dir={tmp_path}"]

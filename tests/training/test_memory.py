@@ -20,6 +20,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc alone")
 def test_freed_memory_is_not_given_back_to_the_system() -> None:
     def faults(*words: str) -> tuple[str, int]:

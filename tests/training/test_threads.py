@@ -91,6 +91,7 @@ def interrupt_in_the_third_epoch(self: Dashboard, trainer: object, module: objec
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_threads_are_recorded_and_repeated_by_resume(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,6 +262,7 @@ def test_every_slurm_task_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trainer.rank_zero_only.rank == 0
 
 
+@pytest.mark.slow
 def test_run_in_a_slurm_allocation_ignores_hpc_checkpoints(in_slurm: Path, small: list[str]) -> None:
     train(compose("train", [*small, "trainer.max_epochs=1", f"run_dir={in_slurm / 'run'}"]))
     assert (in_slurm / "run" / "metrics.json").is_file()
