@@ -19,7 +19,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import compress
 from operator import attrgetter
@@ -183,7 +183,8 @@ def with_hashes(root: Root, images: Sequence[ImageRecord]) -> tuple[list[ImageRe
     dead = [p.exclude(Reason.BROKEN, target) for p, target in zip(images, targets, strict=True) if target]
     images = [image for image, target in zip(images, targets, strict=True) if not target]
     found = hash_files(file_paths(root, [image.path for image in images]))
-    return [replace(image, sha256=sha256) for image, sha256 in zip(images, found, strict=True)], dead
+    # `replace` takes three times as long, which counts with 200,000 images
+    return [ImageRecord(**(vars(p) | {"sha256": sha256})) for p, sha256 in zip(images, found, strict=True)], dead
 
 
 def dead_link(file: str) -> str:

@@ -45,7 +45,7 @@ def find_images(root: Root) -> FoundImages:
     images, excluded = list[ImageRecord](), list[Excluded]()
     for prefix, folder in catalog.folders_of(root).items():
         own, others = _read_folder(folder)
-        images += [replace(image, path=prefix + image.path) for image in own]
+        images += [replace(image, path=prefix + image.path) for image in own] if prefix else own
         excluded += _with_prefix(prefix, others)
     labels = sorted({image.label for image in images} - {""})
     images, dead = catalog.with_hashes(root, images)
