@@ -21,11 +21,8 @@ from rich.progress import track
 
 from alu_defects.data import folder, similarity, splits
 
-GAMMAS, GAINS, QUALITIES = (
-    (0.5, 2.0),
-    (0.6, 1.5),
-    (60, 95),
-)  # from, to; equally often, gamma and gain by their logarithm
+# from, to; equally often, gamma and gain by their logarithm
+GAMMAS, GAINS, QUALITIES = (0.5, 2.0), (0.6, 1.5), (60, 95)
 
 
 def expose(image: Image.Image, rng: np.random.Generator) -> bytes:

@@ -312,9 +312,8 @@ class DefectData(LightningDataModule):
     def read_images(self, rows: np.ndarray[Any, Any]) -> decode.UInt8:
         """The images in some rows of the catalog, uint8 (N, H, W, 3)."""
         assert self.pixels is not None
-        images = self.pixels.gather(
-            torch.tensor(rows, device=self.pixels.device)
-        )  # a copy: pandas gives read-only rows
+        index = torch.tensor(rows, device=self.pixels.device)  # a copy: pandas gives read-only rows
+        images = self.pixels.gather(index)
         return np.asarray(images.permute(0, 2, 3, 1).cpu())
 
     def find_near_duplicates(self) -> leakage.NearDuplicates | None:
@@ -337,7 +336,7 @@ class DefectData(LightningDataModule):
 
         Returns:
             Whether each image of the catalog, (N,), is a near-duplicate of one of them, and of how many of them the
-            perceptual hash is known. None as in `count_near_duplicates`.
+            perceptual hash is known. None as in `find_near_duplicates`.
         """
         if self._hashes is None:
             return None

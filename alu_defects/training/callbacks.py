@@ -244,7 +244,8 @@ class LearningCheck(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the macro recall of an epoch."""
-        self.best_recall = max(self.best_recall, float(trainer.callback_metrics["val/recall"]))
+        if not trainer.sanity_checking:
+            self.best_recall = max(self.best_recall, float(trainer.callback_metrics["val/recall"]))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check after the previous epoch, whose training metrics are complete only now; a resumed run has none yet."""

@@ -62,7 +62,7 @@ def check(
     recalls: list[float], accuracy: float, max_epochs: int = 9, sampler: str = "shuffle"
 ) -> tuple[LearningCheck, Mock]:
     """The check after epochs with these macro recalls, where training has an accuracy; classes of 60 and 2 × 20."""
-    fit = Mock(max_epochs=max_epochs, progress_bar_callback=None, is_global_zero=True)
+    fit = Mock(max_epochs=max_epochs, progress_bar_callback=None, is_global_zero=True, sanity_checking=False)
     fit.datamodule.class_counts = lambda split: [60, 20, 20]
     fit.datamodule.sampler = sampler
     fit.optimizers = [SimpleNamespace(defaults={"lr": 0.004})]
@@ -152,3 +152,8 @@ def test_the_time_that_is_left_does_not_count_what_an_interrupted_run_did(
     with caplog.at_level(logging.INFO):
         lines.on_train_epoch_start(fit, Mock())
     assert caplog.messages[-1].endswith("0:04:00 left")
+
+
+def test_a_run_with_a_sanity_check_of_validation_trains(small: list[str], tmp_path: Path) -> None:
+    words = [*small, "trainer.max_epochs=1", "trainer.num_sanity_val_steps=1", f"run_dir={tmp_path}"]
+    assert train(compose("train", words))["epochs"] == 1
