@@ -328,7 +328,7 @@ class DefectData(LightningDataModule):
         self.notes += (found.sentence(),) * found.are_many
         return found
 
-    def find_lookalikes(self, sha256s: Sequence[str]) -> tuple[np.ndarray[Any, Any], int] | None:
+    def find_near_duplicates_of(self, sha256s: Sequence[str]) -> tuple[np.ndarray[Any, Any], int] | None:
         """Which images look like some others, of which the pixel cache knows the hashes.
 
         Args:
@@ -344,7 +344,7 @@ class DefectData(LightningDataModule):
         found = cache.hashes(cache.find_rows(known := cache.find_cached(sha256s)))
         if len(self._hashes) + len(known) > duplicates.MAX_IMAGES_PER_RUN:
             return None
-        return duplicates.find_lookalikes(self._hashes, found), len(known)
+        return duplicates.find_near_duplicates_of(self._hashes, found), len(known)
 
     def find_rows(self, split: str) -> np.ndarray[Any, Any]:
         """The rows of the catalog in train, val or test, or with `all` every one."""

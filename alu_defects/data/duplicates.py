@@ -149,7 +149,7 @@ def near_duplicates(hashed: UInt8, max_distance: int = MAX_HASH_DISTANCE) -> Int
     return np.concatenate([np.empty((0, 2), np.int64), *find_pairs(hashed, max_distance)])
 
 
-def find_lookalikes(hashed: UInt8, others: UInt8) -> npt.NDArray[np.bool_]:
+def find_near_duplicates_of(hashed: UInt8, others: UInt8) -> npt.NDArray[np.bool_]:
     """Which of the hashes (N, bytes) are near-duplicates of one of the others (M, bytes): (N,)."""
     found = np.zeros(len(hashed), dtype=bool)
     for first, second in (pairs.T for pairs in find_pairs(np.concatenate([others, hashed]), MAX_HASH_DISTANCE)):

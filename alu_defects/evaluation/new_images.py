@@ -140,7 +140,7 @@ def _seen_before(data: DefectData, trained: "pd.Series[str]") -> list[str]:
     notes = []
     if copies.any():
         notes.append(f"{copies.sum()} of {len(copies)} images have the content of a training image of the run")
-    looked = data.find_lookalikes(trained.tolist())
+    looked = data.find_near_duplicates_of(trained.tolist())
     if looked is None or looked[1] < len(trained):
         among = f"{0 if looked is None else looked[1]} of {len(trained)}"
         log.warning("near-duplicates were looked for among %s training images: those in the pixel cache", among)

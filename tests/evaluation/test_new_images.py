@@ -101,6 +101,16 @@ def test_a_part_of_val_does_not_decide_on_new_images(typed, run, new):
     assert "images of val: a part was evaluated" in done.stderr
 
 
+def test_training_images_saved_again_are_a_loud_warning(typed, run, photographs, tmp_path):
+    for path in photographs.rglob("*.png"):
+        copy = tmp_path / "again" / path.parent.name / path.with_suffix(".bmp").name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).save(copy)
+    said = " ".join(evaluated(typed, run, f"data.root={tmp_path / 'again'}").split())
+    trained = (pd.read_csv(run / "catalog.csv")["split"] == "train").sum()
+    assert f"{trained} of 36 images look like a training image of the run" in said
+
+
 def test_training_images_among_new_ones_are_a_loud_warning(typed, run, new, photographs):
     for number in range(12):
         shutil.copy(photographs / "across" / f"across {number}.png", new / "across" / f"copy {number}.png")
