@@ -24,11 +24,10 @@ def plot_epochs(histories: Mapping[str, Sequence[pd.DataFrame]], column: str, yl
     ax = fig.subplots()
     values = [np.empty(0)]
     for k, (name, tables) in enumerate(zip(plots.wrap(list(histories))[0], histories.values(), strict=True)):
-        known = [table.set_index("epoch")[column].dropna() for table in tables if column in table]
+        known = [plots.by_epoch(table, column) for table in tables if column in table]
         if not known:
             continue
         runs = pd.concat(known, axis=1)
-        runs.index = runs.index + 1  # as on the screen
         colour, line = PALETTE[k % len(PALETTE)], _LINES[k // len(PALETTE) % len(_LINES)]
         marker = "o" if len(runs) < 40 else ""
         mean = runs.mean(axis=1)

@@ -187,7 +187,7 @@ def plot_confusion(
 def plot_curves(metrics: pd.DataFrame, *, monitor: str = "val/f1") -> Figure:
     """Losses on the left, validation scores on the right, and the epoch where `monitor` was best.
 
-    `metrics` has `epoch` and any of `train/loss val/loss val/accuracy val/recall val/f1`; cells may be empty.
+    `metrics` has `epoch`, from 0, and any of `train/loss val/loss val/accuracy val/recall val/f1`; cells may be empty.
     """
     fig = Figure((10, 4.2), layout="constrained")
     left, right = fig.subplots(1, 2)
@@ -199,7 +199,7 @@ def plot_curves(metrics: pd.DataFrame, *, monitor: str = "val/f1") -> Figure:
     }
     drawn = [_draw_columns(ax, metrics, styles) for ax, styles in ((left, losses), (right, scores))]
     title, epoch = "Training and validation", None
-    watched = _recorded(metrics, monitor)
+    watched = by_epoch(metrics, monitor)
     if not watched.empty:
         best = int((watched.argmin if monitor.endswith("loss") else watched.argmax)())
         epoch = int(watched.index[best])
@@ -253,18 +253,18 @@ def plot_classes(
     return fig
 
 
-def _recorded(metrics: pd.DataFrame, column: str) -> "pd.Series[float]":
-    """The values of a column by epoch, without the epochs that have none."""
+def by_epoch(metrics: pd.DataFrame, column: str) -> "pd.Series[float]":
+    """The values of a column by epoch, the first is 1 as on the screen, without the epochs that have none."""
     if column not in metrics:
         return pd.Series(dtype=float)
-    return metrics.set_index("epoch")[column].dropna().astype(float)
+    return metrics.set_index(metrics["epoch"] + 1)[column].dropna().astype(float)
 
 
 def _draw_columns(ax: Axes, metrics: pd.DataFrame, styles: dict[str, tuple[str, str, str]]) -> NDArray[np.float64]:
     """Draw the columns that were recorded; returns their values."""
     drawn: list[NDArray[Any]] = [np.empty(0)]
     for column, (label, colour, style) in styles.items():
-        values = _recorded(metrics, column)
+        values = by_epoch(metrics, column)
         if not values.empty:
             marker = "o" if len(values) < 40 else ""
             ax.plot(values.index, values, style, marker=marker, markersize=3.5, color=colour, label=label)

@@ -161,7 +161,10 @@ class Run:
         self.update(data_root=folders if len(folders) > 1 else folders[0], data_hash=digest)
 
     def catalog(self) -> pd.DataFrame:
-        """The images of the run."""
+        """The images of the run; a `UserError` if it ended before they were listed."""
+        if not self.catalog_file.is_file():
+            reason = self.status().get("error") or "it may just have started"
+            raise UserError(f"{self.folder} has no catalog.csv, its images were not listed yet: {reason}")
         return load_catalog(self.catalog_file)
 
     def moved_root(self, root: str | Sequence[str]) -> Root:

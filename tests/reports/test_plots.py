@@ -91,16 +91,16 @@ def test_curves_draw_recorded_columns_and_mark_the_best_epoch() -> None:
     lines = {line.get_label(): line for ax in fig.axes for line in ax.lines}
     assert set(lines) == {"train", "validation", "accuracy", "macro recall", "macro F1", "best epoch"}
     np.testing.assert_allclose(np.asarray(lines["macro F1"].get_ydata(), float), frame["val/f1"])
-    assert 3 not in np.asarray(lines["train"].get_xdata())
-    assert list(np.asarray(lines["best epoch"].get_xdata())) == [7, 7]
-    assert "Best val/f1: 0.987 at epoch 7" in texts(fig)
+    assert 4 not in np.asarray(lines["train"].get_xdata())
+    assert list(np.asarray(lines["best epoch"].get_xdata())) == [8, 8]
+    assert "Best val/f1: 0.987 at epoch 8" in texts(fig)
     assert_renders(fig)
 
 
 def test_curves_mark_the_smallest_loss() -> None:
     frame = metrics(6)
     frame.loc[4, "val/loss"] = 0.01
-    assert "Best val/loss: 0.010 at epoch 4" in texts(plots.plot_curves(frame, monitor="val/loss"))
+    assert "Best val/loss: 0.010 at epoch 5" in texts(plots.plot_curves(frame, monitor="val/loss"))
 
 
 @pytest.mark.parametrize(

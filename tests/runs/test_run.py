@@ -188,6 +188,12 @@ def test_a_run_that_a_process_trains_is_left_alone(run: Run, monkeypatch: pytest
     assert not again.is_alive()
 
 
+def test_a_run_that_ended_before_its_images_were_listed_says_why(run: Run) -> None:
+    run.update(status="failed", error="data.root=x is not a folder")
+    with pytest.raises(UserError, match=r"has no catalog.csv.*data.root=x is not a folder"):
+        run.catalog()
+
+
 def test_a_moved_run_is_not_resumed(run: Run, tmp_path: Path) -> None:
     moved = run.folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match=f"was {run.folder} when it was started"):
