@@ -34,16 +34,27 @@ Words = list[str]  # of the command line
 MODELS = ("shufflenet", "xception", "inceptionv4", "inceptionv4_scse")
 # all from scratch; before: what experiment=photographs was until budgets were counted in steps
 _SCRATCH = ["experiment=photographs", "model.pretrained=false"]
+_BEFORE = [
+    *_SCRATCH,
+    "data.image_size=128",
+    "data.batch_size=32",
+    "optimizer.lr=0.004",
+    "trainer.max_epochs=40",
+    "optimizer.decay_norms=true",
+]
 RECIPES: dict[str, Words] = {
-    "before": [
-        *_SCRATCH,
-        "data.image_size=128",
-        "data.batch_size=32",
-        "optimizer.lr=0.004",
-        "trainer.max_epochs=40",
-        "optimizer.decay_norms=true",
-    ],
+    "before": _BEFORE,
     "default": _SCRATCH,
+    # why `before` may not learn: one change of it at a time
+    "rate": [*_BEFORE, "optimizer.lr=0.001"],
+    "warm-up": [*_BEFORE, "scheduler=cosine"],
+    "class-weights": [*_BEFORE, "loss.class_weights=balanced"],
+    "class-weights-warm-up": [*_BEFORE, "loss.class_weights=balanced", "scheduler=cosine"],
+    "sampler": [*_BEFORE, "data.sampler=balanced"],
+    "shape": [*_BEFORE, "data.image_size=[72,224]"],  # of twin_grey; as many pixels as 128x128
+    "pixels": [*_BEFORE, "data.image_size=224"],
+    "batch": [*_BEFORE, "data.batch_size=16", "trainer.max_epochs=20"],  # as many steps
+    "steps": [*_BEFORE, "trainer.max_epochs=160"],
 }
 THUMBNAIL_SIDE = 32  # pixels
 
@@ -156,9 +167,10 @@ def run_job(words: Words, folder: Path) -> dict[str, Any]:
         results = Run(folder).metrics()
     else:
         results = train(compose("train", [f"resume={folder}"]))
-    test = results["test"]
+    test, status = results["test"], Run(folder).status()
     return {
-        "image size": "x".join(map(str, Run(folder).status()["image_size"])),
+        "image size": "x".join(map(str, status["image_size"])),
+        "threads": "-".join(map(str, sorted(set(status["threads"])))),  # of the processor, fewer beside other programs
         "epochs": results["epochs"],
         "minutes": round(results["seconds"] / 60, 2),
         "val f1": results["val"]["f1"],
@@ -190,7 +202,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path("runs/learning"), help="runs and generated sets")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--recipes", nargs="+", default=["before", "default"], choices=list(RECIPES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, help="the CSV file")
     parser.add_argument("words", nargs="*", help="further settings")
