@@ -2,6 +2,7 @@
 
     networks      the paper's four networks at their defaults on the generated images, three seeds each
     robustness    recipes on six sets of images, beside a majority class and a logistic regression on thumbnails
+    transfer      the weights of generated surfaces beside none, on sets of few and of many images
 
 A finished job is a row of benchmarks/learning_<table>.csv; what has a row is not trained again, so a table that was
 stopped continues. `--neu` is the folder of the NEU surface defect database: six class folders of 300 images.
@@ -10,7 +11,8 @@ stopped continues. `--neu` is the folder of the NEU surface defect database: six
 import argparse
 import csv
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ _BEFORE = [
 RECIPES: dict[str, Words] = {
     "before": _BEFORE,
     "default": _SCRATCH,
+    "surfaces": ["experiment=photographs", "model.pretrained=surfaces"],
     # why `before` may not learn: one change of it at a time
     "rate": [*_BEFORE, "optimizer.lr=0.001"],
     "warm-up": [*_BEFORE, "scheduler=cosine"],
@@ -57,6 +60,14 @@ RECIPES: dict[str, Words] = {
     "steps": [*_BEFORE, "trainer.max_epochs=160"],
 }
 THUMBNAIL_SIDE = 32  # pixels
+# table → sets and recipes
+TABLES = {
+    "robustness": (("neu", "neu_unbalanced", "neu_20", "twin", "twin_real", "twin_grey"), ("before", "default")),
+    "transfer": (
+        ("neu_5", "neu_20", "neu_100", "neu", "neu_unbalanced", "twin", "twin_third"),
+        ("default", "surfaces"),
+    ),
+}
 
 
 def _neu(neu: Path, scratch: Path) -> Words:
@@ -71,10 +82,10 @@ def _neu_unbalanced(neu: Path, scratch: Path) -> Words:
     return [f"data.root={root}"]
 
 
-def _neu_20(neu: Path, scratch: Path) -> Words:
-    """20 images of each class train, 10 select the epoch, 270 test it."""
-    file = scratch / "neu_20.csv"
-    parts = ["train"] * 20 + ["val"] * 10 + ["test"] * 270
+def _neu_few(images: int, neu: Path, scratch: Path) -> Words:
+    """Some images of each class train, 10 select the epoch, all others test it."""
+    file = scratch / f"neu_{images}.csv"
+    parts = ["train"] * images + ["val"] * 10 + ["test"] * (290 - images)
     with file.open("w", newline="") as written:
         writer = csv.writer(written)
         writer.writerow(["path", "split"])
@@ -86,6 +97,11 @@ def _neu_20(neu: Path, scratch: Path) -> Words:
 
 def _twin(neu: Path, scratch: Path) -> Words:
     return ["data=synthetic"]
+
+
+def _twin_third(neu: Path, scratch: Path) -> Words:
+    """A third of the steps of `experiment=photographs`."""
+    return ["data=synthetic", "model.steps=667"]
 
 
 def _twin_real(neu: Path, scratch: Path) -> Words:
@@ -107,8 +123,11 @@ def _twin_grey(neu: Path, scratch: Path) -> Words:
 SETS: dict[str, Callable[[Path, Path], Words]] = {
     "neu": _neu,
     "neu_unbalanced": _neu_unbalanced,
-    "neu_20": _neu_20,
+    "neu_5": partial(_neu_few, 5),
+    "neu_20": partial(_neu_few, 20),
+    "neu_100": partial(_neu_few, 100),
     "twin": _twin,
+    "twin_third": _twin_third,
     "twin_real": _twin_real,
     "twin_grey": _twin_grey,
 }
@@ -197,37 +216,38 @@ def measure(file: Path, jobs: Iterable[tuple[Job, Words]], runs: Path, *, with_b
 def main() -> None:
     """Measure a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("networks", "robustness"))
-    parser.add_argument("--neu", type=Path, help="the folder of the NEU images, for robustness")
+    parser.add_argument("table", choices=("networks", *TABLES))
+    parser.add_argument("--neu", type=Path, help="the folder of the NEU images; the networks do not need it")
     parser.add_argument("--scratch", type=Path, default=Path("runs/learning"), help="runs and generated sets")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--recipes", nargs="+", default=["before", "default"], choices=list(RECIPES))
+    parser.add_argument("--sets", nargs="+", choices=list(SETS))
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES))
+    parser.add_argument(
+        "--weights", nargs="+", default=[], metavar="NAME=RUN", help="a recipe from the weights of a run"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, help="the CSV file")
     parser.add_argument("words", nargs="*", help="further settings")
     options = parser.parse_intermixed_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
-    jobs: list[tuple[Job, Words]]
-    if options.table == "networks":
-        jobs = [
-            ({"model": model, "seed": seed}, [f"model={model}", f"seed={seed}"])
-            for seed, model in product(options.seeds, options.models)
-        ]
-    else:
-        if options.neu is None:
-            parser.error("robustness needs --neu")
-        jobs = [
-            ({"set": name, "recipe": recipe, "seed": seed}, [*RECIPES[recipe], *_words(name, options), f"seed={seed}"])
-            for seed, name, recipe in product(options.seeds, options.sets, options.recipes)
-        ]
+    if options.table != "networks" and options.neu is None:
+        parser.error(f"{options.table} needs --neu")
     file = options.output or Path(__file__).parent / f"learning_{options.table}.csv"
-    jobs = [(job, [*words, *options.words]) for job, words in jobs]
+    jobs = [(job, [*words, *options.words]) for job, words in _jobs(options)]
     measure(file, jobs, options.scratch / options.table, with_baselines=options.table == "robustness")
 
 
-def _words(name: str, options: argparse.Namespace) -> Words:
-    return SETS[name](options.neu, options.scratch)
+def _jobs(options: argparse.Namespace) -> Iterator[tuple[Job, Words]]:
+    if options.table == "networks":
+        for seed, model in product(options.seeds, options.models):
+            yield {"model": model, "seed": seed}, [f"model={model}", f"seed={seed}"]
+        return
+    started = dict(word.split("=", 1) for word in options.weights)
+    recipes = RECIPES | {name: ["experiment=photographs", f"model.weights={run}"] for name, run in started.items()}
+    sets, names = TABLES[options.table]
+    for seed, name, recipe in product(options.seeds, options.sets or sets, options.recipes or started or names):
+        words = [*recipes[recipe], *SETS[name](options.neu, options.scratch), f"seed={seed}"]
+        yield {"set": name, "recipe": recipe, "seed": seed}, words
 
 
 if __name__ == "__main__":
