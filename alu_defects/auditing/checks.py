@@ -89,7 +89,7 @@ def audit_images(data: DefectData, *, max_distance: int = duplicates.MAX_HASH_DI
     try:
         table = data.catalog
     except UserError as error:  # what the data cause: wrong settings are refused when `DefectData` is made
-        if data.found is None and data.source == "synthetic":
+        if data.found is None and data.source in sources.GENERATED:
             raise  # there is nothing that could be looked at
         found.append(Finding(Severity.ERROR, Kind.CANNOT_START, "", detail=str(error)))
         table = data.found.table if data.found else pd.DataFrame(columns=list(catalog.COLUMNS), dtype=str)

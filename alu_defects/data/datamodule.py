@@ -55,7 +55,7 @@ class DefectData(LightningDataModule):
     sent to other processes, where nothing is listed or decoded again.
 
     Args:
-        source: how the images are found, of `sources.SOURCES`: folder, table, tianchi or synthetic.
+        source: how the images are found, of `sources.SOURCES`: folder, table, tianchi, synthetic or surfaces.
         root: the folder of the images, or several for folder and table.
         image_size: height and width in pixels to which the whole frame is resized, or one number for both; `auto` is
             chosen by `decode.choose_size` when it is first asked for.
@@ -116,8 +116,8 @@ class DefectData(LightningDataModule):
             num_workers = joblib.cpu_count() if cache == "none" else 0
         assert isinstance(num_workers, int)
         self.source, self.source_options = source, {"root": root, **options}
-        if source == "synthetic":
-            self.source_options["progress"] = progress  # generating takes as long as decoding
+        if source in sources.GENERATED:
+            self.source_options["progress"] = progress
         sources.check_source_options(source, self.source_options)
         if split:
             splits.check_split_options(**split)

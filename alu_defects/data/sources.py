@@ -10,7 +10,7 @@ import pandas as pd
 from alu_defects.data import catalog, folder, tables, tianchi
 from alu_defects.data.catalog import FoundImages, Root
 from alu_defects.errors import UserError, check_choice
-from alu_defects.synthetic import SyntheticOptions, ensure_written
+from alu_defects.synthetic import SurfaceOptions, SyntheticOptions, ensure_written, write_surfaces
 
 
 def _folder(root: str | Sequence[str]) -> tuple[Root, FoundImages]:
@@ -40,11 +40,18 @@ def _synthetic(root: str, synthetic: Mapping[str, Any], progress: bool) -> tuple
     return path, tianchi.find_images(path, corrections=False)  # real images with corrected labels may have these names
 
 
+def _surfaces(root: str, surfaces: Mapping[str, Any], progress: bool) -> tuple[Root, FoundImages]:
+    path = write_surfaces(Path(root), SurfaceOptions(**surfaces), progress=progress)
+    return path, folder.find_images(path)
+
+
+GENERATED = ("synthetic", "surfaces")  # written where they are not there yet, which takes as long as decoding
 SOURCES: dict[str, Callable[..., tuple[Root, FoundImages]]] = {
     "folder": _folder,
     "table": _table,
     "tianchi": _tianchi,
     "synthetic": _synthetic,
+    "surfaces": _surfaces,
 }
 
 
@@ -65,7 +72,7 @@ def check_source_options(source: str, options: Mapping[str, Any]) -> None:
 
 def given_root(source: str, options: Mapping[str, Any]) -> Root:
     """The folder, or folders, that the options of a source name; a `UserError` if one is not there."""
-    if source == "synthetic":
+    if source in GENERATED:
         return Path(options["root"]).expanduser()  # may not be written yet
     if source == "table" and not options.get("root"):
         tables.check_exists(options["table"])

@@ -109,7 +109,7 @@ def _data_options(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
             "folders with data=folder data.root=<dir>"
         )
     generated = source == "synthetic"  # images in the layout of the archives, which nobody corrects
-    source = "tianchi" if generated else source
+    source = {"synthetic": "tianchi", "surfaces": "folder"}.get(source, source)
     own = plain(compose("train", [f"data={source}"]).data)
     found = {key: trained.get(key, value) for key, value in own.items()} | {"source": source, "root": given["root"]}
     if source == "table":

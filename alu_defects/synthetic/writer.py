@@ -1,28 +1,23 @@
-"""A generated set on the disk: written once, in parallel, in the layout of the competition archives."""
+"""The generated bars on the disk, in the layout of the competition archives."""
 
 import json
-import os
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from PIL import Image
-from rich.progress import track
 
-from alu_defects.errors import UserError
-from alu_defects.io import exclusive_lock
 from alu_defects.synthetic.defects import DRAW_FUNCTIONS
+from alu_defects.synthetic.files import save_image, write_once
 from alu_defects.synthetic.plan import PlannedImage, plan_images
 from alu_defects.synthetic.scene import Scene
 from alu_defects.synthetic.setting import Setting
 from alu_defects.tianchi_classes import CLASSES, DEFECTS_FOLDER, NORMAL, NORMAL_FILE_PREFIX, DefectClass
 
-_GENERATED = re.compile(r"v[0-9]+_|\.")  # generated sets, finished or not, and hidden files
 GENERATOR_VERSION = 3  # raise it when the images change, so that old ones are generated again
 ARCHIVE = "guangdong_round1_train2_20180916"
 MULTI_ARCHIVE = Path("guangdong_round2_train_20181011", "多瑕疵图片")
@@ -66,30 +61,14 @@ def ensure_written(root: Path, options: SyntheticOptions, *, workers: int | None
     Raises:
         UserError: a root that holds something else, such as images of the user.
     """
-    root = root.expanduser().absolute()
-    others = sorted(p.name for p in root.iterdir() if not _GENERATED.match(p.name)) if root.is_dir() else []
-    if others:
-        raise UserError(
-            f"data.root={root} holds {others[0]}, which was not generated here. Add data=folder or data=tianchi to "
-            "read it, or remove data.root"
-        )
-    folder = root / options.folder_name()
-    if folder.is_dir():
-        return folder / "images"
-    planned = plan_images(options.images, options.balance, options.seed)
-    root.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(folder, f"generating {folder.name}"):
-        if not folder.is_dir():  # another process may have written it
-            unfinished = folder.with_name(folder.name + ".part")
-            for path in list(unfinished.rglob(".*")):  # unfinished files of a killed process
-                path.unlink()
-            jobs = [delayed(_write_single)(unfinished, image, options) for image in planned]
-            jobs += [delayed(_write_multi)(unfinished, number, options) for number in range(options.multi_defect)]
-            pool = Parallel(n_jobs=workers or -1, return_as="generator_unordered", batch_size=4)
-            for _ in track(pool(jobs), f"generating {len(jobs)} images", total=len(jobs), disable=not progress):
-                pass
-            unfinished.rename(folder)
-    return folder / "images"
+    return write_once(root, options.folder_name(), _jobs(options), workers=workers, progress=progress) / "images"
+
+
+def _jobs(options: SyntheticOptions) -> Iterator[Callable[[Path], None]]:
+    for planned in plan_images(options.images, options.balance, options.seed):
+        yield partial(_write_single, planned, options)
+    for number in range(options.multi_defect):
+        yield partial(_write_multi, number, options)
 
 
 def relative_path(planned: PlannedImage) -> Path:
@@ -100,18 +79,18 @@ def relative_path(planned: PlannedImage) -> Path:
     return Path(ARCHIVE, DEFECTS_FOLDER, planned.kind.folder, planned.kind.folder + name)
 
 
-def _write_single(folder: Path, planned: PlannedImage, options: SyntheticOptions) -> None:
+def _write_single(planned: PlannedImage, options: SyntheticOptions, folder: Path) -> None:
     path = folder / "images" / relative_path(planned)
     if path.exists():  # written before an interruption; the image is written last
         return
     which = planned.kind, planned.session, planned.number
     image = draw_image(options.seed, *which, size=options.size, severity=options.severity)
     for mask in image.masks:
-        _save(Image.fromarray(mask), (folder / "masks" / relative_path(planned)).with_suffix(".png"))
-    _save(Image.fromarray(image.pixels), path, quality=image.quality)
+        save_image(Image.fromarray(mask), (folder / "masks" / relative_path(planned)).with_suffix(".png"))
+    save_image(Image.fromarray(image.pixels), path, quality=image.quality)
 
 
-def _write_multi(folder: Path, number: int, options: SyntheticOptions) -> None:
+def _write_multi(number: int, options: SyntheticOptions, folder: Path) -> None:
     """An image with two or three defects and their boxes, as round 2 of the competition keeps them (labelme)."""
     path = folder / "images" / MULTI_ARCHIVE / f"{number}.jpg"
     if path.exists():
@@ -123,7 +102,7 @@ def _write_multi(folder: Path, number: int, options: SyntheticOptions) -> None:
     image = draw_image(options.seed, NORMAL, session, 0, size=options.size, severity=options.severity, defects=names)
     shapes = []
     for name, mask in zip(names, image.masks, strict=True):
-        _save(Image.fromarray(mask), folder / "masks" / MULTI_ARCHIVE / f"{number}_{name}.png")
+        save_image(Image.fromarray(mask), folder / "masks" / MULTI_ARCHIVE / f"{number}_{name}.png")
         if box := Image.fromarray(mask).getbbox():  # None where the defect lies outside the frame
             left, top, right, bottom = box
             corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
@@ -131,15 +110,7 @@ def _write_multi(folder: Path, number: int, options: SyntheticOptions) -> None:
     content = {"shapes": shapes, "imagePath": path.name, "imageData": None}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    _save(Image.fromarray(image.pixels), path, quality=image.quality)
-
-
-def _save(image: Image.Image, path: Path, **options: Any) -> None:
-    """Write an image that readers see whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}_{path.name}")
-    image.save(beside, **options)
-    beside.replace(path)
+    save_image(Image.fromarray(image.pixels), path, quality=image.quality)
 
 
 class SyntheticImage(NamedTuple):
