@@ -201,7 +201,7 @@ def run_job(words: Words, folder: Path) -> dict[str, Any]:
 def measure(file: Path, jobs: Iterable[tuple[Job, Words]], runs: Path, *, with_baselines: bool) -> None:
     """Run the jobs that have no row in a CSV file yet, and add their rows."""
     for job, words in jobs:
-        known = pd.read_csv(file, dtype=str) if file.exists() else pd.DataFrame(columns=list(job))
+        known = _read_rows(file, list(job))
         if (known[list(job)] == pd.Series(job).astype(str)).all(axis=1).any():
             continue
         folder = runs / "_".join(str(value) for value in job.values())
@@ -209,9 +209,14 @@ def measure(file: Path, jobs: Iterable[tuple[Job, Words]], runs: Path, *, with_b
         if with_baselines:
             run = Run(folder)
             row = dict(row) | baselines(run.data_root(), run.catalog())
+        known = _read_rows(file, list(job))  # again: another process may have added rows
         table = pd.concat([known, pd.DataFrame([row])], ignore_index=True)
         table.to_csv(file, index=False, float_format="%.4f")
         print(pd.Series(dict(row)).to_string(), flush=True)
+
+
+def _read_rows(file: Path, columns: list[str]) -> pd.DataFrame:
+    return pd.read_csv(file, dtype=str) if file.exists() else pd.DataFrame(columns=columns)
 
 
 def main() -> None:
