@@ -19,7 +19,7 @@ import pandas as pd
 from PIL import Image
 from rich.progress import track
 
-from alu_defects.data import folder, similarity, splits
+from alu_defects.data import files, similarity, splits
 
 # from, to; equally often, gamma and gain by their logarithm
 GAMMAS, GAINS, QUALITIES = (0.5, 2.0), (0.6, 1.5), (60, 95)
@@ -36,7 +36,7 @@ def expose(image: Image.Image, rng: np.random.Generator) -> bytes:
 
 def write_exposures(root: Path, output: Path, *, exposures: int, limit: int | None, seed: int) -> pd.DataFrame:
     """Write the exposures; returns a catalog with the original of each, in the column `original`."""
-    originals = [path for path in folder.list_files(root)[0] if folder.is_image(path)]
+    originals = [path for path in files.list_files(root)[0] if files.is_image(path)]
     random.Random(seed).shuffle(originals)
     rows = []
     for number, original in enumerate(track(originals[:limit], "exposures")):

@@ -16,7 +16,7 @@ from alu_defects.auditing.checks import Audit
 from alu_defects.auditing.findings import Kind, Severity
 from alu_defects.config import compose
 from alu_defects.data import folder
-from alu_defects.data.catalog import Reason
+from alu_defects.data.files import Reason
 from alu_defects.errors import UserError
 
 ARCHIVE = "guangdong_round1_train2_20180916"

@@ -15,8 +15,9 @@ from alu_defects.auditing import findings
 from alu_defects.auditing.findings import Finding, Kind, Severity
 from alu_defects.config import Size, size_text
 from alu_defects.data import catalog, decode, duplicates, folder, leakage, sources, splits
-from alu_defects.data.catalog import FoundImages, Reason, Root
+from alu_defects.data.catalog import FoundImages, Root
 from alu_defects.data.datamodule import DefectData
+from alu_defects.data.files import Reason, is_image
 from alu_defects.data.leakage import NearDuplicates
 from alu_defects.errors import UserError
 
@@ -127,7 +128,7 @@ def _all_images(root: Root, table: pd.DataFrame, found: FoundImages | None) -> p
         return pd.DataFrame({"path": folder.list_images(root), "label": "", "session": "", "split": ""}, dtype=str)
     others = found.table.assign(label=found.table["labels"])
     aside = found.excluded[~found.excluded["reason"].isin([Reason.HIDDEN, Reason.MASK])]
-    aside = aside[[folder.is_image(path) and (root / path).is_file() for path in aside["path"]]]
+    aside = aside[[is_image(path) and (root / path).is_file() for path in aside["path"]]]
     columns = ["path", "label", "session", "split"]
     parts = [part.reindex(columns=columns, fill_value="") for part in (table, others, aside)]
     return pd.concat(parts, ignore_index=True).drop_duplicates("path", ignore_index=True)

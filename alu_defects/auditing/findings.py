@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from alu_defects.data.catalog import EXPECTED, Reason
+from alu_defects.data.catalog import EXPECTED
+from alu_defects.data.files import Reason
 
 COLUMNS = ("severity", "kind", "path", "other", "detail")
 

@@ -20,7 +20,6 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import compress
 from operator import attrgetter
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from alu_defects.data.files import Excluded, Reason
 from alu_defects.data.hashes import hash_files
 from alu_defects.data.sessions import capture_time
 from alu_defects.errors import UserError
@@ -40,44 +40,9 @@ COLUMNS = ("path", "label", "labels", "boxes", "time", "archive", "sha256", "giv
 EXCLUDED_COLUMNS = ("path", "archive", "label", "split", "reason", "detail")
 
 
-class Reason(StrEnum):
-    """Why something is excluded; `Excluded.detail` says what the reason alone does not."""
-
-    HIDDEN = "hidden"
-    NOT_AN_IMAGE = "not an image"
-    FOLDER_FOR_FILE = "a folder where a file is expected"  # and all it holds
-    LINKED_AGAIN = "a folder that was entered before"  # detail: where
-    MASK = "a mask"
-    NOT_IN_TABLE = "not in the table"
-    NO_CLASS_FOLDER = "lies in no class folder"
-    UNKNOWN_CLASS = "unknown class folder"  # detail: the folder
-    NO_ANNOTATION = "no usable annotation"  # detail: what is wrong with it
-    NO_IMAGE = "annotation without an image"
-    SAME_NAME = "same file name"  # detail: the image that is kept
-    SAME_CONTENT = "same content"  # detail: the image that is kept
-    IN_TWO_SPLITS = "same content in two given splits"  # detail: the image that is kept
-    TWO_LABELS = "same content under another label"  # detail: the other image, excluded as well
-    CLASS_OTHER = "class other"
-    ROUND1 = "round 1; data.round=1 reads it"
-    ROUND2 = "round 2; data.round=2 reads it"
-    NO_CLASS = "without a class"  # in the catalog, but not trained on
-    SEVERAL_CLASSES = "of several classes"  # likewise
-    BROKEN = "cannot be decoded"  # detail: the error
-
-
 # found in every archive or file system; all others are worth a warning
 EXPECTED = frozenset({Reason.HIDDEN, Reason.MASK, Reason.SAME_NAME, Reason.SAME_CONTENT, Reason.CLASS_OTHER})
 EXPECTED |= {Reason.ROUND1, Reason.ROUND2, Reason.NO_CLASS, Reason.SEVERAL_CLASSES}
-
-
-class Excluded(NamedTuple):
-    """One file or folder that is excluded."""
-
-    path: str  # relative to the root, with forward slashes
-    reason: Reason
-    detail: str = ""
-    archive: str = ""
-    label: str = ""
 
 
 @dataclass(frozen=True)

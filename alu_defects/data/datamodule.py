@@ -31,7 +31,8 @@ from alu_defects.data import (
 )
 from alu_defects.data.augment import Augment, as_float, augmentation_numbers
 from alu_defects.data.cache import DEVICE_FRACTION, CachedPixels, DecodeOnDemand, PixelCache
-from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Reason, Root
+from alu_defects.data.catalog import EXCLUDED_COLUMNS, FoundImages, Root
+from alu_defects.data.files import Reason
 from alu_defects.data.loading import (
     BalancedSampler,
     Batch,

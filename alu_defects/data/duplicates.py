@@ -21,7 +21,8 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from alu_defects.data.catalog import Excluded, ImageRecord, Reason
+from alu_defects.data.catalog import ImageRecord
+from alu_defects.data.files import Excluded, Reason
 from alu_defects.data.sessions import capture_time
 
 log = logging.getLogger(__name__)

@@ -1,15 +1,14 @@
 """Any folder of class folders, or of such folders for train, val and test → catalog."""
 
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 
 from alu_defects.data import catalog, duplicates
-from alu_defects.data.catalog import Excluded, FoundImages, ImageRecord, Reason, Root
+from alu_defects.data.catalog import FoundImages, ImageRecord, Root
+from alu_defects.data.files import IMAGE_SUFFIXES, Excluded, Reason, is_image, list_files
 from alu_defects.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -160,49 +159,3 @@ def plain_name(name: str) -> str:
 
 def _listed(folders: Sequence[str]) -> str:
     return f"{', '.join(folders)} {'is' if len(folders) == 1 else 'are'}"
-
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-
-
-def is_image(path: str) -> bool:
-    """Whether a file name ends like that of an image."""
-    stem, dot, ending = path.rpartition("/")[2].rpartition(".")
-    return bool(stem) and (dot + ending).lower() in IMAGE_SUFFIXES
-
-
-def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
-    """All files below a folder in sorted order, relative to it; links are followed, but no folder is entered twice.
-
-    Excluded are hidden files and folders (without what they hold), folders that are linked a second time, and folders
-    named like an image with all they hold. A `UserError` names a folder that cannot be read.
-    """
-    entered: dict[str, str] = {}
-    found: list[str] = []
-    excluded: list[Excluded] = []
-
-    def walk(directory: str, here: str, image_folder: str) -> None:
-        if (before := entered.setdefault(os.path.realpath(directory), here)) != here:
-            excluded.append(Excluded(here, Reason.LINKED_AGAIN, before))
-            return
-        if image_folder:
-            excluded.append(Excluded(here, Reason.FOLDER_FOR_FILE, "" if here == image_folder else image_folder))
-        try:
-            with os.scandir(directory) as entries:
-                children = sorted(entries, key=attrgetter("name"))
-        except OSError as error:
-            raise UserError(f"{directory} cannot be read ({error.strerror}); fix its permissions") from error
-        above = "" if here == "." else f"{here}/"
-        for child in children:
-            path = above + child.name
-            if child.name.startswith("."):
-                excluded.append(Excluded(path, Reason.HIDDEN))
-            elif Path(child.path).is_dir() if child.is_symlink() else child.is_dir():  # a link may lead in a circle
-                walk(child.path, path, image_folder or (path if is_image(path) else ""))
-            elif image_folder:
-                excluded.append(Excluded(path, Reason.FOLDER_FOR_FILE, image_folder))
-            else:
-                found.append(path)
-
-    walk(str(root), ".", image_folder="")
-    return found, excluded

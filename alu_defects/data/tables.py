@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 
 from alu_defects.data import catalog, duplicates, folder
-from alu_defects.data.catalog import Excluded, FoundImages, ImageRecord, Reason, Root
+from alu_defects.data.catalog import FoundImages, ImageRecord, Root
+from alu_defects.data.files import Excluded, Reason
 from alu_defects.data.sessions import TIME_FORMAT, capture_time
 from alu_defects.errors import UserError, check_choice, did_you_mean
 

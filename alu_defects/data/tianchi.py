@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from alu_defects.data import annotations, catalog, duplicates
-from alu_defects.data.catalog import Excluded, FoundImages, ImageRecord, Reason
-from alu_defects.data.folder import is_image, list_files
+from alu_defects.data.catalog import FoundImages, ImageRecord
+from alu_defects.data.files import Excluded, Reason, is_image, list_files
 from alu_defects.errors import UserError
 from alu_defects.tianchi_classes import (
     CLASSES,

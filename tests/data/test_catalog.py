@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from alu_defects.data import catalog, folder, sessions
-from alu_defects.data.catalog import Excluded, ImageRecord, Reason
+from alu_defects.data import catalog, files, sessions
+from alu_defects.data.catalog import ImageRecord
+from alu_defects.data.files import Excluded, Reason
 from alu_defects.errors import UserError
 
 # every name is a valid one on Linux; each broke some CSV, sorting or quoting in one library or another
@@ -136,7 +137,7 @@ def test_strange_names_survive_saving_and_loading(tmp_path: Path, label: str) ->
     for name in STRANGE_NAMES:
         touch(root / label / name)
     touch(root / "other" / "x.png")
-    table = scan(root, *folder.list_files(root)[0])
+    table = scan(root, *files.list_files(root)[0])
     catalog.save_catalog(table, tmp_path / "catalog.csv")
     loaded = catalog.load_catalog(tmp_path / "catalog.csv")
     pd.testing.assert_frame_equal(loaded, table)

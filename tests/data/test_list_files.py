@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alu_defects.data import folder, hashes
+from alu_defects.data import files, hashes
 from alu_defects.errors import UserError
 
 
@@ -18,26 +18,26 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def excluded(root: Path) -> list[tuple[str, str, str]]:
-    return [(one.path, str(one.reason), one.detail) for one in folder.list_files(root)[1]]
+    return [(one.path, str(one.reason), one.detail) for one in files.list_files(root)[1]]
 
 
 def test_nested_folders_and_every_suffix_are_found_in_sorted_order(tmp_path: Path) -> None:
     names = ["a/x.BMP", "a/x.TIFF", "a/x.png", "a/x.tif", "a/x.webp", "b/deep/er/x.JPG", "b/x.Jpeg"]
-    assert folder.list_files(touch(tmp_path, *reversed(names))) == (names, [])
-    assert all(map(folder.is_image, names))
-    assert not any(map(folder.is_image, ["x", "x.json", "png", "x.jpg.zip", "Thumbs.db"]))
+    assert files.list_files(touch(tmp_path, *reversed(names))) == (names, [])
+    assert all(map(files.is_image, names))
+    assert not any(map(files.is_image, ["x", "x.json", "png", "x.jpg.zip", "Thumbs.db"]))
 
 
 def test_hidden_files_and_folders_are_excluded(tmp_path: Path) -> None:
     touch(tmp_path, "a/x.png", "a/._x.png", ".cache/x.png", "a/.DS_Store")
-    assert folder.list_files(tmp_path)[0] == ["a/x.png"]
+    assert files.list_files(tmp_path)[0] == ["a/x.png"]
     assert excluded(tmp_path) == [(".cache", "hidden", ""), ("a/.DS_Store", "hidden", ""), ("a/._x.png", "hidden", "")]
 
 
 def test_a_folder_named_like_an_image_is_excluded_with_all_it_holds(tmp_path: Path) -> None:
     touch(tmp_path, "a/x.jpg/y.jpg", "a/x.jpg/deep/z.jpg", "a/z.jpg")
     reason = "a folder where a file is expected"
-    assert folder.list_files(tmp_path)[0] == ["a/z.jpg"]
+    assert files.list_files(tmp_path)[0] == ["a/z.jpg"]
     assert excluded(tmp_path) == [
         ("a/x.jpg", reason, ""),
         ("a/x.jpg/deep", reason, "a/x.jpg"),
@@ -53,7 +53,7 @@ def test_loops_of_links_end_and_linked_class_folders_are_read(tmp_path: Path) ->
     (root / "a" / "up").symlink_to(root, target_is_directory=True)
     (elsewhere / "back").symlink_to(root / "a", target_is_directory=True)
     (root / "a" / "itself").symlink_to(root / "a" / "itself")
-    assert folder.list_files(root)[0] == ["a/itself", "a/y.png", "b/x.png"]
+    assert files.list_files(root)[0] == ["a/itself", "a/y.png", "b/x.png"]
     assert excluded(root) == [
         ("a/up", "a folder that was entered before", "."),
         ("b/back", "a folder that was entered before", "a"),
@@ -72,7 +72,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "scandir", refuse)  # chmod does not stop root
     with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); fix its permissions"):
-        folder.list_files(tmp_path)
+        files.list_files(tmp_path)
 
 
 def test_hashes_are_those_of_the_bytes(tmp_path: Path) -> None:
