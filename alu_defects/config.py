@@ -126,6 +126,9 @@ class Allowed:
 # splits, losses and the like, which their modules know.
 ALLOWED = {
     "seed": Allowed(int, lowest=0),
+    "batch_size": Allowed(int, lowest=1),
+    "max_pixels": Allowed(int, lowest=1),
+    "top_k": Allowed(int, lowest=1, null=True),
     "augment.blur": Allowed(float, lowest=0, highest=10),
     "augment.crop": Allowed(float, lowest=0.01, highest=1),
     "augment.cutmix": Allowed(float, lowest=0),
@@ -152,7 +155,7 @@ ALLOWED = {
     "operating.choose_on": Allowed(words=("val", "new")),
     "operating.confidence_level": Allowed(float, above=0, below=1, null=True),
     "operating.max_escape": Allowed(float, above=0, below=1, null=True),
-    "operating.reject": Allowed(float, lowest=0, below=1),
+    "operating.reject": Allowed(float, lowest=0, below=1, null=True),
     "operating.target_accuracy": Allowed(float, above=0, below=1),
     "optimizer.decay_norms": Allowed(words=("true", "false")),
     "optimizer.layer_decay": Allowed(float, lowest=0.01, highest=1),

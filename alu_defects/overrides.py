@@ -24,6 +24,7 @@ PATH_SETTINGS = (
     "run",
     "run_dir",
     "runs",
+    "source",
     "split.file",
 )
 COLUMN_SETTINGS = tuple(f"data.columns.{name}" for name in ("path", "label", "split", "group", "time"))

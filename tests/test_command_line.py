@@ -27,13 +27,13 @@ from alu_defects.training import checkpoint, trainer
 from alu_defects.training.module import Classifier
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit", "benchmark"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit", "benchmark", "predict"])
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
 def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     done = command(verb, *words)
     assert done.returncode == 0
-    assert {"compare": "runs", "audit": "near_duplicates", "benchmark": "batch_sizes"}.get(
+    assert {"compare": "runs", "audit": "near_duplicates", "benchmark": "batch_sizes", "predict": "top_k"}.get(
         verb, "trainer"
     ) in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

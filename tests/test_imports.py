@@ -16,6 +16,7 @@ ALLOWED = {
     "runs": {"data", "models", "training"},
     "evaluation": {"data", "training", "runs"},
     "auditing": {"data"},
+    "deployment": {"data", "models", "training", "runs", "evaluation"},
     "reports": {"data", "models", "training", "runs", "evaluation", "auditing"},
 }
 

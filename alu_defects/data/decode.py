@@ -6,7 +6,7 @@ import math
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +20,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from alu_defects.config import Size
 from alu_defects.errors import UserError, counted
 
+S = TypeVar("S")
 T = TypeVar("T")
 UInt8 = npt.NDArray[np.uint8]
 UInt16 = npt.NDArray[np.uint16]
@@ -303,9 +304,27 @@ def read_all(
         For each in order what `read` returns, or the error.
     """
 
-    def work(path: Path, sha256: str) -> T | Exception:
+    def work(file: tuple[Path, str]) -> T:
+        return read(io.BytesIO(_read(*file, since)))
+
+    return read_in_order(work, zip(paths, sha256s, strict=True), threads=threads)
+
+
+def read_in_order(
+    read: Callable[[S], T], files: Iterable[S], *, threads: int | None = None, ahead: int = 0
+) -> Iterator[T | Exception]:
+    """Call `read` with each file, in threads, and yield in their order what it returns, or the error.
+
+    Args:
+        read: may raise anything.
+        files: what it is called with.
+        threads: None: one a core.
+        ahead: how many files may be read before the caller asks for them, if more than two for each thread.
+    """
+
+    def work(file: S) -> T | Exception:
         try:
-            return read(io.BytesIO(_read(path, sha256, since)))
+            return read(file)
         except MemoryError:
             return UnreadableError("there is not enough memory for it")
         except UnidentifiedImageError:  # whose message names the buffer in memory
@@ -316,23 +335,33 @@ def read_all(
     threads = threads or joblib.cpu_count()
     jobs: deque[Future[T | Exception]] = deque()
     with ThreadPoolExecutor(threads) as pool:  # Pillow releases the interpreter lock while it decodes
-        for path, sha256 in zip(paths, sha256s, strict=True):
-            jobs.append(pool.submit(work, path, sha256))
+        for file in files:
+            jobs.append(pool.submit(work, file))
             # pool.map would decode all images, and keep in memory what the caller has not taken yet
-            if len(jobs) > DECODED_AHEAD_PER_THREAD * threads:
+            if len(jobs) > max(DECODED_AHEAD_PER_THREAD * threads, ahead):
                 yield jobs.popleft().result()
         while jobs:
             yield jobs.popleft().result()
 
 
 def _read(path: Path, sha256: str, since: float) -> bytes:
+    content = read_content(path)
     try:
-        content, status = path.read_bytes(), path.stat()
+        status = path.stat()
     except OSError as error:
         raise UnreadableError(error.strerror) from error
     touched = max(status.st_mtime, status.st_ctime)  # moving another file here leaves its mtime as it was
     if touched > since - CLOCK_SKEW_SECONDS and hashlib.sha256(content).hexdigest() != sha256:
         raise UnreadableError("it has changed since it was cataloged")
+    return content
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a file; an `UnreadableError`, or a ValueError where there are none."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(error.strerror) from error
     if not content:
         raise ValueError("the file is empty")
     return content

@@ -14,13 +14,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from alu_defects.evaluation import statistics
+from alu_defects.evaluation.calibration import Floats
 from alu_defects.evaluation.operating import (
     Bools,
-    Floats,
     OperatingPoint,
     Outcome,
     both_kinds,
     class_ids,
+    confidence_for_share,
     raw_probabilities,
 )
 from alu_defects.evaluation.predictions import Evaluation
@@ -202,11 +203,6 @@ def coverage_band(confidence: Floats, right: Bools, groups: Sequence[str]) -> tu
             known = own > 0
             rows.append(np.interp(GRID, own[known] / own[-1], have[known] / own[known]))
     return _ends(rows, SmallSampleCorrection.of(np.zeros(len(right)), groups))
-
-
-def confidence_for_share(confidence: Floats, share: float) -> float:
-    """The confidence below which this share of the images lies: they go to a person."""
-    return float(np.quantile(confidence, share)) if share > 0 else -math.inf
 
 
 def confidence_for_accuracy(confidence: Floats, right: Bools, accuracy: float) -> float:

@@ -13,17 +13,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
 from alu_defects.errors import UserError, did_you_mean
 from alu_defects.evaluation import statistics
+from alu_defects.evaluation.calibration import Calibration, Floats
 from alu_defects.io import write_json
 from alu_defects.runs.jobs import PROBABILITY_PREFIX
 
 log = logging.getLogger(__name__)
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
@@ -37,41 +35,6 @@ def check_normal(name: str, classes: Sequence[str]) -> None:
     if name not in (*classes, "normal"):
         hint = did_you_mean(str(name), classes)
         raise UserError(f"operating.normal={name} is not a class{hint} There are: {', '.join(classes)}")
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """One temperature for all logits (Guo et al. 2017): 90 % confidence then means 90 % right."""
-
-    temperature: float  # that logits are divided by; above 1 where the network is too confident
-    images: int  # that it is fitted on
-    one_against_rest: bool = False  # each probability is of a class against the rest, as with loss=binary
-
-    @classmethod
-    def fit(cls, probabilities: Floats, labels: NDArray[np.intp]) -> "Calibration":
-        """Find the temperature with the least cross-entropy: probabilities (N, C), ids (N,); 1 if all are right."""
-        one_against_rest = not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
-        if (probabilities.argmax(axis=1) == labels).all():  # the best temperature would be 0
-            return cls(1.0, len(labels), one_against_rest)
-        logits = _logits(probabilities, one_against_rest)
-
-        def cross_entropy(log_temperature: float) -> float:
-            return float(-log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(labels)), labels].mean())
-
-        found = minimize_scalar(cross_entropy, bounds=(np.log(0.05), np.log(20)), method="bounded")
-        return cls(float(np.exp(found.x)), len(labels), one_against_rest)
-
-    def apply(self, probabilities: Floats) -> Floats:
-        """Calibrated probabilities (N, C), which sum to one; the order of the classes stays."""
-        scaled: Floats = softmax(_logits(probabilities, self.one_against_rest) / self.temperature, axis=1)
-        return scaled
-
-
-def _logits(probabilities: Floats, one_against_rest: bool) -> Floats:
-    """Logits, of a softmax up to a constant."""
-    p = np.clip(probabilities, 1e-30, 1 - 1e-7 if one_against_rest else None)  # float32 knows nothing nearer to 1
-    logits: Floats = np.log(p) - np.log1p(-p) if one_against_rest else np.log(p)
-    return logits
 
 
 @dataclass(frozen=True)
@@ -207,6 +170,7 @@ class OperatingPoint:
         classes: names in the order of their ids.
         calibration: makes calibrated probabilities of those that the network gives.
         normal: the class of good pieces; None where there is none.
+        ask_below: confidence below which a person decides: that of `operating.reject` of the images that chose it.
         threshold: None where there is no normal class, or the images that choose lack good or defective ones.
         chosen: counts at the threshold on the images that chose it; None without one.
         chosen_on: which images these were.
@@ -217,6 +181,7 @@ class OperatingPoint:
     classes: list[str]
     calibration: Calibration
     normal: str | None
+    ask_below: float = 0.0
     threshold: Threshold | None = None
     chosen: Outcome | None = None
     chosen_on: ChosenOn | None = None
@@ -242,7 +207,8 @@ class OperatingPoint:
             return None
         calibration = Calibration.fit(raw, class_ids(predictions["label"], classes))
         normal = options["normal"] if options["normal"] in classes else None
-        point = cls(classes, calibration, normal, chosen_on=chosen_on, tta=list(tta))
+        ask_below = confidence_for_share(calibration.apply(raw).max(axis=1), options["reject"])
+        point = cls(classes, calibration, normal, ask_below, chosen_on=chosen_on, tta=list(tta))
         defective = point.defective(predictions)
         if normal is None or not both_kinds(defective):
             return point
@@ -317,6 +283,11 @@ class OperatingPoint:
         ):
             content[key] = kind(**content[key]) if content[key] else None
         return cls(**content)
+
+
+def confidence_for_share(confidence: Floats, share: float) -> float:
+    """The confidence below which this share of the images lies: they go to a person."""
+    return float(np.quantile(confidence, share)) if share > 0 else 0.0
 
 
 def class_ids(names: "pd.Series[str]", classes: Sequence[str]) -> NDArray[np.intp]:

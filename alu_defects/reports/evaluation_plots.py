@@ -16,7 +16,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from alu_defects.data.datamodule import DefectData
 from alu_defects.evaluation import assessment
 from alu_defects.evaluation.assessment import GRID
-from alu_defects.evaluation.operating import Bools, Floats, Outcome, Threshold, both_kinds
+from alu_defects.evaluation.calibration import Floats
+from alu_defects.evaluation.operating import Bools, Outcome, Threshold, both_kinds
 from alu_defects.evaluation.predictions import Evaluation
 from alu_defects.reports import plots
 from alu_defects.reports.plots import BLUE, GREEN, GREY, ORANGE, name_style, readable, style_axes

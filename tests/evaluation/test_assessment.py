@@ -15,7 +15,7 @@ from alu_defects.reports import evaluation_report
 from alu_defects.training.metrics import SUMMARY_METRICS
 
 CLASSES = ["normal", "dent"]
-OPTIONS = {"normal": "normal", "max_escape": 0.03, "confidence_level": 0.95}
+OPTIONS = {"normal": "normal", "max_escape": 0.03, "confidence_level": 0.95, "reject": 0.1}
 
 
 def evaluation(

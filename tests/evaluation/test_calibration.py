@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 from alu_defects.evaluation import assessment
-from alu_defects.evaluation.operating import Calibration
+from alu_defects.evaluation.calibration import Calibration
 
 Floats = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from alu_defects.reports import comparison_report, comparison_text
 from alu_defects.runs.run import Run
 
 CLASSES = ["normal", "pit", "a|b *c* <script>alert(1)</script>"]
-OPERATING = {"normal": "normal", "max_escape": 0.01, "confidence_level": 0.95}
+OPERATING = {"normal": "normal", "max_escape": 0.01, "confidence_level": 0.95, "reject": 0.1}
 number = itertools.count()
 
 

@@ -16,7 +16,7 @@ from alu_defects.evaluation.operating import OperatingPoint, Outcome
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-OPTIONS = {"normal": "normal", "max_escape": 0.1, "confidence_level": 0.95}
+OPTIONS = {"normal": "normal", "max_escape": 0.1, "confidence_level": 0.95, "reject": 0.1}
 
 
 @pytest.fixture
@@ -322,9 +322,9 @@ def test_the_share_that_goes_to_a_person():
     confidence = np.random.default_rng(0).permutation(np.linspace(0.01, 1, 100))
     right = np.ones(100, bool)
     for share in (0.05, 0.1, 0.5):
-        least = assessment.confidence_for_share(confidence, share)
+        least = operating.confidence_for_share(confidence, share)
         assert assessment.count_decided(confidence, right, least)[0] == round(100 * (1 - share))
-    assert assessment.confidence_for_share(confidence, 0) == -math.inf
+    assert operating.confidence_for_share(confidence, 0) == 0
     assert assessment.count_decided(confidence, right, -math.inf) == (100, 100)
 
 

@@ -1,0 +1,1 @@
+"""A trained network decides on new images; see `predictor.Predictor`."""

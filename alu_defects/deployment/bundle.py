@@ -1,0 +1,109 @@
+"""What deciding on an image needs beside the network: classes, size, preprocessing, calibration, thresholds.
+
+A bundle travels with its network. It is plain data, and needs numpy alone.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alu_defects.config import Size
+from alu_defects.evaluation.calibration import Calibration, Floats
+
+FORMAT = 1  # of the JSON
+
+Network = Callable[[NDArray[np.uint8]], Floats]  # images (N, H, W, 3) → calibrated probabilities (N, C)
+
+
+class Action(StrEnum):
+    """What is done with a piece."""
+
+    PASS = "pass"
+    REJECT = "reject"
+    ACCEPT = "accept"  # the class, where no class is that of good pieces
+    ASK = "ask"  # a person
+
+
+class Decision(NamedTuple):
+    """What the network says of one image."""
+
+    label: str
+    confidence: float  # calibrated probability of the label
+    action: Action
+    probabilities: dict[str, float]  # calibrated, of each class
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """How images are brought to the network, and what its probabilities mean.
+
+    Attributes:
+        classes: names in the order of their ids.
+        titles: their names for people, in Chinese where they are of the aluminium data.
+        image_size: height and width in pixels.
+        resize: squash or letterbox, see `data.decode.decode`.
+        bits: white in 16-bit images is 2^bits - 1.
+        mean: of each channel from 0 to 1, which is subtracted.
+        std: of each channel, by which it is divided then.
+        calibration: makes calibrated probabilities of those of the network.
+        tta: flips whose probabilities are averaged with those of the image itself.
+        normal: the class of good pieces; None where there is none.
+        threshold: `evaluation.operating.Threshold` as a dict; None where none could be chosen.
+        ask_below: confidence below which a person decides.
+        about: where it comes from: model, run, data_hash, starting weights with their licence, version.
+    """
+
+    classes: list[str]
+    titles: list[str]
+    image_size: Size
+    resize: str
+    bits: int
+    mean: list[float]
+    std: list[float]
+    calibration: Calibration
+    tta: list[str]
+    normal: str | None
+    threshold: dict[str, Any] | None
+    ask_below: float
+    about: dict[str, Any]
+    task: str = "multiclass"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return {"format": FORMAT, **asdict(self), "image_size": list(self.image_size)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Bundle":
+        """The reverse of `as_dict`."""
+        entries = {key: value for key, value in content.items() if key != "format"}
+        height, width = entries["image_size"]
+        return cls(**entries | {"image_size": (height, width), "calibration": Calibration(**entries["calibration"])})
+
+    @property
+    def score_threshold(self) -> float | None:
+        """1 - the probability of `normal` from which a piece is rejected; None where there is none."""
+        return float(self.threshold["score"]) if self.threshold else None
+
+    def decide(self, probabilities: Floats) -> list[Decision]:
+        """Decide on images by their calibrated probabilities (N, C).
+
+        With a threshold a piece passes below it and is rejected from it on. Without, its class is accepted. In both
+        cases a person is asked below the confidence `ask_below`.
+        """
+        return [self._decide(row) for row in probabilities]
+
+    def _decide(self, row: Floats) -> Decision:
+        best = int(np.argmax(row))
+        confidence = float(row[best])
+        if confidence < self.ask_below:
+            action = Action.ASK
+        elif self.normal is None or self.score_threshold is None:
+            action = Action.ACCEPT
+        else:
+            score = 1 - row[self.classes.index(self.normal)]
+            action = Action.REJECT if score >= self.score_threshold else Action.PASS
+        return Decision(self.classes[best], confidence, action, dict(zip(self.classes, map(float, row), strict=True)))

@@ -1,0 +1,98 @@
+"""A trained network that decides on image files, whatever file it comes from."""
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from alu_defects.data import decode
+from alu_defects.deployment.bundle import Bundle, Decision, Network
+from alu_defects.errors import UserError
+from alu_defects.evaluation.calibration import Floats
+
+
+class Prediction(NamedTuple):
+    """What became of one file: a decision, or the error."""
+
+    path: str
+    decision: Decision | None
+    error: str = ""
+
+
+class Predictor:
+    """Decides on images.
+
+    Args:
+        bundle: how they are decoded, and what the probabilities mean.
+        network: gives these.
+        source: the file of the network.
+        max_pixels: that an image may have; a larger one is an error.
+    """
+
+    def __init__(self, bundle: Bundle, network: Network, source: Path, max_pixels: int = decode.MAX_PIXELS) -> None:
+        self.bundle, self.source, self.max_pixels = bundle, source, max_pixels
+        self._network = network
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto", max_pixels: int = decode.MAX_PIXELS) -> "Predictor":
+        """Load a network with all that it needs to decide.
+
+        Args:
+            path: a run folder, or best.ckpt or model.safetensors in one.
+            device: auto, cpu, cuda or cuda:1.
+            max_pixels: that an image may have.
+
+        Raises:
+            UserError: no such file, or one that is not of a trained network.
+        """
+        path = Path(str(path)).expanduser()
+        from alu_defects.deployment import torch_network
+
+        bundle, network, source = torch_network.load(path, device)
+        return cls(bundle, network, source, max_pixels)
+
+    def probabilities(self, images: decode.UInt8) -> Floats:
+        """Calibrated probabilities (N, C) of decoded images, uint8 (N, H, W, 3)."""
+        found = self._network(images)
+        if not np.isfinite(found).all():
+            raise UserError(f"{self.source} gives no numbers (NaN): its training has diverged; take another run")
+        return found
+
+    def read(self, file: Path | BinaryIO) -> decode.UInt8:
+        """The pixels of an image as the network takes them, uint8 (H, W, 3); errors as of `data.decode.decode`."""
+        bundle = self.bundle
+        return decode.decode(file, bundle.image_size, bundle.resize, bundle.bits, self.max_pixels)
+
+    def predict(
+        self, files: Iterable[str | Path | BinaryIO], *, batch_size: int = 16, threads: int | None = None
+    ) -> Iterator[Prediction]:
+        """Decide on files, in their order; one that cannot be decoded is a prediction with its error.
+
+        Args:
+            files: paths, or open files, which are named -.
+            batch_size: images that the network sees at once.
+            threads: that decode; None: one a core.
+        """
+        sources = list(files)
+        decoded = zip(
+            sources, decode.read_in_order(self._read, sources, threads=threads, ahead=batch_size), strict=True
+        )
+        while batch := list(islice(decoded, batch_size)):
+            yield from self._decide(batch)
+
+    def _read(self, file: str | Path | BinaryIO) -> decode.UInt8:
+        content = io.BytesIO(decode.read_content(Path(file))) if isinstance(file, str | Path) else file
+        return self.read(content)
+
+    def _decide(self, batch: Sequence[tuple[Any, decode.UInt8 | Exception]]) -> Iterator[Prediction]:
+        images = [image for _, image in batch if not isinstance(image, Exception)]
+        decisions = iter(self.bundle.decide(self.probabilities(np.stack(images))) if images else [])
+        for file, image in batch:
+            name = str(file) if isinstance(file, str | Path) else "-"
+            if isinstance(image, Exception):
+                yield Prediction(name, None, f"{type(image).__name__}: {image}")
+            else:
+                yield Prediction(name, next(decisions))

@@ -1,0 +1,191 @@
+"""Predictions as a table on the disk: rows are kept as they come, so that a stopped job continues."""
+
+import csv
+import hashlib
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rich.console import Console
+from rich.progress import track
+
+from alu_defects.deployment.predictor import Prediction, Predictor
+from alu_defects.deployment.source import File
+from alu_defects.errors import UserError, check_choice, counted
+from alu_defects.io import atomic_write, exclusive_lock
+
+FORMATS = ("csv", "jsonl", "parquet")
+STANDARD_OUTPUT = "-"
+UNFINISHED_SUFFIX = ".unfinished"  # of the file beside the output: what it is of, then a row a line as JSON
+Row = dict[str, Any]
+
+
+def as_row(prediction: Prediction, top_k: int | None = None) -> Row:
+    """One prediction as a row: path, label, confidence, decision, p_<class>, status, error.
+
+    `top_k` keeps so many of the largest probabilities, the largest first.
+    """
+    if prediction.decision is None:
+        return {"path": prediction.path, "status": "error", "error": prediction.error}
+    label, confidence, action, probabilities = prediction.decision
+    if top_k is not None:
+        largest = sorted(probabilities, key=lambda name: -probabilities[name])[:top_k]
+        probabilities = {name: probabilities[name] for name in largest}
+    own = {f"p_{name}": value for name, value in probabilities.items()}
+    row = {"path": prediction.path, "label": label, "confidence": confidence, "decision": str(action)}
+    return row | own | {"status": "ok", "error": ""}
+
+
+def write_predictions(
+    predictor: Predictor,
+    files: Sequence[File],
+    output: str,
+    form: str | None = None,
+    *,
+    batch_size: int = 16,
+    top_k: int | None = None,
+    progress: bool = True,
+) -> Counter[str]:
+    """Decide on files and write a table; one that was begun with the same network is finished.
+
+    Args:
+        predictor: decides.
+        files: paths, or open files.
+        output: where the table is written when it is complete; `-`: to the standard output, row by row.
+        form: of `FORMATS`; None: as the output ends, else csv.
+        batch_size: images that the network sees at once.
+        top_k: how many probabilities a row has; None: all.
+        progress: show a progress bar on the standard error.
+
+    Returns:
+        How many images got which decision; `error` for those that could not be decoded.
+
+    Raises:
+        UserError: an output that exists or cannot be written, or was begun with another network.
+    """
+    suffix = Path(output).suffix.removeprefix(".").lower()
+    form = form or (suffix if suffix in FORMATS else "csv")
+    check_choice("format", form, FORMATS)
+    if form == "parquet":
+        _check_parquet(output)
+    todo: Sequence[File] = files
+
+    def rows() -> Iterator[Row]:
+        found = predictor.predict(todo, batch_size=batch_size)
+        console = Console(stderr=True)
+        for one in track(found, "predicting", total=len(todo), disable=not progress, console=console):
+            yield as_row(one, top_k)
+
+    columns = ["path", "label", "confidence", "decision", *(f"p_{name}" for name in predictor.bundle.classes)]
+    columns += ["status", "error"]
+    if output == STANDARD_OUTPUT:
+        counts = Counter[str]()
+        with _row_writer(sys.stdout.buffer, form, columns) as write:
+            for row in rows():
+                counts[row.get("decision", "error")] += 1
+                write(row)
+        return counts
+    path = Path(output).expanduser().absolute()
+    if path.exists():
+        raise UserError(f"output={path} exists; give another output, or remove it")
+    if not path.parent.is_dir():
+        raise UserError(f"output={path}: there is no folder {path.parent}; make it first")
+    unfinished = path.with_name(path.name + UNFINISHED_SUFFIX)
+    with exclusive_lock(unfinished, f"writing {path.name}"):
+        identity = {"predictions_of": _digest(predictor), "top_k": top_k}
+        done = _read_done(unfinished, identity)
+        if done:
+            todo = list(_without(files, done))
+            print(f"continues: {counted(done.total(), 'image')} done before", file=sys.stderr)
+        with unfinished.open("a", encoding="utf-8") as kept:
+            if not done:
+                kept.truncate(0)
+                print(json.dumps(identity), file=kept)
+            for row in rows():
+                print(json.dumps(row), file=kept, flush=True)
+        counts = Counter(row.get("decision", "error") for row in _read_rows(unfinished))
+        with atomic_write(path) as file:
+            if form == "parquet":
+                import pandas as pd
+
+                pd.DataFrame(list(_read_rows(unfinished)), columns=columns).to_parquet(file)
+            else:
+                with _row_writer(file, form, columns) as write:
+                    for row in _read_rows(unfinished):
+                        write(row)
+        unfinished.unlink()
+    unfinished.with_name(unfinished.name + ".lock").unlink(missing_ok=True)
+    return counts
+
+
+def _without(files: Iterable[File], done: Counter[str]) -> Iterator[File]:
+    left = done.copy()
+    for file in files:
+        if isinstance(file, str) and left[file]:
+            left[file] -= 1
+        else:
+            yield file
+
+
+def _digest(predictor: Predictor) -> str:
+    """Of the network and of what it decides by."""
+    with predictor.source.open("rb") as file:
+        network = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps([network, predictor.bundle.as_dict()]).encode()).hexdigest()
+
+
+def _read_done(unfinished: Path, identity: Mapping[str, Any]) -> Counter[str]:
+    """The paths in an unfinished table, which loses what a killed process left of its last line."""
+    if not unfinished.is_file():
+        return Counter()
+    with unfinished.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.seek(0)
+        first = file.readline()
+    if first and json.loads(first) != identity:
+        raise UserError(
+            f"{unfinished} was begun with another network, threshold or top_k; remove it, or give another output"
+        )
+    return Counter(row["path"] for row in _read_rows(unfinished))
+
+
+def _read_rows(unfinished: Path) -> Iterator[Row]:
+    with unfinished.open(encoding="utf-8") as file:
+        next(file, None)  # what it is of
+        for line in file:
+            yield json.loads(line)
+
+
+@contextmanager
+def _row_writer(file: BinaryIO, form: str, columns: Sequence[str]) -> Iterator[Callable[[Row], None]]:
+    """A function that writes a row, csv or jsonl; paths that are not UTF-8 keep their bytes, in JSON as its escapes."""
+    errors = "surrogateescape" if form == "csv" else "backslashreplace"
+    text = io.TextIOWrapper(file, encoding="utf-8", errors=errors, newline="", write_through=True)
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    if form == "csv":
+        table.writeheader()
+
+    def write(row: Row) -> None:
+        if form == "csv":
+            table.writerow(row)
+        else:
+            text.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    yield write
+    text.flush()
+    text.detach()  # the file stays open
+
+
+def _check_parquet(output: str) -> None:
+    if output == STANDARD_OUTPUT:
+        raise UserError(
+            "format=parquet cannot be written row by row to the standard output; give output=<file>.parquet"
+        )
+    if find_spec("pyarrow") is None:
+        raise UserError("format=parquet needs pyarrow: pip install pyarrow; or give format=csv")

@@ -1,0 +1,104 @@
+"""Checkpoints and weights of a run as a network that decides; the reference for all exported files."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alu_defects import __version__
+from alu_defects.data import decode
+from alu_defects.data.augment import flipped_views
+from alu_defects.deployment.bundle import Bundle, Network
+from alu_defects.errors import UserError
+from alu_defects.evaluation.calibration import Floats
+from alu_defects.evaluation.operating import OperatingPoint
+from alu_defects.runs.run import Run
+from alu_defects.runs.starting_weights import describe
+from alu_defects.tianchi_classes import CLASSES
+from alu_defects.training.checkpoint import load_classifier
+from alu_defects.training.module import Classifier
+
+
+def load(path: Path, device: str = "auto") -> tuple[Bundle, Network, Path]:
+    """The bundle and the network of a run folder, or of best.ckpt or model.safetensors in one, and which file it is.
+
+    Raises:
+        UserError: no such file, no operating point beside it, or a device that is not there.
+    """
+    run = Run.existing(path) if path.is_dir() else _run_of(path)
+    file = run.best if path.is_dir() else path
+    classifier = load_classifier(file)
+    point = OperatingPoint.load(run.operating_file)
+    if point.classes != classifier.classes:
+        raise UserError(
+            f"{run.operating_file} is for the classes {', '.join(point.classes)}, {file} for "
+            f"{', '.join(classifier.classes)}: they are of different runs"
+        )
+    where = _device(device)
+    classifier.to(where)
+    return bundle_of(run, classifier, point), _network(classifier, point, where), file
+
+
+def _run_of(file: Path) -> Run:
+    """The run whose folder holds a file."""
+    if not file.is_file():
+        raise UserError(f"run={file} is not there; give a run folder, or best.ckpt or model.safetensors in one")
+    for folder in file.resolve().parents[:2]:
+        if (folder / "run.json").is_file():
+            return Run.existing(folder)
+    raise UserError(f"run={file} lies in no run folder, whose operating.json says how to decide; leave it in its run")
+
+
+def bundle_of(run: Run, classifier: Classifier, point: OperatingPoint) -> Bundle:
+    """What a trained classifier needs beside its weights."""
+    about, status = classifier.about, run.status()
+    chinese = {kind.name: kind.folder for kind in CLASSES}
+    height, width = classifier.hparams["image_size"]
+    return Bundle(
+        classes=classifier.classes,
+        titles=[chinese.get(name, name) for name in classifier.classes],
+        image_size=(height, width),
+        resize=about["resize"],
+        bits=about["bits"],
+        mean=about["mean"],
+        std=about["std"],
+        calibration=point.calibration,
+        tta=point.tta,
+        normal=point.normal,
+        threshold=asdict(point.threshold) if point.threshold else None,
+        ask_below=point.ask_below,
+        about={
+            "model": classifier.hparams["model"]["name"],
+            "run": run.folder.resolve().name,
+            "data_hash": about["data_hash"],
+            "starting_weights": describe(status["weights"]),
+            "licence": status["weights"].get("licence", ""),
+            "version": __version__,
+        },
+    )
+
+
+def _network(classifier: Classifier, point: OperatingPoint, device: torch.device) -> Network:
+    def compute(images: decode.UInt8) -> Floats:
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(device)
+            views = [classifier(batch.flip(axes) if axes else batch).float() for axes in flipped_views(point.tta)]
+            logits = views[0] if len(views) == 1 else classifier.loss.average(torch.stack(views))
+            raw = classifier.loss.probabilities(logits).double().cpu().numpy()
+        return point.calibration.apply(raw)
+
+    return compute
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device={name} cannot be used here ({str(error).splitlines()[0]}); give auto or cpu"
+        ) from error
+    return device

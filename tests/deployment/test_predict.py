@@ -1,0 +1,219 @@
+"""`alu_defects.predict`: one row an image, whatever becomes of it, and the same decisions as evaluate."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from alu_defects.data import decode
+from alu_defects.deployment import table
+from alu_defects.deployment.predictor import Predictor
+from alu_defects.errors import UserError
+from alu_defects.evaluation.operating import OperatingPoint
+from alu_defects.runs.jobs import read_predictions
+from alu_defects.runs.run import Run
+
+
+@pytest.fixture(scope="session")
+def predictor(finished_run: Path) -> Predictor:
+    return Predictor.load(finished_run)
+
+
+@pytest.fixture
+def images(photographs: Path, tmp_path: Path) -> Path:
+    """Good files, and files that are none."""
+    folder = tmp_path / "images"
+    shutil.copytree(photographs / "along", folder)
+    good = Image.open(next(folder.glob("*.png"))).convert("RGB")
+    good.convert("L").save(folder / "grey.png")
+    good.convert("CMYK").save(folder / "cmyk.jpg")
+    good.convert("P").save(folder / "palette.png")
+    good.convert("RGBA").save(folder / "alpha.webp")
+    turned = good.getexif()
+    turned[0x0112] = 6
+    good.save(folder / "turned.jpg", exif=turned)
+    Image.fromarray(np.full((20, 30), 200, np.uint16)).save(folder / "16 bit.png")
+    (folder / "empty.jpg").touch()
+    (folder / "text.jpg").write_text("no image")
+    content = (folder / "turned.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(content[: len(content) // 3])
+    (folder / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    Image.new("1", (9000, 9000)).save(folder / "bomb.png")
+    return folder
+
+
+BROKEN = {"empty.jpg", "text.jpg", "cut.jpg", "gone.jpg", "bomb.png"}
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_decisions_are_those_of_evaluate(finished_run, predictor):
+    run = Run.existing(finished_run)
+    known = read_predictions(finished_run)
+    point = OperatingPoint.load(run.operating_file)
+    made = list(predictor.predict([run.data_root() / path for path in known["path"]], batch_size=5))
+    assert [one.decision.label for one in made] == known["prediction"].tolist()
+    found = np.array([list(one.decision.probabilities.values()) for one in made])
+    np.testing.assert_allclose(found, point.probabilities(known), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "model.safetensors"])
+def test_files_of_a_run_decide_as_the_run(finished_run, predictor, photographs, name):
+    files = sorted(photographs.rglob("*.png"))[:5]
+    made = list(Predictor.load(finished_run / "checkpoints" / name).predict(files))
+    for one, other in zip(made, predictor.predict(files), strict=True):
+        assert one.decision.label == other.decision.label
+        assert one.decision.confidence == pytest.approx(other.decision.confidence, abs=1e-6)
+
+
+def test_each_file_is_a_row_and_broken_ones_have_their_error(predictor, images, tmp_path):
+    predictor = Predictor(predictor.bundle, predictor._network, predictor.source, max_pixels=80_000_000)
+    files = sorted(map(str, images.iterdir()))
+    counts = table.write_predictions(predictor, files, str(tmp_path / "p.csv"), batch_size=4, progress=False)
+    found = rows(tmp_path / "p.csv")
+    assert [row["path"] for row in found] == files
+    assert {Path(row["path"]).name for row in found if row["status"] == "error"} == BROKEN
+    for row in found:
+        if row["status"] == "ok":
+            given = [float(value) for key, value in row.items() if key.startswith("p_")]
+            assert sum(given) == pytest.approx(1)
+            assert float(row["confidence"]) == max(given)
+            assert row["decision"] in {"accept", "ask"}
+            assert row["error"] == ""
+        else:
+            assert row["decision"] == row["label"] == row["confidence"] == ""
+    errors = {Path(row["path"]).name: row["error"] for row in found}
+    assert "the file is empty" in errors["empty.jpg"]
+    assert "not an image that Pillow knows" in errors["text.jpg"]
+    assert "No such file" in errors["gone.jpg"]
+    assert "more than" in errors["bomb.png"]
+    assert counts == Counter(row["decision"] or "error" for row in found)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "p.csv"]
+
+
+def test_json_lines_hold_the_largest_probabilities(predictor, images, tmp_path):
+    files = [str(images / "grey.png"), str(images / "empty.jpg")]
+    table.write_predictions(predictor, files, str(tmp_path / "p.jsonl"), top_k=2, progress=False)
+    good, broken = (json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines())
+    given = [value for key, value in good.items() if key.startswith("p_")]
+    assert given == sorted(given, reverse=True)
+    assert given[0] == good["confidence"]
+    assert len(given) == 2
+    assert broken == {"path": files[1], "status": "error", "error": "ValueError: the file is empty"}
+
+
+def test_a_stopped_job_continues(predictor, photographs, tmp_path, monkeypatch):
+    files = sorted(map(str, photographs.rglob("*.png")))
+    straight, stopped = (str(tmp_path / name) for name in ("straight.csv", "stopped.csv"))
+    table.write_predictions(predictor, files, straight, batch_size=4, progress=False)
+    seen = []
+
+    def read(self: Predictor, file: object) -> decode.UInt8:
+        seen.append(file)
+        if len(seen) == 20:
+            raise KeyboardInterrupt
+        return decode.decode(file, self.bundle.image_size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "read", read)
+        with pytest.raises(KeyboardInterrupt):
+            table.write_predictions(predictor, files, stopped, batch_size=4, progress=False)
+    unfinished = Path(stopped + table.UNFINISHED_SUFFIX)
+    with unfinished.open("ab") as file:
+        file.write(b'{"path": "half a l')  # what a killed process leaves
+    kept = len(unfinished.read_text().splitlines()) - 2
+    assert 0 < kept < 20
+    asked, original = [], predictor._network
+    monkeypatch.setattr(predictor, "_network", lambda images: asked.append(len(images)) or original(images))
+    table.write_predictions(predictor, files, stopped, batch_size=4, progress=False)
+    assert sum(asked) == len(files) - kept
+    assert Path(stopped).read_text() == Path(straight).read_text()
+    assert not unfinished.exists()
+
+
+def test_a_table_that_was_begun_with_another_network_is_refused(predictor, photographs, tmp_path):
+    file = tmp_path / "p.csv"
+    Path(f"{file}{table.UNFINISHED_SUFFIX}").write_text('{"predictions_of": "x", "top_k": null}\n{"path": "a.png"}\n')
+    with pytest.raises(UserError, match="was begun with another network"):
+        table.write_predictions(predictor, [], str(file), progress=False)
+
+
+def test_a_table_that_exists_stays(predictor, tmp_path):
+    (tmp_path / "p.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"p\.csv exists"):
+        table.write_predictions(predictor, [], str(tmp_path / "p.csv"), progress=False)
+    assert (tmp_path / "p.csv").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of bytes")
+def test_names_that_are_not_utf8_survive(predictor, photographs, tmp_path):
+    strange = os.fsdecode(os.fsencode(tmp_path) + b'/\xff,\n".png')
+    shutil.copy(next(photographs.rglob("*.png")), strange)
+    for name in ("p.csv", "p.jsonl"):
+        table.write_predictions(predictor, [strange], str(tmp_path / name), progress=False)
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        assert next(csv.DictReader(file))["path"] == strange
+    assert json.loads((tmp_path / "p.jsonl").read_text())["path"] == strange
+
+
+def test_the_command_writes_a_table_and_counts(finished_run, images, typed, tmp_path):
+    done = typed("predict", f"run={finished_run}", f"source={images}", "progress=false", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"table: {tmp_path / 'predictions.csv'}" in done.stdout
+    assert "4 error" in done.stdout  # Pillow reads the large one, of fewer pixels than the default limit
+    assert len(rows(tmp_path / "predictions.csv")) == len(list(images.iterdir()))
+
+
+def test_the_command_answers_on_the_standard_output(finished_run, images, typed, tmp_path, monkeypatch):
+    source = io.BytesIO((images / "grey.png").read_bytes())
+    monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": source}))
+    done = typed("predict", f"run={finished_run}", "source=-", "output=-", "format=jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["path"] == "-"
+    assert list(tmp_path.iterdir()) == [images]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["source=nowhere"], "source=nowhere is not there"),
+        (["source=-", "run=nowhere"], "run=nowhere is not there"),
+        (["format=xml"], "format=xml does not exist"),
+        (["device=cuda:99"], "device=cuda:99 cannot be used here"),
+        (["device=gpu"], "device=gpu cannot be used here"),
+        (["output=no/such/folder/p.csv"], "there is no folder"),
+        (["batch_size=0"], "batch_size=0 must be"),
+        (["top_k=0"], "top_k=0 must be"),
+    ],
+)
+def test_wrong_settings_are_named(finished_run, images, typed, monkeypatch, *, words, message):
+    monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": io.BytesIO(b"x.jpg")}))
+    done = typed("predict", f"run={finished_run}", f"source={images}", *words, cwd=images.parent)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert list(images.parent.iterdir()) == [images]
+
+
+def test_a_file_outside_of_a_run_is_refused(finished_run, tmp_path):
+    shutil.copy(finished_run / "checkpoints" / "model.safetensors", tmp_path)
+    with pytest.raises(UserError, match="lies in no run folder"):
+        Predictor.load(tmp_path / "model.safetensors")
+
+
+def test_parquet_holds_the_same_rows(predictor, images, tmp_path):
+    pytest.importorskip("pyarrow")
+    files = sorted(map(str, images.iterdir()))
+    for name in ("p.csv", "p.parquet"):
+        table.write_predictions(predictor, files, str(tmp_path / name), progress=False)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "p.parquet"), pd.read_csv(tmp_path / "p.csv"))
