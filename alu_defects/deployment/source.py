@@ -1,9 +1,11 @@
 """Which images a source names: a file, a folder, a pattern, or the standard input."""
 
+import codecs
 import glob
 import io
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -14,8 +16,8 @@ from alu_defects.errors import UserError, counted
 log = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
-# how JPEG, PNG, BMP, TIFF (in both orders of bytes) and WebP files begin
-_FIRST_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\x00", b"MM\x00*", b"RIFF")
+# how JPEG, PNG, TIFF (in both orders of bytes), BMP and WebP files begin; paths may begin with BM and RIFF, too
+_IMAGE = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\x00|MM\x00\*|BM.{12}[\x0c-\x7c]\x00\x00\x00|RIFF.{4}WEBP", re.DOTALL)
 
 File = str | BinaryIO
 
@@ -37,13 +39,15 @@ def list_source(source: str, *, recursive: bool = True, standard_input: BinaryIO
     """
     if source == STANDARD_INPUT:
         return _from_standard_input((standard_input or sys.stdin.buffer).read())
-    path = Path(source).expanduser()
-    if path.is_dir():
+    if not source:  # of an empty shell variable
+        raise UserError("source= is empty; give an image, a folder, a pattern, or - for the standard input")
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 (which leaves ~ before an unknown name)
+    if os.path.isdir(path):  # noqa: PTH112 (Path raises for names that are too long)
         return _in_folder(path, recursive)
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110
         return [str(path)]
     if any(sign in source for sign in "*?["):
-        found = sorted(name for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207
+        found = sorted(name for name in glob.glob(str(path), recursive=True) if not os.path.isdir(name))  # noqa: PTH112, PTH207
         if not found:
             raise UserError(f"source={source}: no file has such a name; quote a pattern, so that the shell leaves it")
         return list(found)
@@ -66,10 +70,15 @@ def _in_folder(folder: Path, recursive: bool) -> list[File]:
 
 
 def _from_standard_input(content: bytes) -> list[File]:
-    if content.startswith(_FIRST_BYTES):
+    if _IMAGE.match(content):
         return [io.BytesIO(content)]
-    separator = b"\0" if b"\0" in content else b"\n"
-    names = [os.fsdecode(name.removesuffix(b"\r")) for name in content.split(separator)]
-    if not (found := [name for name in names if name.strip()]):
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in content:
+        raise UserError("source=-: the paths are UTF-16, as Windows PowerShell writes them; give them as UTF-8")
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in content:  # a name may hold anything else
+        names = [name for name in content.split(b"\0") if name]
+    else:
+        names = [name.removesuffix(b"\r") for name in content.split(b"\n") if name.strip()]
+    if not (found := [os.fsdecode(name) for name in names]):
         raise UserError("source=-: the standard input is empty; give an image or paths, one a line")
     return list(found)

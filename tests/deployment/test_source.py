@@ -76,3 +76,28 @@ def test_a_source_without_images_is_refused(folder, source, message):
 def test_an_empty_standard_input_is_refused():
     with pytest.raises(UserError, match="the standard input is empty"):
         list_source("-", standard_input=io.BytesIO(b"\n"))
+
+
+@pytest.mark.parametrize("content", [b"BMW/a.jpg\n", b"RIFF/a.jpg\n", b"\xef\xbb\xbfBM.jpg\n"])
+def test_paths_may_begin_as_images_do(content):
+    assert list_source("-", standard_input=io.BytesIO(content)) == [content.decode("utf-8-sig").strip()]
+
+
+def test_before_a_nul_every_byte_is_of_the_name():
+    assert list_source("-", standard_input=io.BytesIO(b"a\r\0 \0c\n\0")) == ["a\r", " ", "c\n"]
+
+
+def test_paths_in_utf16_are_refused():
+    with pytest.raises(UserError, match="UTF-16"):
+        list_source("-", standard_input=io.BytesIO("a.jpg\r\n".encode("utf-16")))
+
+
+def test_a_pattern_takes_links_to_nowhere(folder):
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    assert names(folder / "*.jpg", folder) == ["b.jpg", "gone.jpg"]
+
+
+@pytest.mark.parametrize("source", ["", "~nobody_of_this_name/a.jpg", "x" * 300])
+def test_sources_that_cannot_be_are_refused(source):
+    with pytest.raises(UserError, match=r"source="):
+        list_source(source)
