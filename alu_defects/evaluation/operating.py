@@ -27,6 +27,7 @@ Bools = NDArray[np.bool_]
 
 def fill_options(options: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
     """The options of an operating point, with those that the run was trained with in place of null."""
+    trained = {"reject": 0.1} | dict(trained)  # a run of an older version does not have it
     return {name: trained[name] if value is None else value for name, value in options.items()}
 
 
@@ -270,19 +271,20 @@ class OperatingPoint:
         """Read operating.json.
 
         Raises:
-            UserError: there is no such file.
+            UserError: there is no such file, or it is damaged.
         """
         if not file.is_file():
             raise UserError(f"there is no {file}: finish the training, or let alu-evaluate run={file.parent} write it")
-        content = json.loads(file.read_text(encoding="utf-8"))
-        for key, kind in (
-            ("calibration", Calibration),
-            ("threshold", Threshold),
-            ("chosen", Outcome),
-            ("chosen_on", ChosenOn),
-        ):
-            content[key] = kind(**content[key]) if content[key] else None
-        return cls(**content)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            for key, kind in (("threshold", Threshold), ("chosen", Outcome), ("chosen_on", ChosenOn)):
+                content[key] = kind(**content[key]) if content[key] else None
+            return cls(**content | {"calibration": Calibration(**content["calibration"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{file} is damaged or of another version ({type(error).__name__}: {error}); remove it, and let "
+                f"alu-evaluate run={file.parent} write it again"
+            ) from error
 
 
 def confidence_for_share(confidence: Floats, share: float) -> float:
