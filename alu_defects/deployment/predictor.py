@@ -1,6 +1,7 @@
 """A trained network that decides on image files, whatever file it comes from."""
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -48,7 +49,7 @@ class Predictor:
         Raises:
             UserError: no such file, or one that is not of a trained network.
         """
-        path = Path(str(path)).expanduser()
+        path = Path(os.path.expanduser(str(path)))  # noqa: PTH111 (which leaves ~ before an unknown name)
         from alu_defects.deployment import torch_network
 
         bundle, network, source = torch_network.load(path, device)

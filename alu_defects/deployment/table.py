@@ -4,10 +4,11 @@ import csv
 import hashlib
 import io
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -86,21 +87,21 @@ def write_predictions(
     columns += ["status", "error"]
     if output == STANDARD_OUTPUT:
         counts = Counter[str]()
-        with _row_writer(sys.stdout.buffer, form, columns) as write:
+        with _disk_errors(output), _row_writer(sys.stdout.buffer, form, columns) as write:
             for row in rows():
                 counts[row.get("decision", "error")] += 1
                 write(row)
         return counts
-    path = Path(output).expanduser().absolute()
-    if path.exists():
-        raise UserError(f"output={path} exists; give another output, or remove it")
-    if not path.parent.is_dir():
-        raise UserError(f"output={path}: there is no folder {path.parent}; make it first")
+    path = _output_file(output)
     unfinished = path.with_name(path.name + UNFINISHED_SUFFIX)
-    with exclusive_lock(unfinished, f"writing {path.name}"):
+    with _disk_errors(path), exclusive_lock(unfinished, f"writing {path.name}"):
+        _check_new(path)  # again: another process may have written it meanwhile
         identity = {"predictions_of": _digest(predictor), "top_k": top_k}
         done = _read_done(unfinished, identity)
+        if not all(isinstance(file, str) for file in files):  # an image without a name may be another one
+            done.clear()
         if done:
+            _check_named(unfinished, done, files)
             todo = list(_without(files, done))
             print(f"continues: {counted(done.total(), 'image')} done before", file=sys.stderr)
         with unfinished.open("a", encoding="utf-8") as kept:
@@ -111,17 +112,41 @@ def write_predictions(
                 print(json.dumps(row), file=kept, flush=True)
         counts = Counter(row.get("decision", "error") for row in _read_rows(unfinished))
         with atomic_write(path) as file:
-            if form == "parquet":
-                import pandas as pd
-
-                pd.DataFrame(list(_read_rows(unfinished)), columns=columns).to_parquet(file)
-            else:
-                with _row_writer(file, form, columns) as write:
-                    for row in _read_rows(unfinished):
-                        write(row)
+            _write_table(file, form, columns, unfinished)
         unfinished.unlink()
-    unfinished.with_name(unfinished.name + ".lock").unlink(missing_ok=True)
+        with suppress(PermissionError):  # of Windows: it is in use. Later, another process may hold it
+            unfinished.with_name(unfinished.name + ".lock").unlink(missing_ok=True)
     return counts
+
+
+def _output_file(output: str) -> Path:
+    path = Path(os.path.expanduser(output)).absolute()  # noqa: PTH111 (which leaves ~ before an unknown name)
+    if os.path.isdir(path):  # noqa: PTH112 (Path raises for names that are too long)
+        raise UserError(f"output={output} is a folder; give a file, as in output=predictions.csv")
+    _check_new(path)
+    if not os.path.isdir(path.parent):  # noqa: PTH112
+        raise UserError(f"output={path}: there is no folder {path.parent}; make it first")
+    return path
+
+
+def _write_table(file: BinaryIO, form: str, columns: Sequence[str], unfinished: Path) -> None:
+    if form == "parquet":
+        import pandas as pd
+
+        pd.DataFrame(list(_read_rows(unfinished)), columns=list(columns)).to_parquet(file)
+        return
+    with _row_writer(file, form, columns) as write:
+        for row in _read_rows(unfinished):
+            write(row)
+
+
+def _check_named(unfinished: Path, done: Counter[str], files: Iterable[File]) -> None:
+    """Raise a `UserError` if an unfinished table has rows of files that are not asked for."""
+    if strange := done - Counter(file for file in files if isinstance(file, str)):
+        raise UserError(
+            f"{unfinished} has rows of {counted(strange.total(), 'image')} that the source does not name, such as "
+            f"{next(iter(strange))}; give the source that it was begun with, remove it, or give another output"
+        )
 
 
 def _without(files: Iterable[File], done: Counter[str]) -> Iterator[File]:
@@ -145,14 +170,35 @@ def _read_done(unfinished: Path, identity: Mapping[str, Any]) -> Counter[str]:
     if not unfinished.is_file():
         return Counter()
     with unfinished.open("rb+") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
-        file.seek(0)
         first = file.readline()
-    if first and json.loads(first) != identity:
-        raise UserError(
-            f"{unfinished} was begun with another network, threshold or top_k; remove it, or give another output"
+        if not json.dumps(identity).encode().startswith(first.rstrip(b"\r\n")):  # a killed process may leave a part
+            raise UserError(
+                f"{unfinished} was begun with another network, threshold or top_k; remove it, or give another output"
+            )
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+    try:
+        return Counter(row["path"] for row in _read_rows(unfinished))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{unfinished} is damaged ({error}); remove it, or give another output") from error
+
+
+def _check_new(path: Path) -> None:
+    if os.path.lexists(path):
+        raise UserError(f"output={path} exists; give another output, or remove it")
+
+
+@contextmanager
+def _disk_errors(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads has enough
+        raise
+    except OSError as error:
+        fix = (
+            "give another output" if path == STANDARD_OUTPUT else "what is done stays: then the same command continues"
         )
-    return Counter(row["path"] for row in _read_rows(unfinished))
+        raise UserError(f"output={path} cannot be written ({error.strerror}); make room or rights; {fix}") from error
 
 
 def _read_rows(unfinished: Path) -> Iterator[Row]:
@@ -167,19 +213,28 @@ def _row_writer(file: BinaryIO, form: str, columns: Sequence[str]) -> Iterator[C
     """A function that writes a row, csv or jsonl; paths that are not UTF-8 keep their bytes, in JSON as its escapes."""
     errors = "surrogateescape" if form == "csv" else "backslashreplace"
     text = io.TextIOWrapper(file, encoding="utf-8", errors=errors, newline="", write_through=True)
-    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table = csv.DictWriter(line := io.StringIO(), columns)  # its \r\n makes it quote names with \r, too
+
+    def flush() -> None:
+        text.write(line.getvalue().removesuffix("\r\n") + "\n")
+        line.seek(0)
+        line.truncate()
+
     if form == "csv":
         table.writeheader()
+        flush()
 
     def write(row: Row) -> None:
         if form == "csv":
             table.writerow(row)
+            flush()
         else:
             text.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    yield write
-    text.flush()
-    text.detach()  # the file stays open
+    try:
+        yield write
+    finally:
+        text.detach()  # the file stays open
 
 
 def _check_parquet(output: str) -> None:

@@ -1,5 +1,8 @@
 """Checkpoints and weights of a run as a network that decides; the reference for all exported files."""
 
+import json
+import logging
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +22,8 @@ from alu_defects.tianchi_classes import CLASSES
 from alu_defects.training.checkpoint import load_classifier
 from alu_defects.training.module import Classifier
 
+log = logging.getLogger(__name__)
+
 
 def load(path: Path, device: str = "auto") -> tuple[Bundle, Network, Path]:
     """The bundle and the network of a run folder, or of best.ckpt or model.safetensors in one, and which file it is.
@@ -26,10 +31,16 @@ def load(path: Path, device: str = "auto") -> tuple[Bundle, Network, Path]:
     Raises:
         UserError: no such file, no operating point beside it, or a device that is not there.
     """
-    run = Run.existing(path) if path.is_dir() else _run_of(path)
-    file = run.best if path.is_dir() else path
+    is_run = os.path.isdir(path)  # noqa: PTH112 (Path raises for names that are too long)
+    run = Run.existing(path) if is_run else _run_of(path)
+    file = run.best if is_run else path
     classifier = load_classifier(file)
     point = OperatingPoint.load(run.operating_file)
+    if "ask_below" not in json.loads(run.operating_file.read_text(encoding="utf-8")):
+        log.warning(
+            "%s is of an older version, without ask_below: no person is asked; alu-evaluate run=%s writes it again",
+            *(run.operating_file, run.folder),
+        )
     if point.classes != classifier.classes:
         raise UserError(
             f"{run.operating_file} is for the classes {', '.join(point.classes)}, {file} for "
@@ -42,11 +53,16 @@ def load(path: Path, device: str = "auto") -> tuple[Bundle, Network, Path]:
 
 def _run_of(file: Path) -> Run:
     """The run whose folder holds a file."""
-    if not file.is_file():
+    if not os.path.isfile(file):  # noqa: PTH113
         raise UserError(f"run={file} is not there; give a run folder, or best.ckpt or model.safetensors in one")
-    for folder in file.resolve().parents[:2]:
-        if (folder / "run.json").is_file():
-            return Run.existing(folder)
+    folder = next((one for one in file.absolute().parents[:2] if (one / "run.json").is_file()), None)
+    if folder:
+        run = Run.existing(folder)
+        if file.name not in (run.best.name, run.weights.name):
+            raise UserError(
+                f"run={file}: operating.json is for {run.best.name} and {run.weights.name}; give run={folder}"
+            )
+        return run
     raise UserError(f"run={file} lies in no run folder, whose operating.json says how to decide; leave it in its run")
 
 
@@ -92,12 +108,12 @@ def _network(classifier: Classifier, point: OperatingPoint, device: torch.device
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
+    if str(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=device).cpu()  # meta has no numbers
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise UserError(
             f"device={name} cannot be used here ({str(error).splitlines()[0]}); give auto or cpu"
         ) from error

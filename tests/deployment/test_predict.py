@@ -1,5 +1,6 @@
 """`alu_defects.predict`: one row an image, whatever becomes of it, and the same decisions as evaluate."""
 
+import contextlib
 import csv
 import io
 import json
@@ -217,3 +218,101 @@ def test_parquet_holds_the_same_rows(predictor, images, tmp_path):
     for name in ("p.csv", "p.parquet"):
         table.write_predictions(predictor, files, str(tmp_path / name), progress=False)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "p.parquet"), pd.read_csv(tmp_path / "p.csv"))
+
+
+def test_names_with_a_carriage_return_survive(predictor, tmp_path):
+    files = ["a\rb.jpg", "c.jpg"]
+    table.write_predictions(predictor, files, str(tmp_path / "p.csv"), progress=False)
+    assert [row["path"] for row in rows(tmp_path / "p.csv")] == files
+    assert b"\r\n" not in (tmp_path / "p.csv").read_bytes()
+
+
+def test_rows_of_another_source_are_refused(predictor, tmp_path, monkeypatch):
+    file = tmp_path / "p.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "_write_table", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            table.write_predictions(predictor, ["a.jpg", "b.jpg"], str(file), progress=False)
+    with pytest.raises(UserError, match=r"1 image that the source does not name, such as a\.jpg"):
+        table.write_predictions(predictor, ["b.jpg", "c.jpg"], str(file), progress=False)
+    table.write_predictions(predictor, [io.BytesIO(b"x")], str(file), progress=False)
+    assert [row["path"] for row in rows(file)] == ["-"]
+
+
+@pytest.mark.parametrize("content", [b"mine, without an end", b"\0\0\0\n", b"[1]\nx"])
+def test_a_file_that_is_no_unfinished_table_stays(predictor, tmp_path, content):
+    unfinished = tmp_path / f"p.csv{table.UNFINISHED_SUFFIX}"
+    unfinished.write_bytes(content)
+    with pytest.raises(UserError, match="remove it"):
+        table.write_predictions(predictor, ["a.jpg"], str(tmp_path / "p.csv"), progress=False)
+    assert unfinished.read_bytes() == content
+
+
+def test_a_damaged_unfinished_table_is_named(predictor, tmp_path):
+    unfinished = tmp_path / f"p.csv{table.UNFINISHED_SUFFIX}"
+    identity = {"predictions_of": table._digest(predictor), "top_k": None}
+    unfinished.write_bytes(json.dumps(identity).encode() + b"\n\0\0\n")
+    with pytest.raises(UserError, match="is damaged"):
+        table.write_predictions(predictor, ["a.jpg"], str(tmp_path / "p.csv"), progress=False)
+
+
+def test_a_table_that_another_process_wrote_meanwhile_stays(predictor, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def wait(*_):
+        (tmp_path / "p.csv").write_text("of the other")
+        yield
+
+    monkeypatch.setattr(table, "exclusive_lock", wait)
+    with pytest.raises(UserError, match=r"p\.csv exists"):
+        table.write_predictions(predictor, ["a.jpg"], str(tmp_path / "p.csv"), progress=False)
+    assert (tmp_path / "p.csv").read_text() == "of the other"
+
+
+def test_a_full_disk_is_said_and_the_job_continues(predictor, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "_write_table", full)
+        with pytest.raises(UserError, match=r"p\.csv cannot be written \(No space left on device\)"):
+            table.write_predictions(predictor, ["a.jpg"], str(tmp_path / "p.csv"), progress=False)
+    table.write_predictions(predictor, ["a.jpg"], str(tmp_path / "p.csv"), progress=False)
+    assert len(rows(tmp_path / "p.csv")) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["device=meta"], "device=meta cannot be used here"),
+        (["device=true"], "device=True cannot be used here"),
+        (["device=[cpu]"], "cannot be used here"),
+        (["output="], "is a folder"),
+        ([f"output={'y' * 300}"], "cannot be written"),
+        (["run=~nobody_of_this_name"], "is not there"),
+        ([f"run={'r' * 300}"], "is not there"),
+    ],
+)
+def test_strange_settings_are_named(finished_run, images, typed, *, words, message):
+    done = typed("predict", f"run={finished_run}", f"source={images}", *words, cwd=images.parent)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_last_ckpt_is_refused(finished_run):
+    with pytest.raises(UserError, match=r"operating\.json is for best\.ckpt"):
+        Predictor.load(finished_run / "checkpoints" / "last.ckpt")
+
+
+def test_operating_json_of_an_older_version(finished_run, tmp_path, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    file = run / "operating.json"
+    content = json.loads(file.read_text())
+    del content["ask_below"]
+    file.write_text(json.dumps(content))
+    assert Predictor.load(run).bundle.ask_below == 0
+    assert "without ask_below: no person is asked" in caplog.text
+    for damaged in ("", "[]", "{}", json.dumps(content | {"calibration": None}), json.dumps(content | {"new": 1})):
+        file.write_text(damaged)
+        with pytest.raises(UserError, match=r"operating\.json is damaged or of another version"):
+            Predictor.load(run)
