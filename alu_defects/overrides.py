@@ -33,7 +33,11 @@ TEXT_SETTINGS = (*PATH_SETTINGS, *COLUMN_SETTINGS, "data.group", "operating.norm
 LIST_SETTINGS = ("data.root", "runs")  # of these, [a,b] are two texts; elsewhere it is one that is called so
 
 # what Hydra would take for a group of conf/ or for a sweep → the override that is meant
-SHORTHANDS = {"evaluate": {"split": "split.name={}", "data": "data.source={}"}, "benchmark": {"model": "models=[{}]"}}
+SHORTHANDS = {
+    "evaluate": {"split": "split.name={}", "data": "data.source={}"},
+    "benchmark": {"model": "models=[{}]"},
+    "export": {"format": "formats=[{}]"},
+}
 
 _WORD = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[^=]*)=(?P<value>.*)", re.DOTALL)
 _QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""

@@ -27,15 +27,19 @@ from alu_defects.training import checkpoint, trainer
 from alu_defects.training.module import Classifier
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit", "benchmark", "predict"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit", "benchmark", "predict", "export"])
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
 def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     done = command(verb, *words)
     assert done.returncode == 0
-    assert {"compare": "runs", "audit": "near_duplicates", "benchmark": "batch_sizes", "predict": "top_k"}.get(
-        verb, "trainer"
-    ) in done.stdout
+    assert {
+        "compare": "runs",
+        "audit": "near_duplicates",
+        "benchmark": "batch_sizes",
+        "predict": "top_k",
+        "export": "formats",
+    }.get(verb, "trainer") in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported
     assert not imported & {"torch", "lightning", "pandas", "matplotlib"}  # what takes seconds

@@ -14,6 +14,8 @@ from alu_defects.deployment.bundle import Bundle, Decision, Network
 from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Floats
 
+EXPORTED = (".onnx", ".xml")
+
 
 class Prediction(NamedTuple):
     """What became of one file: a decision, or the error."""
@@ -42,18 +44,29 @@ class Predictor:
         """Load a network with all that it needs to decide.
 
         Args:
-            path: a run folder, or best.ckpt or model.safetensors in one.
-            device: auto, cpu, cuda or cuda:1.
+            path: a run folder, best.ckpt or model.safetensors in one, or an exported .onnx or .xml file.
+            device: auto, cpu, cuda or cuda:1; exported files are computed on the processor.
             max_pixels: that an image may have.
 
         Raises:
             UserError: no such file, or one that is not of a trained network.
         """
         path = Path(os.path.expanduser(str(path)))  # noqa: PTH111 (which leaves ~ before an unknown name)
-        from alu_defects.deployment import torch_network
+        if path.suffix in EXPORTED and not path.is_file():
+            raise UserError(f"run={path} is not there; give a run folder, a file of it, or an exported file")
+        if path.suffix == ".onnx":
+            from alu_defects.deployment import onnx_network
 
-        bundle, network, source = torch_network.load(path, device)
-        return cls(bundle, network, source, max_pixels)
+            bundle, network = onnx_network.load(path)
+        elif path.suffix == ".xml":
+            from alu_defects.deployment import openvino_network
+
+            bundle, network = openvino_network.load(path)
+        else:
+            from alu_defects.deployment import torch_network
+
+            bundle, network, path = torch_network.load(path, device)
+        return cls(bundle, network, path, max_pixels)
 
     def probabilities(self, images: decode.UInt8) -> Floats:
         """Calibrated probabilities (N, C) of decoded images, uint8 (N, H, W, 3)."""

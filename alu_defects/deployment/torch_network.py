@@ -1,6 +1,5 @@
 """Checkpoints and weights of a run as a network that decides; the reference for all exported files."""
 
-import json
 import logging
 import os
 from dataclasses import asdict
@@ -11,8 +10,8 @@ import torch
 
 from alu_defects import __version__
 from alu_defects.data import decode
-from alu_defects.data.augment import flipped_views
 from alu_defects.deployment.bundle import Bundle, Network
+from alu_defects.deployment.graph import DecidingNetwork
 from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Floats
 from alu_defects.evaluation.operating import OperatingPoint
@@ -31,24 +30,23 @@ def load(path: Path, device: str = "auto") -> tuple[Bundle, Network, Path]:
     Raises:
         UserError: no such file, no operating point beside it, or a device that is not there.
     """
+    bundle, network, file = read(path)
+    return bundle, computing(network, _device(device)), file
+
+
+def read(path: Path) -> tuple[Bundle, DecidingNetwork, Path]:
+    """As `load`, with the network as a module, in evaluation mode on the processor."""
     is_run = os.path.isdir(path)  # noqa: PTH112 (Path raises for names that are too long)
     run = Run.existing(path) if is_run else _run_of(path)
     file = run.best if is_run else path
     classifier = load_classifier(file)
     point = OperatingPoint.load(run.operating_file)
-    if "ask_below" not in json.loads(run.operating_file.read_text(encoding="utf-8")):
-        log.warning(
-            "%s is of an older version, without ask_below: no person is asked; alu-evaluate run=%s writes it again",
-            *(run.operating_file, run.folder),
-        )
     if point.classes != classifier.classes:
         raise UserError(
             f"{run.operating_file} is for the classes {', '.join(point.classes)}, {file} for "
             f"{', '.join(classifier.classes)}: they are of different runs"
         )
-    where = _device(device)
-    classifier.to(where)
-    return bundle_of(run, classifier, point), _network(classifier, point, where), file
+    return bundle_of(run, classifier, point), DecidingNetwork(classifier, point).eval(), file
 
 
 def _run_of(file: Path) -> Run:
@@ -95,14 +93,14 @@ def bundle_of(run: Run, classifier: Classifier, point: OperatingPoint) -> Bundle
     )
 
 
-def _network(classifier: Classifier, point: OperatingPoint, device: torch.device) -> Network:
+def computing(network: DecidingNetwork, device: torch.device) -> Network:
+    """The function that computes with a module on a device."""
+    network.to(device)
+
     def compute(images: decode.UInt8) -> Floats:
         with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(device)
-            views = [classifier(batch.flip(axes) if axes else batch).float() for axes in flipped_views(point.tta)]
-            logits = views[0] if len(views) == 1 else classifier.loss.average(torch.stack(views))
-            raw = classifier.loss.probabilities(logits).double().cpu().numpy()
-        return point.calibration.apply(raw)
+            probabilities = network(torch.from_numpy(images).to(device))[0]
+        return np.asarray(probabilities.double().cpu())
 
     return compute
 

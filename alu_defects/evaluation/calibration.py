@@ -1,11 +1,14 @@
 """Calibrated probabilities; numpy alone, so that whoever decides with them needs nothing else."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_NEAREST_TO_ONE = 1 - 1e-7  # that float32 knows
+LARGEST_LOGIT = math.log(_NEAREST_TO_ONE / (1 - _NEAREST_TO_ONE))  # of a class against the rest
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Calibration:
 
 def _logits(probabilities: Floats, one_against_rest: bool) -> Floats:
     """Logits, of a softmax up to a constant."""
-    p = np.clip(probabilities, 1e-30, 1 - 1e-7 if one_against_rest else None)  # float32 knows nothing nearer to 1
+    p = np.clip(probabilities, 1e-30, _NEAREST_TO_ONE if one_against_rest else None)
     logits: Floats = np.log(p) - np.log1p(-p) if one_against_rest else np.log(p)
     return logits
 

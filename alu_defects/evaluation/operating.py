@@ -27,7 +27,6 @@ Bools = NDArray[np.bool_]
 
 def fill_options(options: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
     """The options of an operating point, with those that the run was trained with in place of null."""
-    trained = {"reject": 0.1} | dict(trained)  # a run of an older version does not have it
     return {name: trained[name] if value is None else value for name, value in options.items()}
 
 
@@ -182,7 +181,7 @@ class OperatingPoint:
     classes: list[str]
     calibration: Calibration
     normal: str | None
-    ask_below: float = 0.0
+    ask_below: float
     threshold: Threshold | None = None
     chosen: Outcome | None = None
     chosen_on: ChosenOn | None = None

@@ -1,0 +1,45 @@
+"""An exported .onnx file as a network that decides, without torch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alu_defects.deployment.bundle import Bundle, Network
+from alu_defects.errors import UserError
+from alu_defects.evaluation.calibration import Floats
+
+METADATA_KEY = "alu_defects"  # of the bundle in the file
+
+
+def load(path: Path, threads: int | None = None) -> tuple[Bundle, Network]:
+    """The bundle in an .onnx file, and its network on the processor; `threads` compute it, None: one a core.
+
+    Raises:
+        UserError: onnxruntime is not installed, or it is not a file of `alu_defects.export`.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"run={path} needs onnxruntime: pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    if threads:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of its own kinds
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"run={path} cannot be read as ONNX ({reason}); export it again") from error
+    metadata = session.get_modelmeta().custom_metadata_map
+    if METADATA_KEY not in metadata:
+        raise UserError(f"run={path} was not written by alu_defects.export: it does not say what its classes are")
+    bundle = Bundle.from_dict(json.loads(metadata[METADATA_KEY]))
+    (image,), (probabilities, *_) = session.get_inputs(), session.get_outputs()
+
+    def compute(images: NDArray[np.uint8]) -> Floats:
+        (found,) = session.run([probabilities.name], {image.name: images})
+        return np.asarray(found, np.float64)
+
+    return bundle, compute

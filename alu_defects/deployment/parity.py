@@ -1,0 +1,89 @@
+"""Does an exported file decide as the network that it was made of? On val images, from the bytes of the files on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import f1_score
+
+from alu_defects.deployment.bundle import Bundle
+from alu_defects.errors import UserError
+from alu_defects.evaluation.calibration import Floats
+
+MAX_DIFFERENCE = 1e-4  # of any probability, in full precision
+_WORST = 3  # images that a refusal names
+
+
+@dataclass(frozen=True)
+class Parity:
+    """An exported file beside its reference on the same images.
+
+    Attributes:
+        images: how many.
+        agreement: share of them with the same label.
+        difference: largest of any probability.
+        f1: macro F1 of the exported file.
+        drop: that of the reference less `f1`.
+        escapes: defective images below the threshold; None without one.
+        reference_escapes: those of the reference.
+        worst: the paths of the images with the largest differences, the largest first.
+    """
+
+    images: int
+    agreement: float
+    difference: float
+    f1: float
+    drop: float
+    escapes: int | None
+    reference_escapes: int | None
+    worst: list[str]
+
+    @classmethod
+    def measure(
+        cls, bundle: Bundle, paths: Sequence[str], labels: Sequence[str], *, reference: Floats, exported: Floats
+    ) -> "Parity":
+        """Compare calibrated probabilities (N, C) on images with known labels."""
+        ids = np.array([bundle.classes.index(label) for label in labels])
+        predicted, expected = exported.argmax(axis=1), reference.argmax(axis=1)
+        difference = np.abs(exported - reference).max(axis=1)
+        f1, before = (float(f1_score(ids, own, average="macro", zero_division=0)) for own in (predicted, expected))
+        return cls(
+            images=len(ids),
+            agreement=float((predicted == expected).mean()),
+            difference=float(difference.max()),
+            f1=f1,
+            drop=before - f1,
+            escapes=_count_escapes(bundle, ids, exported),
+            reference_escapes=_count_escapes(bundle, ids, reference),
+            worst=[paths[row] for row in np.argsort(-difference)[:_WORST]],
+        )
+
+    def check(self, name: str, *, max_difference: float, min_agreement: float, max_drop: float) -> None:
+        """Refuse with a `UserError` an exported file that decides otherwise; it names the numbers and the worst images.
+
+        Where the probabilities may differ by no more than `max_difference`, so may the scores at the threshold: an
+        escape more is then one of rounding, at the image that chose the threshold.
+        """
+        wrong = []
+        if self.agreement < min_agreement:
+            wrong.append(f"{self.agreement:.2%} of the labels agree, {min_agreement:.2%} must")
+        if self.difference > max_difference:
+            wrong.append(f"probabilities differ by up to {self.difference:.2g}, {max_difference:g} is allowed")
+        if self.drop > max_drop:
+            wrong.append(f"macro F1 is {self.drop:.2%} lower, {max_drop:.2%} is allowed")
+        if max_difference > MAX_DIFFERENCE and self.escapes is not None and self.reference_escapes is not None:
+            more = self.escapes - self.reference_escapes
+            if more > 0:
+                wrong.append(f"{more} more defective images pass ({self.escapes} instead of {self.reference_escapes})")
+        if wrong:
+            raise UserError(
+                f"{name} decides otherwise than its network and was not written: {'; '.join(wrong)}, on {self.images} "
+                f"val images. The worst: {', '.join(self.worst)}"
+            )
+
+
+def _count_escapes(bundle: Bundle, ids: np.ndarray[tuple[int], np.dtype[np.intp]], given: Floats) -> int | None:
+    if bundle.normal is None or bundle.score_threshold is None:
+        return None
+    normal = bundle.classes.index(bundle.normal)
+    return int(((1 - given[:, normal] < bundle.score_threshold) & (ids != normal)).sum())

@@ -1,0 +1,200 @@
+"""Exported files decide as the network they were made of, or are not written."""
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from alu_defects.deployment import exporting, torch_network
+from alu_defects.deployment.bundle import Bundle
+from alu_defects.deployment.graph import DecidingNetwork, class_map_weights
+from alu_defects.deployment.parity import Parity
+from alu_defects.deployment.predictor import Predictor
+from alu_defects.deployment.table import as_row
+from alu_defects.errors import UserError
+from alu_defects.models.registry import create_backbone
+
+# in this process OpenVINO is never imported: pytest's capturing does not survive it
+MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime", "openvino") if find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+
+
+@pytest.fixture(scope="module")
+def run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, which the files are written into."""
+    return Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("export") / "run"))
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, command) -> Path:
+    done = command("export", f"run={run}", "format=onnx,openvino")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the same class for all") == 2
+    return run / "export"
+
+
+def test_files_lie_beside_what_they_decide_by(exported, run):
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "model_fp32.bin",
+        "model_fp32.onnx",
+        "model_fp32.onnx.json",
+        "model_fp32.xml",
+        "model_fp32.xml.json",
+    ]
+    content = json.loads((exported / "model_fp32.onnx.json").read_text(encoding="utf-8"))
+    assert content.pop("parity")["agreement"] == 1
+    assert Bundle.from_dict(content) == Predictor.load(run).bundle
+
+
+def test_files_decide_as_the_run_from_the_bytes_of_an_image_on(exported, run, photographs, command, tmp_path):
+    files = sorted(photographs.rglob("*.png"))
+    expected = list(Predictor.load(run).predict(files))
+    made = {"onnx": [as_row(one) for one in Predictor.load(exported / "model_fp32.onnx").predict(files, batch_size=5)]}
+    done = command("predict", f"run={exported / 'model_fp32.xml'}", f"source={photographs}", "output=-", "format=jsonl")
+    made["openvino"] = [json.loads(line) for line in done.stdout.splitlines()]
+    for rows in made.values():
+        for row, other in zip(rows, expected, strict=True):
+            assert (row["path"], row["label"]) == (other.path, other.decision.label)
+            assert row["decision"] == other.decision.action
+            assert row["confidence"] == pytest.approx(other.decision.confidence, abs=1e-4)
+
+
+def test_an_onnx_file_needs_neither_torch_nor_pandas(exported, photographs):
+    image = next(photographs.rglob("*.png"))
+    script = (
+        "import sys\n"
+        "from alu_defects.deployment.predictor import Predictor\n"
+        f"(one,) = Predictor.load({str(exported / 'model_fp32.onnx')!r}).predict([{str(image)!r}])\n"
+        "assert one.decision\n"
+        "print(sorted({'torch', 'lightning', 'pandas', 'scipy', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+class Swapped(DecidingNetwork):
+    """Takes the channels in another order."""
+
+    def forward(self, images):
+        return super().forward(images.flip(3))
+
+
+class Tiny(nn.Module):
+    """A backbone whose answer depends on colour and brightness, which a training of seconds does not teach."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution, self.classifier = nn.Conv2d(3, 16, 5, stride=4), nn.Linear(16, num_classes)
+
+    def forward_features(self, images):
+        return self.convolution(images).relu()
+
+    def forward_head(self, maps, pre_logits=False):
+        features = maps.mean(dim=(2, 3))
+        return features if pre_logits else 10 * self.classifier(features)
+
+
+@pytest.mark.parametrize("wrong", ["BGR", "mean", "scale"])
+def test_a_file_with_another_preprocessing_is_refused_and_not_written(run, photographs, tmp_path, wrong):
+    bundle, network, file = torch_network.read(run)
+    other = torch_network.read(run)[1]
+    for one in (network, other):
+        one.backbone, one.map_weights = Tiny(3), None
+    reference = Predictor(bundle, torch_network.computing(network, torch.device("cpu")), file)
+    images = [(str(path), path.parent.name) for path in sorted(photographs.rglob("*.png"))]
+    assert list(exporting.export(reference, network, ["onnx"], images, tmp_path / "right")) == ["model_fp32.onnx"]
+    if wrong == "BGR":
+        other.__class__ = Swapped
+    elif wrong == "mean":
+        other.mean.zero_()
+    else:
+        other.std.mul_(4)
+    with pytest.raises(UserError, match=r"model_fp32\.onnx decides otherwise .* The worst: "):
+        exporting.export(reference, other, ["onnx"], images, tmp_path / "wrong")
+    assert list((tmp_path / "wrong").iterdir()) == []
+
+
+def parity(reference, exported, **changes) -> Parity:
+    bundle = Bundle(
+        **{
+            "classes": ["normal", "pit"],
+            "titles": ["normal", "pit"],
+            "image_size": (8, 8),
+            "resize": "squash",
+            "bits": 8,
+            "mean": [0.5],
+            "std": [0.5],
+            "calibration": None,
+            "tta": [],
+            "normal": "normal",
+            "threshold": {"score": 0.4},
+            "ask_below": 0.0,
+            "about": {},
+        }
+        | changes
+    )
+    both = (np.array([[1 - score, score] for score in scores]) for scores in (reference, exported))
+    first, second = both
+    names = [f"{k}.jpg" for k in range(len(first))]
+    return Parity.measure(bundle, names, ["normal", "pit", "pit"], reference=first, exported=second)
+
+
+def test_parity_counts_labels_escapes_and_the_worst_images():
+    found = parity([0.1, 0.9, 0.45], [0.1, 0.8, 0.35])
+    assert found.agreement == 1
+    assert found.difference == pytest.approx(0.1)
+    assert (found.escapes, found.reference_escapes) == (1, 0)
+    assert set(found.worst[:2]) == {"1.jpg", "2.jpg"}
+    with pytest.raises(UserError, match="1 more defective images pass"):
+        found.check("x", max_difference=1, min_agreement=0.995, max_drop=0.002)
+
+
+def test_parity_without_a_threshold_knows_no_escapes():
+    found = parity([0.1, 0.9, 0.6], [0.1, 0.9, 0.4], threshold=None)
+    assert (found.escapes, found.reference_escapes) == (None, None)
+    assert found.agreement == pytest.approx(2 / 3)
+    with pytest.raises(UserError, match=r"66\.67% of the labels agree.*macro F1 is .* lower"):
+        found.check("x", max_difference=1, min_agreement=1.0, max_drop=0.002)
+
+
+@pytest.mark.parametrize(("name", "has_maps"), [("shufflenet", True), ("timm/vit_tiny_patch16_224", False)])
+def test_class_maps_exist_where_the_network_ends_in_pooling_and_one_layer(name, has_maps):
+    backbone = create_backbone(name, 3).eval()
+    weights = class_map_weights(backbone)
+    assert (weights is not None) == has_maps
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("x.onnx", "cannot be read as ONNX"), ("x.xml", "cannot be read by OpenVINO"), ("gone.onnx", "is not there")],
+)
+def test_files_that_are_no_networks_are_refused(tmp_path, command, photographs, name, message):
+    if name != "gone.onnx":
+        (tmp_path / name).write_bytes(b"no network")
+    done = command("predict", f"run={tmp_path / name}", f"source={photographs}", f"output={tmp_path / 'p.csv'}")
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_a_file_of_another_program_is_refused(exported, tmp_path):
+    import onnx
+
+    model = onnx.load(exported / "model_fp32.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(UserError, match="was not written by alu_defects"):
+        Predictor.load(tmp_path / "other.onnx")
+
+
+def test_an_unknown_format_is_named(finished_run, typed):
+    done = typed("export", f"run={finished_run}", "format=tflite")
+    assert done.returncode == 2
+    assert "formats=tflite does not exist" in done.stderr
