@@ -30,7 +30,7 @@ def verb(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
 
     What the user can fix is printed in a line or two and ends the program with exit code 2; HYDRA_FULL_ERROR=1 shows
     tracebacks. SIGTERM and Ctrl-C end it with exit code 143 or 130. In a sweep a job that fails does not stop the
-    others; `runs.sweep.SweepCallback` records it, and ends the sweep with a report and with exit code 1.
+    others; `runs.sweep_callback.SweepCallback` records it, and ends the sweep with a report and with exit code 1.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -93,7 +93,7 @@ def _run(job: Callable[[DictConfig], Any], config_name: str) -> None:
         _run_hydra(words, parser, job, str(conf_dir()), config_name)
     except BaseException:  # a signal, or an error of a launcher
         if sweep:
-            from alu_defects.runs.sweep import report_running
+            from alu_defects.runs.sweep_callback import report_running
 
             report_running()
         raise

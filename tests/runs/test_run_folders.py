@@ -13,7 +13,7 @@ from alu_defects.config import compose
 from alu_defects.errors import UserError
 from alu_defects.io import claim_folder
 from alu_defects.runs.run import Run
-from alu_defects.runs.sweep import SweepCallback
+from alu_defects.runs.sweep_callback import SweepCallback
 
 # waits for the starting signal, so that all claim at once
 START = """

@@ -24,7 +24,7 @@ from alu_defects.models import registry
 from alu_defects.runs import identity, parallel, sweep
 from alu_defects.runs import run as run_module
 from alu_defects.runs.run import Run
-from alu_defects.runs.sweep import SweepCallback
+from alu_defects.runs.sweep_callback import SweepCallback
 from alu_defects.training import trainer
 
 
