@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alu_defects.config import Size
 from alu_defects.data.augment import flipped_views
 from alu_defects.evaluation.calibration import LARGEST_LOGIT
 from alu_defects.evaluation.operating import OperatingPoint
@@ -33,6 +34,7 @@ class DecidingNetwork(nn.Module):
         self.views = list(flipped_views(point.tta))
         self.calibration = point.calibration
         self.map_weights = class_map_weights(self.backbone)
+        self.in_two_steps = is_in_two_steps(self.backbone, classifier.hparams["image_size"])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Of uint8 images (N, H, W, 3) the calibrated probabilities (N, C) and the pooled features (N, F).
@@ -43,13 +45,22 @@ class DecidingNetwork(nn.Module):
         pixels = (images.permute(0, 3, 1, 2).to(torch.float32) / 255 - self.mean) / self.std
         maps = self.backbone.forward_features(pixels)
         features = self.backbone.forward_head(maps, pre_logits=True)
-        logits = self.backbone.forward_head(maps)
+        logits = self.backbone.forward_head(maps) if self.in_two_steps else self.backbone(pixels)
         if others := [self.backbone(pixels.flip(axes)) for axes in self.views[1:]]:
             logits = self.loss.average(torch.stack([logits, *others]))
         if self.calibration.one_against_rest:
             logits = logits.clamp(max=LARGEST_LOGIT)
         found = (logits / self.calibration.temperature).softmax(dim=1), features
         return found if self.map_weights is None else (*found, F.conv2d(maps, self.map_weights))
+
+
+def is_in_two_steps(backbone: nn.Module, image_size: Size) -> bool:
+    """Whether a backbone gives the logits of `forward_head(forward_features(x))`; one of another package may not."""
+    images = torch.randn(1, 3, *image_size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        features = backbone.forward_features(images)  # type: ignore[operator]  # a method of every backbone
+        logits = backbone.forward_head(features)  # type: ignore[operator]
+        return torch.allclose(logits, backbone(images), atol=1e-4, rtol=1e-3, equal_nan=True)
 
 
 def class_map_weights(backbone: nn.Module) -> Tensor | None:
@@ -61,11 +72,11 @@ def class_map_weights(backbone: nn.Module) -> Tensor | None:
     if len(last) != 1 or not isinstance(last[0], nn.Linear):
         return None
     weights, bias = last[0].weight, last[0].bias
-    maps = torch.rand(2, weights.shape[1], 3, 4, generator=torch.Generator().manual_seed(0))
+    maps = torch.randn(2, weights.shape[1], 3, 4, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         try:
             logits = backbone.forward_head(maps)  # type: ignore[operator]  # a method of every backbone
-        except RuntimeError:  # it takes no such map, as of a transformer
+        except Exception:  # it takes no such map, as of a transformer
             return None
         expected = F.linear(maps.mean(dim=(2, 3)), weights, bias)
     same = logits.shape == expected.shape and torch.allclose(logits, expected, atol=1e-4, rtol=1e-3)
