@@ -3,15 +3,18 @@
 A bundle travels with its network. It is plain data, and needs numpy alone.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alu_defects.config import Size
+from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Calibration, Floats
 
 FORMAT = 1  # of the JSON
@@ -82,6 +85,24 @@ class Bundle:
         entries = {key: value for key, value in content.items() if key != "format"}
         height, width = entries["image_size"]
         return cls(**entries | {"image_size": (height, width), "calibration": Calibration(**entries["calibration"])})
+
+    def as_json(self) -> str:
+        """For the metadata of a file, which are UTF-8: other bytes, of names of folders, become JSON's escapes."""
+        return json.dumps(self.as_dict(), ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+
+    @classmethod
+    def from_json(cls, text: str, file: Path) -> "Bundle":
+        """The reverse of `as_json`; a `UserError` that names the file if it is of another version, or damaged."""
+        try:
+            content = json.loads(text)
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
+            return cls.from_dict(content)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"run={file} is damaged or of another version of alu_defects ({type(error).__name__}: {error}); "
+                "export it again"
+            ) from error
 
     @property
     def score_threshold(self) -> float | None:

@@ -1,6 +1,5 @@
 """An exported .onnx file as a network that decides, without torch."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +29,12 @@ def load(path: Path, threads: int | None = None) -> tuple[Bundle, Network]:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of its own kinds
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"run={path} cannot be read as ONNX ({reason}); export it again") from error
     metadata = session.get_modelmeta().custom_metadata_map
     if METADATA_KEY not in metadata:
         raise UserError(f"run={path} was not written by alu_defects.export: it does not say what its classes are")
-    bundle = Bundle.from_dict(json.loads(metadata[METADATA_KEY]))
+    bundle = Bundle.from_json(metadata[METADATA_KEY], path)
     (image,), (probabilities, *_) = session.get_inputs(), session.get_outputs()
 
     def compute(images: NDArray[np.uint8]) -> Floats:
