@@ -26,7 +26,7 @@ class Parity:
         drop: that of the reference less `f1`.
         escapes: defective images below the threshold; None without one.
         reference_escapes: those of the reference.
-        worst: the paths of the images with the largest differences, the largest first.
+        worst: the paths of the images with another label, then of those with the largest differences.
     """
 
     images: int
@@ -55,7 +55,7 @@ class Parity:
             drop=before - f1,
             escapes=_count_escapes(bundle, ids, exported),
             reference_escapes=_count_escapes(bundle, ids, reference),
-            worst=[paths[row] for row in np.argsort(-difference)[:_WORST]],
+            worst=[paths[row] for row in np.lexsort((-difference, predicted == expected))[:_WORST]],
         )
 
     def check(self, name: str, *, max_difference: float, min_agreement: float, max_drop: float) -> None:
@@ -67,7 +67,7 @@ class Parity:
         wrong = []
         if self.agreement < min_agreement:
             wrong.append(f"{self.agreement:.2%} of the labels agree, {min_agreement:.2%} must")
-        if self.difference > max_difference:
+        if not self.difference <= max_difference:  # NaN is neither
             wrong.append(f"probabilities differ by up to {self.difference:.2g}, {max_difference:g} is allowed")
         if self.drop > max_drop:
             wrong.append(f"macro F1 is {self.drop:.2%} lower, {max_drop:.2%} is allowed")
