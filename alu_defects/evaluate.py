@@ -105,7 +105,8 @@ def _find_images(config: DictConfig, run: "Run") -> "tuple[DefectData, NewImages
         if not given.root or found.unchanged or not found.missing:
             if config.operating.choose_on == splits.NEW:
                 raise UserError(f"operating.choose_on=new: {root} holds images of the run; give others as data.root=…")
-            catalog.verify_files(root, found)
+            instead = "data=<source> evaluates all labelled images in it as new ones"
+            catalog.verify_files(root, found, instead)
             data.set_catalog(root, table, notes=run.status().get("split_notes", ()))
             checkpoint.check_classes(run.best, data.classes)
             return data, None

@@ -257,19 +257,19 @@ def compare_files(root: Root, table: pd.DataFrame) -> FilesOfCatalog:
     return FilesOfCatalog(*([p for p, kind in zip(paths, kinds, strict=True) if kind == k] for k in range(3)))
 
 
-def verify_files(root: Root, found: FilesOfCatalog) -> None:
-    """Refuse with a `UserError` files of which one is missing or has changed; it is named."""
+def verify_files(root: Root, found: FilesOfCatalog, instead: str = "") -> None:
+    """Refuse with a `UserError` files of which one is missing or has changed; `instead` is a further thing to do."""
     total = sum(map(len, found))
-    new = "data=<source> evaluates all labelled images in it as new ones"
+    instead = f"; {instead}" if instead else ""
     if found.missing:
         raise UserError(
             f"{found.missing[0]} is missing: {root} holds {total - len(found.missing)} of the {total} images of the "
-            f"run that are needed. Give the folder that holds all of them with data.root=…; {new}"
+            f"run that are needed. Give the folder that holds all of them with data.root=…{instead}"
         )
     if found.changed:
         raise UserError(
             f"{found.changed[0]} is not the image that the run was made with: {len(found.changed)} of {total} have "
-            f"changed. Restore them; {new}"
+            f"changed. Restore them{instead}"
         )
 
 
