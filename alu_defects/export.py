@@ -1,5 +1,6 @@
 """Export a run for other runtimes: `python -m alu_defects.export run=runs/<run> format=onnx,openvino`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,20 +34,26 @@ def export(config: DictConfig) -> "dict[str, Parity]":
     from alu_defects.runs.run import Run
 
     check_settings(config)
-    formats = list(dict.fromkeys(plain(config.formats)))
-    for form in formats:
+    for form in plain(config.formats):
         check_choice("formats", form, exporting.FORMATS)
+    if not (formats := list(dict.fromkeys(plain(config.formats)))):
+        raise UserError(f"formats=[] names none; give {' or '.join(exporting.FORMATS)}")
     run = Run.existing(config.run)
     bundle, network, file = torch_network.read(run.folder)
-    predictor = Predictor(bundle, torch_network.computing(network, torch.device("cpu")), file)
+    predictor = Predictor(
+        bundle, torch_network.computing(network, torch.device("cpu")), file, run.config().data.max_pixels
+    )
     root = run.moved_root(plain(config.data.root)) if config.data.root else run.data_root()
     table = run.catalog()
     table = table[splits.in_split(table, "val")]
     if not len(table):
         raise UserError(f"{run.folder} has no val images, on which the files are compared with it")
     catalog.verify_files(root, catalog.compare_files(root, table))
+    if unknown := sorted(set(table["label"]) - set(bundle.classes)):
+        raise UserError(f"{run.catalog_file} has val images of {', '.join(unknown)}, {file} has no such class")
     images = list(zip(catalog.file_paths(root, table["path"]), table["label"], strict=True))
-    output = Path(config.output) if config.output else run.folder / "export"
+    own = os.path.expanduser(config.output) if config.output else run.folder / "export"  # noqa: PTH111 (as of predict)
+    output = Path(own).absolute()
     found = exporting.export(predictor, network, formats, images, output, batch_size=config.batch_size)
     for name, parity in found.items():
         print(

@@ -1,7 +1,9 @@
 """An exported OpenVINO file (.xml beside .bin) as a network that decides, without torch."""
 
-import json
+import hashlib
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,21 @@ from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Floats
 
 METADATA_KEY = "alu_defects"  # of the bundle in the file's rt_info
+WEIGHTS_KEY = "alu_defects_weights"  # of `weights_digest`
+
+
+def import_openvino() -> Any:
+    """OpenVINO without its telemetry: else importing it is reported to its makers, unless the user has opted out."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python then says that it is not installed
+    import openvino
+
+    return openvino
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of the .bin of an .xml file."""
+    with path.with_suffix(".bin").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load(path: Path) -> tuple[Bundle, Network]:
@@ -20,18 +37,20 @@ def load(path: Path) -> tuple[Bundle, Network]:
         UserError: openvino is not installed, or it is not a file of `alu_defects.export`.
     """
     try:
-        import openvino
+        openvino = import_openvino()
     except ImportError as error:
         raise UserError(f"run={path} needs openvino: pip install openvino") from error
     core = openvino.Core()
     try:
         model = core.read_model(str(path))
     except Exception as error:  # of its own kinds
-        reason = str(error).strip().splitlines()[-1]
+        reason = next(reversed(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"run={path} cannot be read by OpenVINO ({reason}); is its .bin beside it?") from error
-    if not model.has_rt_info([METADATA_KEY]):
+    if not model.has_rt_info([METADATA_KEY]) or not model.has_rt_info([WEIGHTS_KEY]):
         raise UserError(f"run={path} was not written by alu_defects.export: it does not say what its classes are")
-    bundle = Bundle.from_dict(json.loads(model.get_rt_info([METADATA_KEY]).value))
+    if model.get_rt_info([WEIGHTS_KEY]).value != weights_digest(path):  # OpenVINO takes any that is long enough
+        raise UserError(f"run={path}: the .bin beside it is of another export; copy both files, or export again")
+    bundle = Bundle.from_json(model.get_rt_info([METADATA_KEY]).value, path)
     # full precision, also on processors that would take bf16 by themselves
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"})
     request, probabilities = compiled.create_infer_request(), compiled.output(0)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from alu_defects.config import compose
 from alu_defects.deployment import exporting, torch_network
 from alu_defects.deployment.bundle import Bundle
 from alu_defects.deployment.graph import DecidingNetwork, class_map_weights
@@ -19,7 +20,9 @@ from alu_defects.deployment.parity import Parity
 from alu_defects.deployment.predictor import Predictor
 from alu_defects.deployment.table import as_row
 from alu_defects.errors import UserError
+from alu_defects.export import export
 from alu_defects.models.registry import create_backbone
+from alu_defects.runs.run import Run
 
 # in this process OpenVINO is never imported: pytest's capturing does not survive it
 MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime", "openvino") if find_spec(name) is None]
@@ -80,6 +83,44 @@ def test_an_onnx_file_needs_neither_torch_nor_pandas_on_the_command_line_either(
     assert large == "[]"
 
 
+def test_features_and_class_maps_are_those_of_the_network(exported, run):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(exported / "model_fp32.onnx"))
+    _, network, _ = torch_network.read(run)
+    height, width = session.get_inputs()[0].shape[1:3]
+    images = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+    assert [one.name for one in session.get_outputs()] == ["probabilities", "features", "maps"]
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images))
+    for found, other in zip(session.run(None, {"images": images}), expected, strict=True):
+        np.testing.assert_allclose(found, other.numpy(), atol=1e-3, rtol=1e-3)
+
+
+def test_openvino_sends_nothing(exported, tmp_path):
+    script = (
+        "import pathlib, sys\n"
+        "from alu_defects.deployment import exporting, onnx_network, openvino_network\n"
+        f"onnx = pathlib.Path({str(shutil.copy(exported / 'model_fp32.onnx', tmp_path))!r})\n"
+        "openvino_network.load(exporting.to_openvino(onnx, onnx_network.load(onnx)[0]))\n"
+        "print(sorted(name for name, module in sys.modules.items() if module and 'openvino_telemetry' in name))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_weights_of_another_openvino_export_are_refused(exported, tmp_path, command, photographs):
+    for suffix in (".xml", ".bin"):
+        shutil.copy(exported / f"model_fp32{suffix}", tmp_path)
+    file = tmp_path / "model_fp32.bin"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    done = command("predict", f"run={tmp_path / 'model_fp32.xml'}", f"source={photographs}", "output=-")
+    assert done.returncode == 2
+    assert "the .bin beside it is of another export" in done.stderr
+
+
 class Swapped(DecidingNetwork):
     """Takes the channels in another order."""
 
@@ -123,8 +164,8 @@ def test_a_file_with_another_preprocessing_is_refused_and_not_written(run, photo
     assert list((tmp_path / "wrong").iterdir()) == []
 
 
-def parity(reference, exported, **changes) -> Parity:
-    bundle = Bundle(
+def parity_bundle(**changes) -> Bundle:
+    return Bundle(
         **{
             "classes": ["normal", "pit"],
             "titles": ["normal", "pit"],
@@ -142,6 +183,10 @@ def parity(reference, exported, **changes) -> Parity:
         }
         | changes
     )
+
+
+def parity(reference, exported, **changes) -> Parity:
+    bundle = parity_bundle(**changes)
     both = (np.array([[1 - score, score] for score in scores]) for scores in (reference, exported))
     first, second = both
     names = [f"{k}.jpg" for k in range(len(first))]
@@ -156,6 +201,17 @@ def test_parity_counts_labels_escapes_and_the_worst_images():
     assert set(found.worst[:2]) == {"1.jpg", "2.jpg"}
     with pytest.raises(UserError, match="1 more defective images pass"):
         found.check("x", max_difference=1, min_agreement=0.995, max_drop=0.002)
+
+
+def test_an_image_with_another_label_is_named_before_one_with_a_larger_difference():
+    found = parity([0.1, 0.9, 0.501], [0.1, 0.7, 0.499])
+    assert found.worst == ["2.jpg", "1.jpg", "0.jpg"]
+
+
+def test_no_number_is_no_small_difference():
+    found = parity([0.1, 0.9, 0.6], [0.1, 0.9, np.nan])
+    with pytest.raises(UserError, match="differ by up to nan"):
+        found.check("x", max_difference=1e-4, min_agreement=0, max_drop=1)
 
 
 def test_parity_without_a_threshold_knows_no_escapes():
@@ -193,6 +249,96 @@ def test_a_file_of_another_program_is_refused(exported, tmp_path):
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(UserError, match="was not written by alu_defects"):
         Predictor.load(tmp_path / "other.onnx")
+
+
+def test_the_output_may_begin_with_a_tilde_and_images_be_as_large_as_in_training(run, tmp_path, monkeypatch):
+    given = {}
+
+    def catch(predictor, network, formats, images, output, *, batch_size):
+        given.update(output=output, max_pixels=predictor.max_pixels, formats=formats)
+        return {}
+
+    monkeypatch.setattr(exporting, "export", catch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    export(compose("export", [f"run={run}", "output=~/models", "format=openvino,onnx,openvino"]))
+    largest = Run.existing(run).config().data.max_pixels
+    assert given == {"output": tmp_path / "models", "max_pixels": largest, "formats": ["openvino", "onnx"]}
+
+
+def write(folder: Path, content: str) -> Path:
+    """What an exporter makes, with this in all of its files."""
+    folder.mkdir(exist_ok=True)
+    for name in ("model_fp32.bin", "model_fp32.xml.json", "model_fp32.xml"):
+        (folder / name).write_text(content)
+    return folder / "model_fp32.xml"
+
+
+def test_an_old_network_never_lies_beside_new_weights(tmp_path, monkeypatch):
+    write(output := tmp_path / "output", "old")
+    made = write(tmp_path / "made", "new")
+    copied = []
+
+    def copy(content, file):
+        copied.append(Path(content.name).name)
+        if copied[-1] == "model_fp32.xml":
+            raise OSError(28, "No space left on device")
+        file.write(content.read())
+
+    monkeypatch.setattr(exporting.shutil, "copyfileobj", copy)
+    with pytest.raises(OSError, match="No space"):
+        exporting._publish(made, output)
+    assert copied == ["model_fp32.bin", "model_fp32.xml.json", "model_fp32.xml"]
+    assert {path.name: path.read_text() for path in output.iterdir()} == dict.fromkeys(copied[:2], "new")
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path):
+    (tmp_path / ".unfinished-abc").mkdir()
+    (tmp_path / ".unfinished-abc" / "model_fp32.onnx").write_bytes(b"half of it")
+    with exporting._unfinished_folder(tmp_path) as folder:
+        assert [path for path in tmp_path.iterdir() if path.is_dir()] == [folder]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"output=.*file cannot be written \(File exists\)"):
+        exporting.export(None, None, ["onnx"], [], tmp_path / "file")
+
+
+def test_a_network_that_cannot_be_exported_is_named():
+    bundle = parity_bundle(about={"model": "timm/some"})
+    with (
+        pytest.raises(UserError, match=r"model\.name=timm/some cannot be written as ONNX \(ValueError: deform\)"),
+        exporting._conversion_errors(bundle, "ONNX"),
+    ):
+        raise ValueError("deform\nand a long explanation")
+
+
+def test_the_first_image_is_compared_alone(tmp_path):
+    sizes = []
+
+    class Counting(Predictor):
+        def __init__(self):
+            pass
+
+        def predict(self, files, *, batch_size=16, threads=None):
+            sizes.append((len(list(files)), batch_size))
+            return iter(())
+
+    exporting._probabilities(Counting(), ["a", "b", "c"], 16)
+    assert sizes == [(1, 1), (2, 16)]
+
+
+def test_model_api_pads_as_letterbox_does():
+    assert exporting.model_api_entries(parity_bundle(resize="letterbox"))["pad_value"] == "128"
+    assert "pad_value" not in exporting.model_api_entries(parity_bundle())
+
+
+@pytest.mark.parametrize("word", ["format=", "format=[onnx]", "format=tflite"])
+def test_formats_that_do_not_exist_are_refused(tmp_path, typed, word):
+    done = typed("export", f"run={tmp_path}", word)
+    assert done.returncode == 2
+    assert "error: formats=" in done.stderr
 
 
 def test_an_unknown_format_is_named(finished_run, typed):
