@@ -48,7 +48,7 @@ RECIPES: dict[str, Words] = {
     "before": _BEFORE,
     "default": _SCRATCH,
     "surfaces": ["experiment=photographs", "model.pretrained=surfaces"],
-    "square": [*_SCRATCH, "data.image_size=192"],  # the pixels of auto in another shape
+    "auto-frame": [*_SCRATCH, "data.image_size=auto"],  # as many pixels in the shape of the images
     # why `before` may not learn: one change of it at a time
     "rate": [*_BEFORE, "optimizer.lr=0.001"],
     "warm-up": [*_BEFORE, "scheduler=cosine"],
