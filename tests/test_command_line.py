@@ -240,7 +240,8 @@ def test_functions_for_python_check_ranges_before_anything_is_written(small, tmp
 def test_every_setting_of_the_table_exists_and_its_default_is_allowed():
     found = set()
     choices = ["split=kfold", "loss=focal", "scheduler=step"]
-    for words in (["train"], ["train", *choices], ["evaluate", "run=x"], ["audit"], ["benchmark"], ["compare"]):
+    others = (["evaluate", "run=x"], ["predict", "run=x", "source=x", "top_k=3"], ["export", "run=x"])
+    for words in (["train"], ["train", *choices], *others, ["audit"], ["benchmark"], ["compare"]):
         config = compose(words[0], words[1:])
         check_settings(config)
         found |= {key for key in ALLOWED if OmegaConf.select(config, key) is not None}

@@ -21,12 +21,12 @@ from alu_defects.runs.run import Run
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from alu_defects.models.pretrained import Published
 
-# where files lie and what the screen shows, which changes no result
+# where files lie, what the screen shows, and how many cores compute, which changes no result but by rounding
 NOT_IN_IDENTITY = ("hydra", "run_dir", "resume", "paths", "sweep", "operating", "logger")
 IGNORED = {
     # the images are compared by content
     "data": ("root", "table", "cache", "cache_dir", "num_workers", "progress", "remember_hashes"),
-    "trainer": ("enable_progress_bar",),
+    "trainer": ("enable_progress_bar", "threads"),
     "callbacks": ("dashboard", "epoch_lines", "learning_check", "progress_bar"),
 }
 # what decides the result of a run: modules with all of ours that they import, modules alone, and packages

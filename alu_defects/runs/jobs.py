@@ -26,6 +26,8 @@ _NOT_IN_NAME = (
     "run_dir=",
     "paths.",
     "logger=",
+    "trainer.threads=",
+    "trainer.enable_progress_bar=",
 )
 
 PREDICTIONS_FILE = "predictions.csv"

@@ -361,8 +361,3 @@ def test_what_is_decided_is_right_as_often_as_was_asked():
         for lower in set(confidence[confidence < least]):
             number, hits = assessment.count_decided(confidence, right, lower)
             assert hits / number < 0.8
-
-
-def test_a_run_of_an_older_version_has_no_reject():
-    assert operating.fill_options({"reject": None}, {"normal": "normal"}) == {"reject": 0.1}
-    assert operating.fill_options({"reject": None}, {"reject": 0.3}) == {"reject": 0.3}
