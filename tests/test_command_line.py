@@ -241,7 +241,15 @@ def test_every_setting_of_the_table_exists_and_its_default_is_allowed():
     found = set()
     choices = ["split=kfold", "loss=focal", "scheduler=step"]
     others = (["evaluate", "run=x"], ["predict", "run=x", "source=x", "top_k=3"], ["export", "run=x"])
-    for words in (["train"], ["train", *choices], *others, ["audit"], ["benchmark"], ["compare"]):
+    for words in (
+        ["train"],
+        ["train", *choices],
+        ["train", "data=surfaces"],
+        *others,
+        ["audit"],
+        ["benchmark"],
+        ["compare"],
+    ):
         config = compose(words[0], words[1:])
         check_settings(config)
         found |= {key for key in ALLOWED if OmegaConf.select(config, key) is not None}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from alu_defects.data.datamodule import DefectData
 from alu_defects.synthetic import SurfaceOptions, write_surfaces
 from alu_defects.synthetic import surface_set as surfaces
 from alu_defects.synthetic.surface_defects import KINDS, Defect
@@ -70,3 +71,20 @@ def test_a_set_has_a_folder_for_each_class_and_is_finished_after_an_interruption
     (unfinished / "0000_good" / "0000000.jpg").write_bytes(files[next(f for f in files if f.name == "0000000.jpg")])
     again = write_surfaces(tmp_path / "b", SMALL, workers=2, progress=False)
     assert {path.relative_to(again): path.read_bytes() for path in again.rglob("*.jpg")} == files
+
+
+def test_a_training_takes_generated_surfaces(tmp_path):
+    options = {"images": 48, "textures": 2, "defects": 1, "side": 32, "seed": 0}
+    data = DefectData(
+        source="surfaces",
+        root=str(tmp_path / "surfaces"),
+        surfaces=options,
+        cache_dir=str(tmp_path / "pixels"),
+        image_size=32,
+        batch_size=4,
+        split={"name": "random", "seed": 0},
+        progress=False,
+    )
+    data.prepare_data()
+    assert [name for name in data.classes if name.endswith("_good")] == ["0000_good", "0001_good"]
+    assert data.class_counts("train") == [8, 8, 8, 8]
