@@ -134,7 +134,7 @@ def test_a_stopped_job_continues(predictor, photographs, tmp_path, monkeypatch):
     with unfinished.open("ab") as file:
         file.write(b'{"path": "half a l')  # what a killed process leaves
     kept = len(unfinished.read_text().splitlines()) - 2
-    assert 0 < kept < 20
+    assert 0 < kept < len(files)
     asked, original = [], predictor._network
     monkeypatch.setattr(predictor, "_network", lambda images: asked.append(len(images)) or original(images))
     table.write_predictions(predictor, files, stopped, batch_size=4, progress=False)
