@@ -12,8 +12,8 @@ from alu_defects.evaluation.calibration import Floats
 METADATA_KEY = "alu_defects"  # of the bundle in the file
 
 
-def load(path: Path, threads: int | None = None) -> tuple[Bundle, Network]:
-    """The bundle in an .onnx file, and its network on the processor; `threads` compute it, None: one a core.
+def load(path: Path) -> tuple[Bundle, Network]:
+    """The bundle in an .onnx file, and its network on the processor.
 
     Raises:
         UserError: onnxruntime is not installed, or it is not a file of `alu_defects.export`.
@@ -24,8 +24,6 @@ def load(path: Path, threads: int | None = None) -> tuple[Bundle, Network]:
         raise UserError(f"run={path} needs onnxruntime: pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
-    if threads:
-        options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of its own kinds

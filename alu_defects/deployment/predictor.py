@@ -80,20 +80,15 @@ class Predictor:
         bundle = self.bundle
         return decode.decode(file, bundle.image_size, bundle.resize, bundle.bits, self.max_pixels)
 
-    def predict(
-        self, files: Iterable[str | Path | BinaryIO], *, batch_size: int = 16, threads: int | None = None
-    ) -> Iterator[Prediction]:
+    def predict(self, files: Iterable[str | Path | BinaryIO], *, batch_size: int = 16) -> Iterator[Prediction]:
         """Decide on files, in their order; one that cannot be decoded is a prediction with its error.
 
         Args:
             files: paths, or open files, which are named -.
             batch_size: images that the network sees at once.
-            threads: that decode; None: one a core.
         """
         sources = list(files)
-        decoded = zip(
-            sources, decode.read_in_order(self._read, sources, threads=threads, ahead=batch_size), strict=True
-        )
+        decoded = zip(sources, decode.read_in_order(self._read, sources, ahead=batch_size), strict=True)
         while batch := list(islice(decoded, batch_size)):
             yield from self._decide(batch)
 

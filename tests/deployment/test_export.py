@@ -321,7 +321,7 @@ def test_the_first_image_is_compared_alone(tmp_path):
         def __init__(self):
             pass
 
-        def predict(self, files, *, batch_size=16, threads=None):
+        def predict(self, files, *, batch_size=16):
             sizes.append((len(list(files)), batch_size))
             return iter(())
 
