@@ -483,3 +483,8 @@ def test_jobs_that_submitit_runs_give_the_same_table_and_exit_code(command, smal
     (folder,) = (tmp_path / "runs").iterdir()
     table = pd.read_csv(folder / "comparison" / "runs.csv").set_index("job")
     assert table["status"].to_dict() == {"0_shufflenet_seed0": "finished", "1_shufflenet_seed0": "failed"}
+
+
+def test_the_number_of_threads_tells_no_runs_apart():
+    one, other = (compose("train", words) for words in ([], ["trainer.threads=1"]))
+    assert identity.identity_settings(one) == identity.identity_settings(other)
