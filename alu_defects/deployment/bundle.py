@@ -19,7 +19,15 @@ from alu_defects.evaluation.calibration import Calibration, Floats
 
 FORMAT = 1  # of the JSON
 
-Network = Callable[[NDArray[np.uint8]], Floats]  # images (N, H, W, 3) → calibrated probabilities (N, C)
+
+class Outputs(NamedTuple):
+    """What a network gives for N images."""
+
+    probabilities: Floats  # calibrated (N, C)
+    maps: NDArray[np.float32] | None  # of each class (N, C, h, w), without flips; None: it has none, or was not asked
+
+
+Network = Callable[[NDArray[np.uint8], bool], Outputs]  # of images (N, H, W, 3), and whether maps are asked for
 
 
 class Action(StrEnum):

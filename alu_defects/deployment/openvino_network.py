@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alu_defects.deployment.bundle import Bundle, Network
+from alu_defects.deployment.bundle import Bundle, Network, Outputs
 from alu_defects.errors import UserError
-from alu_defects.evaluation.calibration import Floats
 
 METADATA_KEY = "alu_defects"  # of the bundle in the file's rt_info
 WEIGHTS_KEY = "alu_defects_weights"  # of `weights_digest`
@@ -53,9 +52,11 @@ def load(path: Path) -> tuple[Bundle, Network]:
     bundle = Bundle.from_json(model.get_rt_info([METADATA_KEY]).value, path)
     # full precision, also on processors that would take bf16 by themselves
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"})
-    request, probabilities = compiled.create_infer_request(), compiled.output(0)
+    request, (probabilities, _, *maps) = compiled.create_infer_request(), compiled.outputs
 
-    def compute(images: NDArray[np.uint8]) -> Floats:
-        return np.asarray(request.infer({0: images})[probabilities], np.float64)
+    def compute(images: NDArray[np.uint8], with_maps: bool) -> Outputs:
+        found = request.infer({0: images}, share_outputs=True)  # in its memory, which the next call writes over
+        own = np.array(found[maps[0]]) if maps and with_maps else None
+        return Outputs(np.array(found[probabilities], np.float64), own)
 
     return bundle, compute

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from alu_defects.data import decode
-from alu_defects.deployment.bundle import Bundle, Decision, Network
+from alu_defects.deployment.bundle import Bundle, Decision, Network, Outputs
 from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Floats
 
@@ -70,8 +70,15 @@ class Predictor:
 
     def probabilities(self, images: decode.UInt8) -> Floats:
         """Calibrated probabilities (N, C) of decoded images, uint8 (N, H, W, 3)."""
-        found = self._network(images)
-        if not np.isfinite(found).all():
+        return self._compute(images, with_maps=False).probabilities
+
+    def outputs(self, images: decode.UInt8) -> Outputs:
+        """The same with the class-activation map of each class, where the network has them."""
+        return self._compute(images, with_maps=True)
+
+    def _compute(self, images: decode.UInt8, with_maps: bool) -> Outputs:
+        found = self._network(images, with_maps)
+        if not np.isfinite(found.probabilities).all():
             raise UserError(f"{self.source} gives no numbers (NaN): its training has diverged; take another run")
         return found
 

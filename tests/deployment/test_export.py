@@ -97,6 +97,31 @@ def test_features_and_class_maps_are_those_of_the_network(exported, run):
         np.testing.assert_allclose(found, other.numpy(), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_outputs_of_files_are_those_of_the_run(exported, run, suffix, tmp_path):
+    """Of several images, of one, and of several again: a runtime must not write over what it gave before."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    script = (  # in a process of its own: OpenVINO
+        "import numpy as np\n"
+        "from alu_defects.deployment.predictor import Predictor\n"
+        f"predictor = Predictor.load({str(exported / f'model_fp32{suffix}')!r})\n"
+        f"images = np.load({str(tmp_path / 'images.npy')!r})\n"
+        "first = predictor.outputs(images[:3])\n"
+        "alone, second = predictor.probabilities(images[3:]), predictor.outputs(images[1:])\n"
+        "assert predictor._network(images, False).maps is None\n"
+        f"np.savez({str(tmp_path / 'found.npz')!r}, alone=alone, "
+        "**{f'{a}{k}': v for a, o in (('first', first), ('second', second)) for k, v in o._asdict().items()})"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    found, reference = np.load(tmp_path / "found.npz"), Predictor.load(run)
+    for name, part in (("first", images[:3]), ("second", images[1:])):
+        expected = reference.outputs(part)
+        np.testing.assert_allclose(found[f"{name}probabilities"], expected.probabilities, atol=1e-4)
+        np.testing.assert_allclose(found[f"{name}maps"], expected.maps, atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(found["alone"], reference.probabilities(images[3:]), atol=1e-4)
+
+
 def test_openvino_sends_nothing(exported, tmp_path):
     script = (
         "import pathlib, sys\n"
