@@ -9,12 +9,26 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from alu_defects.config import Size
 from alu_defects.data import decode
 from alu_defects.deployment.bundle import Bundle, Decision, Network, Outputs
 from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Floats
 
 EXPORTED = (".onnx", ".xml")
+
+
+def load_exported(path: Path, image_size: Size | None = None) -> tuple[Bundle, Network]:
+    """The bundle and the network of an .onnx or .xml file; for images of another size where one is given."""
+    if not path.is_file():
+        raise UserError(f"run={path} is not there; give a run folder, a file of it, or an exported file")
+    if path.suffix == ".onnx":
+        from alu_defects.deployment import onnx_network
+
+        return onnx_network.load(path)
+    from alu_defects.deployment import openvino_network
+
+    return openvino_network.load(path, image_size)
 
 
 class Prediction(NamedTuple):
@@ -52,16 +66,8 @@ class Predictor:
             UserError: no such file, or one that is not of a trained network.
         """
         path = Path(os.path.expanduser(str(path)))  # noqa: PTH111 (which leaves ~ before an unknown name)
-        if path.suffix in EXPORTED and not path.is_file():
-            raise UserError(f"run={path} is not there; give a run folder, a file of it, or an exported file")
-        if path.suffix == ".onnx":
-            from alu_defects.deployment import onnx_network
-
-            bundle, network = onnx_network.load(path)
-        elif path.suffix == ".xml":
-            from alu_defects.deployment import openvino_network
-
-            bundle, network = openvino_network.load(path)
+        if path.suffix in EXPORTED:
+            bundle, network = load_exported(path)
         else:
             from alu_defects.deployment import torch_network
 
