@@ -69,7 +69,7 @@ def export(config: DictConfig) -> "list[Exported]":
                 counted(len(calibration), "training image"),
                 exporting.MIN_CALIBRATION,
             )
-    own = os.path.expanduser(config.output) if config.output else run.folder / "export"  # noqa: PTH111 (as of predict)
+    own = os.path.expanduser(config.output) if config.output else run.exports  # noqa: PTH111 (as of predict)
     output = Path(own).absolute()
     found = exporting.export(
         predictor,

@@ -19,7 +19,7 @@ from alu_defects.benchmarking.measurement import Spread, Table, Task, time_call,
 from alu_defects.config import Size, backbone_options, image_sizes, plain, size_text, whole_numbers
 from alu_defects.deployment import torch_network
 from alu_defects.deployment.graph import DecidingNetwork
-from alu_defects.deployment.predictor import EXPORTED, load_exported
+from alu_defects.deployment.predictor import exported_files, load_exported
 from alu_defects.errors import UserError
 from alu_defects.models import registry
 from alu_defects.models.backbone import Backbone, multiply_adds
@@ -69,7 +69,7 @@ def measure_run(config: DictConfig) -> list[Table]:
     threads.set_threads(config.trainer.threads)
     run = Run.existing(config.run)
     bundle, network, _ = torch_network.read(run.folder)
-    files = sorted(file for suffix in EXPORTED for file in (run.folder / "export").glob(f"*{suffix}"))
+    files = exported_files(run.exports)
     cells = list(product(image_sizes(config, bundle.image_size), batch_sizes))
     rows: list[Row] = []
     for pixels, batch in track(cells, "inference", disable=not config.trainer.enable_progress_bar):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 
@@ -56,9 +57,14 @@ def to_onnx(network: DecidingNetwork, bundle: Bundle) -> Any:
 
 def write_onnx(model: Any, bundle: Bundle, path: Path) -> None:
     """Write a ModelProto, with the bundle in its metadata."""
-    entry = model.metadata_props.add()
-    entry.key, entry.value = onnx_network.METADATA_KEY, bundle.as_json()
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(_onnx_with_bundle(model, bundle))
+
+
+def _onnx_with_bundle(model: Any, bundle: Bundle) -> bytes:
+    for entry in [one for one in model.metadata_props if one.key == onnx_network.METADATA_KEY]:
+        model.metadata_props.remove(entry)
+    model.metadata_props.add(key=onnx_network.METADATA_KEY, value=bundle.as_json())
+    return bytes(model.SerializeToString())
 
 
 def to_openvino(onnx: Path, bundle: Bundle) -> Any:
@@ -92,6 +98,18 @@ def quantize(model: Any, images: Sequence[decode.UInt8], bundle: Bundle) -> Any:
     with warnings.catch_warnings(), _conversion_errors(bundle, "int8"):
         warnings.simplefilter("ignore")
         return nncf.quantize(model, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
+
+
+def with_bundle(file: Path, bundle: Bundle) -> bytes:
+    """The content of an .onnx or .xml file with another bundle."""
+    if file.suffix == SUFFIXES["onnx"]:
+        import onnx
+
+        return _onnx_with_bundle(onnx.load_model(file), bundle)
+    tree = ElementTree.parse(file)
+    (element,) = tree.iterfind(f"rt_info/{openvino_network.METADATA_KEY}")
+    element.set("value", bundle.as_json())
+    return bytes(ElementTree.tostring(tree.getroot(), encoding="utf-8", xml_declaration=True))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from alu_defects.deployment.bundle import Bundle
 from alu_defects.deployment.conversion import SUFFIXES
 from alu_defects.deployment.graph import DecidingNetwork
 from alu_defects.deployment.parity import MAX_DIFFERENCE, MIN_AGREEMENT, Parity
-from alu_defects.deployment.predictor import Predictor
+from alu_defects.deployment.predictor import Predictor, exported_files, load_exported
 from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Floats
 from alu_defects.io import atomic_write, exclusive_lock, write_json
@@ -89,23 +89,79 @@ def export(
     _check_packages(kinds)
     if Kind("openvino", "bf16") in kinds:
         openvino_network.check_bf16()
-    paths, labels = [path for path, _ in images], [label for _, label in images]
     found = []
     with _disk_errors(output), _unfinished_folder(output) as folder:
-        reference = _probabilities(predictor, paths, batch_size)
+        gate = _Gate(predictor, images, max_drop, batch_size)
         for made, bundle in _make(folder, network, predictor, kinds, calibration):
-            exported = _probabilities(Predictor.load(made, max_pixels=predictor.max_pixels), paths, batch_size)
-            parity = Parity.measure(bundle, paths, labels, reference=reference, exported=exported)
-            if bundle.about["precision"] == "fp32":
-                wrong = parity.differences(max_difference=MAX_DIFFERENCE, min_agreement=1.0, max_drop=0.0)
-            else:
-                wrong = parity.differences(max_difference=1.0, min_agreement=MIN_AGREEMENT, max_drop=max_drop)
-            megabytes = sum(file.stat().st_size for file in _files(made)) / 1e6
-            found.append(Exported(made.name, parity, megabytes, parity.refusal(made.name, wrong) if wrong else ""))
-            if not wrong:
-                write_json(_beside(made), bundle.as_dict() | {"parity": asdict(parity)})
-                _publish(made, output)
+            found.append(one := gate.compare(made))
+            if not one.refusal:
+                _publish(made, bundle, one.parity, output)
     return found
+
+
+def update(
+    predictor: Predictor, images: Sequence[tuple[str, str]], output: Path, *, max_drop: float = 0.002
+) -> list[Exported]:
+    """Give exported files the temperature and the thresholds of `predictor`, where they then decide as it does.
+
+    Args:
+        predictor: of the run that the files were made of.
+        images: path and label of those that the files are compared on.
+        output: the folder of the files.
+        max_drop: as of `export`.
+
+    Returns:
+        How each file compares; one that decides otherwise stays as it was.
+
+    Raises:
+        UserError: a file of another run, or with other flips; no right to write.
+    """
+    found, new = [], predictor.bundle
+    with _disk_errors(output), _unfinished_folder(output) as folder:
+        gate = _Gate(predictor, images, max_drop)
+        for file in exported_files(output):
+            old, _ = load_exported(file)
+            if (old.classes, old.about["data_hash"], old.tta) != (new.classes, new.about["data_hash"], new.tta):
+                raise UserError(f"{file} is of another run, or has other flips (tta={old.tta}); export again")
+            about, inside = new.about | {"precision": old.about["precision"]}, old.temperature_inside
+            bundle, made = replace(new, about=about, temperature_inside=inside), folder / file.name
+            for part in _files(file):
+                shutil.copy(part, folder)
+            made.write_bytes(conversion.with_bundle(file, bundle))
+            found.append(one := gate.compare(made))
+            if not one.refusal:
+                _publish(made, bundle, one.parity, output)
+    return found
+
+
+class _Gate:
+    """Compares files with the run that they were made of.
+
+    Args:
+        predictor: of the run.
+        images: path and label.
+        max_drop: of macro F1 in lower precision.
+        batch_size: images that a network sees at once.
+    """
+
+    def __init__(
+        self, predictor: Predictor, images: Sequence[tuple[str, str]], max_drop: float, batch_size: int = 16
+    ) -> None:
+        self._paths, self._labels = [path for path, _ in images], [label for _, label in images]
+        self._max_drop, self._batch_size, self._max_pixels = max_drop, batch_size, predictor.max_pixels
+        self._reference = _probabilities(predictor, self._paths, batch_size)
+
+    def compare(self, file: Path) -> Exported:
+        """How a file compares."""
+        predictor = Predictor.load(file, max_pixels=self._max_pixels)
+        exported, bundle = _probabilities(predictor, self._paths, self._batch_size), predictor.bundle
+        parity = Parity.measure(bundle, self._paths, self._labels, reference=self._reference, exported=exported)
+        if bundle.about["precision"] == "fp32":
+            wrong = parity.differences(max_difference=MAX_DIFFERENCE, min_agreement=1.0, max_drop=0.0)
+        else:
+            wrong = parity.differences(max_difference=1.0, min_agreement=MIN_AGREEMENT, max_drop=self._max_drop)
+        megabytes = sum(part.stat().st_size for part in _files(file)) / 1e6
+        return Exported(file.name, parity, megabytes, parity.refusal(file.name, wrong) if wrong else "")
 
 
 def _make(
@@ -164,8 +220,9 @@ def _files(made: Path) -> list[Path]:
     return [made.with_suffix(".bin"), made] if made.suffix == SUFFIXES["openvino"] else [made]
 
 
-def _publish(made: Path, output: Path) -> None:
+def _publish(made: Path, bundle: Bundle, parity: Parity, output: Path) -> None:
     """Copy a network with what belongs to it, the network last: one that is there is whole."""
+    write_json(_beside(made), bundle.as_dict() | {"parity": asdict(parity)})
     if made.suffix == SUFFIXES["openvino"]:
         (output / made.name).unlink(missing_ok=True)  # the one that is replaced would compute with the new .bin
     for file in (_beside(made), *_files(made)):

@@ -18,6 +18,11 @@ from alu_defects.evaluation.calibration import Floats
 EXPORTED = (".onnx", ".xml")
 
 
+def exported_files(folder: Path) -> list[Path]:
+    """The .onnx and .xml files in a folder."""
+    return sorted(file for suffix in EXPORTED for file in folder.glob(f"*{suffix}"))
+
+
 def load_exported(path: Path, image_size: Size | None = None) -> tuple[Bundle, Network]:
     """The bundle and the network of an .onnx or .xml file; for images of another size where one is given."""
     if not path.is_file():
@@ -86,7 +91,7 @@ class Predictor:
         found = self._network(images, with_maps)
         if not np.isfinite(found.probabilities).all():
             raise UserError(f"{self.source} gives no numbers (NaN): its training has diverged; take another run")
-        return found
+        return found._replace(probabilities=self.bundle.calibrate(found.probabilities))
 
     def read(self, file: Path | BinaryIO) -> decode.UInt8:
         """The pixels of an image as the network takes them, uint8 (H, W, 3); errors as of `data.decode.decode`."""

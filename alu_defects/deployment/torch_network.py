@@ -89,6 +89,7 @@ def bundle_of(run: Run, classifier: Classifier, point: OperatingPoint) -> Bundle
             "licence": status["weights"].get("licence", ""),
             "version": __version__,
         },
+        temperature_inside=point.calibration.temperature,
     )
 
 

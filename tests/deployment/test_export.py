@@ -22,6 +22,7 @@ from alu_defects.deployment.parity import Parity
 from alu_defects.deployment.predictor import Predictor
 from alu_defects.deployment.table import as_row
 from alu_defects.errors import UserError
+from alu_defects.evaluation.calibration import Calibration
 from alu_defects.export import export
 from alu_defects.models.registry import create_backbone
 from alu_defects.runs.run import Run
@@ -135,8 +136,32 @@ def test_the_benchmark_measures_exported_files_beside_their_run(exported, run, c
     for table in tables:
         rows = [(row["pixels"], row["variant"]) for row in table["rows"]]
         names = ("eager", "model_fp32.onnx", "model_fp32.xml")
-        assert rows == [(pixels, name) for pixels in ("32", "64×48") for name in names]
+        assert rows == [(pixels, name) for pixels in ("32", "[64,48]") for name in names]
     assert len(tables) == 2
+
+
+def test_evaluate_gives_exported_files_its_new_operating_point(exported, run, photographs, command, tmp_path):
+    shutil.copytree(run, moved := tmp_path / "run")
+    before = Predictor.load(moved / "export" / "model_fp32.onnx").bundle
+    content = json.loads((moved / "operating.json").read_text(encoding="utf-8"))
+    content["calibration"]["temperature"] *= 3  # of an export before the temperature was chosen again
+    (moved / "operating.json").write_text(json.dumps(content), encoding="utf-8")
+    done = command("export", f"run={moved}", "format=onnx,openvino")
+    assert done.returncode == 0, done.stderr
+    wrong = Predictor.load(file := moved / "export" / "model_fp32.onnx").bundle
+    assert wrong.calibration.temperature == pytest.approx(3 * before.calibration.temperature)
+    done = command("evaluate", f"run={moved}", "operating.reject=0.5", "update_exports=true")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("decides by this temperature and threshold now") == 2
+    predictor, reference = Predictor.load(file), Predictor.load(moved)
+    assert predictor.bundle.calibration == reference.bundle.calibration != wrong.calibration
+    assert predictor.bundle.ask_below == reference.bundle.ask_below > before.ask_below
+    image = next(photographs.rglob("*.png"))
+    (found,), (expected,) = (list(one.predict([image])) for one in (predictor, reference))
+    assert found.decision.confidence == pytest.approx(expected.decision.confidence, abs=1e-5)
+    xml = str(file.with_suffix(".xml"))
+    done = command("predict", f"run={xml}", f"source={image}", "output=-", "format=jsonl")
+    assert json.loads(done.stdout)["confidence"] == pytest.approx(expected.decision.confidence, abs=1e-5)
 
 
 def test_openvino_sends_nothing(exported, tmp_path):
@@ -268,6 +293,7 @@ def parity_bundle(**changes) -> Bundle:
             "threshold": {"score": 0.4},
             "ask_below": 0.0,
             "about": {},
+            "temperature_inside": 1.0,
         }
         | changes
     )
@@ -376,10 +402,12 @@ def test_an_old_network_never_lies_beside_new_weights(tmp_path, monkeypatch):
         file.write(content.read())
 
     monkeypatch.setattr(exporting.shutil, "copyfileobj", copy)
+    same = parity([0.1, 0.9, 0.6], [0.1, 0.9, 0.6])
     with pytest.raises(OSError, match="No space"):
-        exporting._publish(made, output)
+        exporting._publish(made, parity_bundle(calibration=Calibration(1.0, 1)), same, output)
     assert copied == ["model_fp32.xml.json", "model_fp32.bin", "model_fp32.xml"]
-    assert {path.name: path.read_text() for path in output.iterdir()} == dict.fromkeys(copied[:2], "new")
+    assert sorted(path.name for path in output.iterdir()) == ["model_fp32.bin", "model_fp32.xml.json"]
+    assert (output / "model_fp32.bin").read_text() == "new"
 
 
 def test_what_a_killed_export_left_is_removed(tmp_path):
