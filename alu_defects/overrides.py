@@ -24,6 +24,7 @@ PATH_SETTINGS = (
     "run",
     "run_dir",
     "runs",
+    "save_maps",
     "source",
     "split.file",
 )

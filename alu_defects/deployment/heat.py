@@ -79,4 +79,4 @@ def _interpolate(heat: NDArray[np.float32], places: NDArray[np.float64]) -> NDAr
     above = np.floor(places).astype(int)
     below = np.minimum(above + 1, len(heat) - 1)
     share = (places - above).astype(np.float32)[:, None]
-    return heat[above] * (1 - share) + heat[below] * share
+    return np.asarray(heat[above] * (1 - share) + heat[below] * share)

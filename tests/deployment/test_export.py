@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from alu_defects.config import compose
@@ -120,6 +121,19 @@ def test_outputs_of_files_are_those_of_the_run(exported, run, suffix, tmp_path):
         np.testing.assert_allclose(found[f"{name}probabilities"], expected.probabilities, atol=1e-4)
         np.testing.assert_allclose(found[f"{name}maps"], expected.maps, atol=1e-3, rtol=1e-3)
     np.testing.assert_allclose(found["alone"], reference.probabilities(images[3:]), atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_maps_of_files_are_drawn_as_those_of_the_run(exported, run, photographs, command, tmp_path, *, suffix):
+    words = [f"source={photographs / 'along'}", "format=jsonl", "output=-", "progress=false"]
+    drawn = []
+    for name, source in (("run", run), ("file", exported / f"model_fp32{suffix}")):
+        done = command("predict", f"run={source}", f"save_maps={tmp_path / name}", *words)
+        assert done.returncode == 0, done.stderr
+        files = [json.loads(line)["map"] for line in done.stdout.splitlines()]
+        drawn.append(np.array([np.asarray(Image.open(file)).astype(int) for file in files]))
+    assert len(drawn[0]) == 12
+    assert abs(drawn[0] - drawn[1]).max() <= 2
 
 
 def test_openvino_sends_nothing(exported, tmp_path):
