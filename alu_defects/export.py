@@ -28,7 +28,6 @@ def export(config: DictConfig) -> "dict[str, Parity]":
     """
     import torch
 
-    from alu_defects.data import catalog, splits
     from alu_defects.deployment import exporting, torch_network
     from alu_defects.deployment.predictor import Predictor
     from alu_defects.runs.run import Run
@@ -43,15 +42,10 @@ def export(config: DictConfig) -> "dict[str, Parity]":
     predictor = Predictor(
         bundle, torch_network.computing(network, torch.device("cpu")), file, run.config().data.max_pixels
     )
-    root = run.moved_root(plain(config.data.root)) if config.data.root else run.data_root()
-    table = run.catalog()
-    table = table[splits.in_split(table, "val")]
-    if not len(table):
+    if not (images := run.images("val", plain(config.data.root))):
         raise UserError(f"{run.folder} has no val images, on which the files are compared with it")
-    catalog.verify_files(root, catalog.compare_files(root, table))
-    if unknown := sorted(set(table["label"]) - set(bundle.classes)):
+    if unknown := sorted({label for _, label in images} - set(bundle.classes)):
         raise UserError(f"{run.catalog_file} has val images of {', '.join(unknown)}, {file} has no such class")
-    images = list(zip(catalog.file_paths(root, table["path"]), table["label"], strict=True))
     own = os.path.expanduser(config.output) if config.output else run.folder / "export"  # noqa: PTH111 (as of predict)
     output = Path(own).absolute()
     found = exporting.export(predictor, network, formats, images, output, batch_size=config.batch_size)

@@ -44,7 +44,7 @@ class DecidingNetwork(nn.Module):
         Where the network ends in pooling and one linear layer also the class-activation maps (N, C, h, w): what each
         place adds to the logit of each class (Zhou et al. 2016).
         """
-        pixels = (images.permute(0, 3, 1, 2).to(torch.float32) / 255 - self.mean) / self.std
+        pixels = self.normalise(images)
         maps = self.backbone.forward_features(pixels)
         features = self.backbone.forward_head(maps, pre_logits=True)
         logits = self.backbone.forward_head(maps) if self.in_two_steps else self.backbone(pixels)
@@ -54,6 +54,10 @@ class DecidingNetwork(nn.Module):
             logits = logits.clamp(max=LARGEST_LOGIT)
         found = (logits / self.calibration.temperature).softmax(dim=1), features
         return found if self.map_weights is None else (*found, F.conv2d(maps, self.map_weights))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Of uint8 images (N, H, W, 3) what the backbone takes."""
+        return (images.permute(0, 3, 1, 2).to(torch.float32) / 255 - self.mean) / self.std
 
 
 def look_inside(backbone: nn.Module, image_size: Size) -> tuple[bool, Places, tuple[int, ...]]:

@@ -32,9 +32,9 @@ _COLOURS = (
 )
 
 
-def strength(class_map: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Where a map (h, w) speaks for its class, from 0 to 1: its positive part, as a share of the largest value."""
-    positive = np.asarray(class_map, np.float32).clip(min=0)
+def strength(maps: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Where maps (…, h, w) speak for their class, from 0 to 1: the positive part, as a share of the largest of all."""
+    positive = np.asarray(maps, np.float32).clip(min=0)
     return np.asarray(positive / max(float(positive.max()), np.finfo(np.float32).tiny), np.float32)
 
 

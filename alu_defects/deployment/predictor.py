@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from alu_defects.data import decode
 from alu_defects.deployment import heat
-from alu_defects.deployment.bundle import Bundle, Decision, Network, Outputs
+from alu_defects.deployment.bundle import Bundle, Cells, Decision, Network, Outputs
 from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Floats
 
@@ -144,5 +144,8 @@ class Predictor:
     def draw(self, image: decode.UInt8, class_map: NDArray[np.float32]) -> decode.UInt8:
         """A class-activation map (h, w) over an image of `read_to_show`."""
         assert self.bundle.cells is not None  # else there are no maps
-        bundle = self.bundle
-        return heat.draw_heat(image, heat.strength(class_map), self.bundle.cells, bundle.image_size, bundle.resize)
+        return self.draw_cells(image, heat.strength(class_map), self.bundle.cells)
+
+    def draw_cells(self, image: decode.UInt8, strength: NDArray[np.float32], cells: Cells) -> decode.UInt8:
+        """Any map (h, w) from 0 to 1 over an image of `read_to_show`."""
+        return heat.draw_heat(image, strength, cells, self.bundle.image_size, self.bundle.resize)

@@ -30,14 +30,13 @@ def load(path: Path, device: str = "auto") -> tuple[Bundle, Network, Path]:
         UserError: no such file, no operating point beside it, or a device that is not there.
     """
     bundle, network, file = read(path)
-    return bundle, computing(network, _device(device)), file
+    return bundle, computing(network, choose_device(device)), file
 
 
 def read(path: Path) -> tuple[Bundle, DecidingNetwork, Path]:
     """As `load`, with the network as a module, in evaluation mode on the processor."""
-    is_run = os.path.isdir(path)  # noqa: PTH112 (Path raises for names that are too long)
-    run = Run.existing(path) if is_run else _run_of(path)
-    file = run.best if is_run else path
+    run = find_run(path)
+    file = run.best if os.path.isdir(path) else path  # noqa: PTH112 (Path raises for names that are too long)
     classifier = load_classifier(file)
     point = OperatingPoint.load(run.operating_file)
     if point.classes != classifier.classes:
@@ -49,8 +48,10 @@ def read(path: Path) -> tuple[Bundle, DecidingNetwork, Path]:
     return bundle_of(run, classifier, point, network.cells), network, file
 
 
-def _run_of(file: Path) -> Run:
-    """The run whose folder holds a file."""
+def find_run(file: Path) -> Run:
+    """The run in a folder, or whose folder holds a file."""
+    if os.path.isdir(file):  # noqa: PTH112
+        return Run.existing(file)
     if not os.path.isfile(file):  # noqa: PTH113
         raise UserError(f"run={file} is not there; give a run folder, or best.ckpt or model.safetensors in one")
     folder = next((one for one in file.absolute().parents[:2] if (one / "run.json").is_file()), None)
@@ -107,7 +108,8 @@ def computing(network: DecidingNetwork, device: torch.device) -> Network:
     return compute
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """The device of a name, or for auto a GPU where there is one; a `UserError` if it is not there."""
     if str(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
