@@ -70,17 +70,18 @@ def test_files_decide_as_the_run_from_the_bytes_of_an_image_on(exported, run, ph
             assert row["confidence"] == pytest.approx(other.decision.confidence, abs=1e-4)
 
 
-def test_an_onnx_file_needs_neither_torch_nor_pandas_on_the_command_line_either(exported, photographs):
+def test_an_onnx_file_needs_neither_torch_nor_pandas_on_the_command_line_either(exported, photographs, tmp_path):
     image, file = next(photographs.rglob("*.png")), exported / "model_fp32.onnx"
     script = (
         "import runpy, sys\n"
-        f"sys.argv = ['predict', 'run={file}', 'source={image}', 'output=-', 'format=jsonl', 'progress=false']\n"
+        f"sys.argv = ['predict', 'run={file}', 'source={image}', 'output=-', 'format=jsonl', 'progress=false', "
+        f"'save_maps={tmp_path}']\n"
         "runpy.run_module('alu_defects.predict', run_name='__main__')\n"
-        "print(sorted({'torch', 'lightning', 'pandas', 'scipy', 'sklearn'} & set(sys.modules)))"
+        "print(sorted({'torch', 'lightning', 'pandas', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     row, large = done.stdout.splitlines()
-    assert json.loads(row)["status"] == "ok"
+    assert Image.open(json.loads(row)["map"]).size == (64, 48)
     assert large == "[]"
 
 
