@@ -30,6 +30,11 @@ _COLOURS = (
     (242, 234, 105),
     (252, 255, 164),
 )
+_LEVELS = np.linspace(0, 1, 256, dtype=np.float32)
+_CLEARNESS = 1 - _OPACITY * _LEVELS[:, None]
+_TABLE = np.stack(
+    [np.interp(_LEVELS, np.linspace(0, 1, len(_COLOURS)), channel) for channel in zip(*_COLOURS, strict=True)], axis=1
+).astype(np.float32) * (1 - _CLEARNESS)  # what each level adds to a pixel
 
 
 def strength(maps: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -52,10 +57,8 @@ def draw_heat(image: UInt8, heat: NDArray[np.float32], cells: Cells, frame: Size
         The image (H, W, 3), with the colours of the map where it is not zero.
     """
     spread = spread_heat(heat, (image.shape[1], image.shape[0]), cells, frame, resize)
-    steps = np.linspace(0, 1, len(_COLOURS))
-    colours = np.stack([np.interp(spread, steps, channel) for channel in zip(*_COLOURS, strict=True)], axis=2)
-    opacity = _OPACITY * spread[:, :, None]
-    return np.asarray(np.rint(image * (1 - opacity) + colours * opacity), np.uint8)
+    levels = np.rint(spread * (len(_TABLE) - 1)).astype(np.uint8)
+    return np.asarray(np.rint(image * _CLEARNESS[levels] + _TABLE[levels]), np.uint8)
 
 
 def spread_heat(
