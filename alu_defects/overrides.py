@@ -38,7 +38,7 @@ SHORTHANDS = {
     "evaluate": {"split": "split.name={}", "data": "data.source={}"},
     "explain": {"split": "split.name={}"},
     "benchmark": {"model": "models=[{}]"},
-    "export": {"format": "formats=[{}]"},
+    "export": {"format": "formats=[{}]", "precision": "precisions=[{}]"},
 }
 
 _WORD = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[^=]*)=(?P<value>.*)", re.DOTALL)

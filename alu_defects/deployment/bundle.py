@@ -74,7 +74,10 @@ class Bundle:
         normal: the class of good pieces; None where there is none.
         threshold: `evaluation.operating.Threshold` as a dict; None where none could be chosen.
         ask_below: confidence below which a person decides.
-        about: where it comes from: model, run, data_hash, starting weights with their licence, version.
+        about: where it comes from: model, run, data_hash, starting weights with their licence, version; of an exported
+            file also its precision.
+        temperature_inside: that the network itself divides its logits by. That of `calibration` is another one where it
+            was chosen after the export.
         cells: where its class-activation maps look; None where the network has none.
     """
 
@@ -91,6 +94,7 @@ class Bundle:
     threshold: dict[str, Any] | None
     ask_below: float
     about: dict[str, Any]
+    temperature_inside: float
     task: str = "multiclass"
     cells: Cells | None = None
 
@@ -124,6 +128,13 @@ class Bundle:
                 f"run={file} is damaged or of another version of alu_defects ({type(error).__name__}: {error}); "
                 "export it again"
             ) from error
+
+    def calibrate(self, probabilities: Floats) -> Floats:
+        """Calibrated probabilities (N, C) of those that the network gives."""
+        if self.calibration.temperature == self.temperature_inside:
+            return probabilities
+        left = self.calibration.temperature / self.temperature_inside
+        return Calibration(left, self.calibration.images).apply(probabilities)
 
     @property
     def score_threshold(self) -> float | None:

@@ -91,6 +91,7 @@ def bundle_of(run: Run, classifier: Classifier, point: OperatingPoint, cells: Ce
             "licence": status["weights"].get("licence", ""),
             "version": __version__,
         },
+        temperature_inside=point.calibration.temperature,
         cells=cells,
     )
 

@@ -56,6 +56,7 @@ class Run:
         self.excluded_file = folder / "excluded.csv"
         self.metrics_file = folder / "metrics.json"
         self.operating_file = folder / "operating.json"
+        self.exports = folder / "export"
         self.log_file = folder / "train.log"
         self.history_file = folder / "metrics.csv"
         self.checkpoints = folder / "checkpoints"
@@ -198,14 +199,20 @@ class Run:
                 raise UserError(f"the images of {self.folder} are no longer in {folder}; say where with data.root=…")
         return existing_root(then)
 
-    def images(self, split: str, root: str | Sequence[str] | None = None) -> list[tuple[str, str]]:
-        """Path and label of each image of a split; `root` is where the images lie now, if they were moved.
+    def images(
+        self, split: str, root: str | Sequence[str] | None = None, number: int | None = None
+    ) -> list[tuple[str, str]]:
+        """Path and label of the images of a split, or of a `number` of them, drawn at random.
+
+        `root` is where they lie now, if they were moved.
 
         Raises:
             UserError: images that are missing or have changed.
         """
         found, table = self.moved_root(root) if root else self.data_root(), self.catalog()
         table = table[in_split(table, split)]
+        if number is not None and number < len(table):
+            table = table.sample(number, random_state=0).sort_index()
         verify_files(found, compare_files(found, table))
         return list(zip(file_paths(found, table["path"]), table["label"], strict=True))
 

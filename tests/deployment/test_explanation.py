@@ -74,7 +74,7 @@ def explainer(
     network = DecidingNetwork(cast(Any, classifier), point).eval()
     bundle = Bundle(
         names, names, size, resize, 8, [0] * 3, [1] * 3, point.calibration, point.tta, None, None, 0.0,
-        {"model": "own"}, cells=network.cells,
+        {"model": "own"}, temperature_inside=1.0, cells=network.cells,
     )  # fmt: skip
     return Explainer(Predictor(bundle, computing(network, torch.device("cpu")), Path("x")), network, layer)
 
