@@ -127,6 +127,7 @@ class Allowed:
 ALLOWED = {
     "seed": Allowed(int, lowest=0),
     "batch_size": Allowed(int, lowest=1),
+    "images": Allowed(int, lowest=1),
     "max_pixels": Allowed(int, lowest=1),
     "top_k": Allowed(int, lowest=1, null=True),
     "augment.blur": Allowed(float, lowest=0, highest=10),

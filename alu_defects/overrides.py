@@ -24,17 +24,19 @@ PATH_SETTINGS = (
     "run",
     "run_dir",
     "runs",
+    "save_maps",
     "source",
     "split.file",
 )
 COLUMN_SETTINGS = tuple(f"data.columns.{name}" for name in ("path", "label", "split", "group", "time"))
 # what is typed for them is never a number, true or false
-TEXT_SETTINGS = (*PATH_SETTINGS, *COLUMN_SETTINGS, "data.group", "operating.normal")
-LIST_SETTINGS = ("data.root", "runs")  # of these, [a,b] are two texts; elsewhere it is one that is called so
+TEXT_SETTINGS = (*PATH_SETTINGS, *COLUMN_SETTINGS, "classes", "data.group", "layer", "operating.normal")
+LIST_SETTINGS = ("classes", "data.root", "runs")  # of these, [a,b] are two texts; elsewhere it is one that is called so
 
 # what Hydra would take for a group of conf/ or for a sweep → the override that is meant
 SHORTHANDS = {
     "evaluate": {"split": "split.name={}", "data": "data.source={}"},
+    "explain": {"split": "split.name={}"},
     "benchmark": {"model": "models=[{}]"},
     "export": {"format": "formats=[{}]", "precision": "precisions=[{}]"},
 }

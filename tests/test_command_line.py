@@ -27,7 +27,7 @@ from alu_defects.training import checkpoint, trainer
 from alu_defects.training.module import Classifier
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit", "benchmark", "predict", "export"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit", "benchmark", "predict", "export", "explain"])
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
 def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
@@ -39,6 +39,7 @@ def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
         "benchmark": "batch_sizes",
         "predict": "top_k",
         "export": "formats",
+        "explain": "layer",
     }.get(verb, "trainer") in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported
@@ -249,6 +250,7 @@ def test_every_setting_of_the_table_exists_and_its_default_is_allowed():
         ["audit"],
         ["benchmark"],
         ["compare"],
+        ["explain", "run=x"],
     ):
         config = compose(words[0], words[1:])
         check_settings(config)
