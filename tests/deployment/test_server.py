@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import io
-import json
 import os
 import re
 import signal
@@ -14,10 +13,10 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,91 +24,13 @@ import pytest
 from PIL import Image
 
 from alu_defects.deployment import access, heat, server
-from alu_defects.deployment.bundle import Bundle, Outputs
 from alu_defects.deployment.labels import Labels
 from alu_defects.deployment.model_slot import ModelSlot
 from alu_defects.deployment.predictor import Predictor
 from alu_defects.deployment.table import as_row
 from alu_defects.errors import UserError
-from alu_defects.evaluation.calibration import Calibration
 
 CLASSES = ["normal", "pit", "scuffed"]
-MAPS = np.array([[[-1, 2], [0, 1]], [[4, 1], [0, -2]], [[0, 0], [0, 3]]], np.float32)
-
-
-def make_predictor(name: str = "first.onnx", brightness: float = 1.0, wait: Callable[[], object] = int) -> Predictor:
-    """Says normal of dark images and pit of bright ones; it decides otherwise with another brightness."""
-
-    def compute(images: np.ndarray, with_maps: bool) -> Outputs:
-        wait()
-        pit = brightness * images.mean(axis=(1, 2, 3)) / 255 * 0.9
-        probabilities = np.stack([0.9 - pit, pit, np.full(len(pit), 0.1)], axis=1)
-        return Outputs(probabilities, np.repeat(MAPS[None], len(pit), axis=0) if with_maps else None)
-
-    bundle = Bundle(
-        classes=CLASSES,
-        titles=["无瑕疵样本", "起坑", "擦花"],
-        image_size=(8, 8),
-        resize="squash",
-        bits=8,
-        mean=[0.5],
-        std=[0.5],
-        calibration=Calibration(1.0, 10),
-        tta=[],
-        normal="normal",
-        threshold={"score": 0.4},
-        ask_below=0.6,
-        about={"model": "tiny", "run": "a_run"},
-    )
-    return Predictor(bundle, compute, Path(name), max_pixels=1_000_000)
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Client:
-    """Asks one server; each request has a connection of its own."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    def __call__(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        with contextlib.closing(connection):
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
-
-    def begin(self, length: int, sent: bytes) -> socket.socket:
-        """A connection on which an upload has begun."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
-        connection.sendall(
-            f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n".encode() + sent
-        )
-        return connection
-
-
-@contextlib.contextmanager
-def running(slot: ModelSlot | Predictor, labels: Labels | None = None, **options: Any) -> Iterator[Client]:
-    """A server in a thread, and a client of it."""
-    own = slot if isinstance(slot, ModelSlot) else ModelSlot(lambda: slot)
-    with server.listen("127.0.0.1", 0) as listening:
-        made = server.create_server(server.Service(own, labels, **options).app())
-        thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield Client(listening.getsockname()[1])
-        finally:
-            made.should_exit = True
-            thread.join(timeout=20)
-            assert not thread.is_alive()
 
 
 def png(grey: int = 200, size: tuple[int, int] = (20, 10), form: str = "PNG") -> bytes:
@@ -118,13 +39,13 @@ def png(grey: int = 200, size: tuple[int, int] = (20, 10), form: str = "PNG") ->
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
+def client(running, make_predictor) -> Iterator[Any]:
     with running(make_predictor(), max_bytes=20_000) as client:
         yield client
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "BMP", "WEBP"])
-def test_an_answer_is_a_line_of_predict(client, form, tmp_path):
+def test_an_answer_is_a_line_of_predict(make_predictor, client, form, tmp_path):
     file = tmp_path / "桔皮 1.png"
     file.write_bytes(png(form=form))
     answer = client("POST", "/predict?path=" + "%E6%A1%94%E7%9A%AE%201.png", file.read_bytes())
@@ -134,12 +55,14 @@ def test_an_answer_is_a_line_of_predict(client, form, tmp_path):
     assert answer.json["decision"] == "reject"
 
 
-def test_the_map_is_that_of_the_class_that_was_decided(client):
+def test_the_map_is_that_of_the_class_that_was_decided(running, make_predictor, client):
+    predictor = make_predictor()
     for grey, own in ((255, 1), (0, 0)):
         answer = client("POST", "/predict?map=true", png(grey)).json
         assert answer["label"] == CLASSES[own]
-        np.testing.assert_allclose(answer["map"], heat.strength(MAPS[own]), atol=1e-3)
-    predictor = make_predictor()
+        np.testing.assert_allclose(
+            answer["map"], heat.strength(predictor.outputs(np.zeros((1, 8, 8, 3), np.uint8)).maps[0, own]), atol=1e-3
+        )
     network = predictor._network
     predictor._network = lambda images, with_maps: network(images, with_maps)._replace(maps=None)
     with running(predictor) as other:
@@ -171,7 +94,7 @@ def test_what_is_no_image_is_refused_and_named(client, content, status, message)
     assert client("POST", "/predict", png()).status == 200
 
 
-def test_a_compressed_bomb_is_refused_by_its_header():
+def test_a_compressed_bomb_is_refused_by_its_header(running, make_predictor):
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(10**6))), (b"IEND", b""))
     chunks = [
@@ -183,7 +106,7 @@ def test_a_compressed_bomb_is_refused_by_its_header():
     assert psutil.Process().memory_info().rss - before < 50e6
 
 
-def test_beyond_the_queue_clients_are_told_to_try_again():
+def test_beyond_the_queue_clients_are_told_to_try_again(running, make_predictor):
     go, computing = threading.Event(), threading.Semaphore(0)
 
     def wait() -> None:
@@ -205,7 +128,7 @@ def test_beyond_the_queue_clients_are_told_to_try_again():
         assert client("POST", "/predict", png()).status == 200
 
 
-def test_slow_clients_are_cut_off_and_others_served_meanwhile():
+def test_slow_clients_are_cut_off_and_others_served_meanwhile(running, make_predictor):
     with running(make_predictor(), queue=3, timeout=1) as client:
         slow = [client.begin(1000, png()[:20]) for _ in range(2)]
         assert client("POST", "/predict", png()).status == 200
@@ -217,7 +140,7 @@ def test_slow_clients_are_cut_off_and_others_served_meanwhile():
         assert client("POST", "/predict", png()).status == 200
 
 
-def test_a_connection_without_a_whole_request_is_closed(monkeypatch):
+def test_a_connection_without_a_whole_request_is_closed(running, make_predictor, monkeypatch):
     monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
     with running(make_predictor()) as client:
         for sent in (b"", b"GET /health HTTP/1.1\r\nHost: ", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET "):
@@ -229,7 +152,7 @@ def test_a_connection_without_a_whole_request_is_closed(monkeypatch):
                 assert bool(answer) == sent.endswith(b"GET ")
 
 
-def test_clients_that_go_away_leave_their_place(caplog):
+def test_clients_that_go_away_leave_their_place(running, make_predictor, caplog):
     with running(make_predictor(), queue=1) as client:
         client.begin(1000, b"half").close()
         deadline = time.monotonic() + 10
@@ -257,14 +180,14 @@ def test_clients_that_go_away_leave_their_place(caplog):
     ],
 )
 @pytest.mark.parametrize("path", ["/predict", "/label?label=pit", "/model"])
-def test_other_websites_can_do_nothing(tmp_path, headers, status, path):
+def test_other_websites_can_do_nothing(running, make_predictor, tmp_path, *, headers, status, path):
     with running(make_predictor(), Labels(tmp_path)) as client:
         assert client("POST", path, png(), headers).status == status
         assert client("GET", "/model", None, {"Host": "evil.example"}).status == 403
     assert (tmp_path / "labels.csv").exists() == (status == 200 and "label" in path)
 
 
-def test_a_token_is_needed_for_all_but_the_page(tmp_path):
+def test_a_token_is_needed_for_all_but_the_page(running, make_predictor, tmp_path):
     token = "correct horse".replace(" ", "-") + "-battery"
     with running(make_predictor(), Labels(tmp_path), token=token) as client:
         for method, path in (("GET", "/model"), ("POST", "/model"), ("POST", "/predict"), ("POST", "/label?label=pit")):
@@ -333,7 +256,7 @@ def test_the_page_says_the_same_in_both_languages():
     assert set(re.findall(r'data-text="(\w+)"', used)) <= english.keys()
 
 
-def test_another_network_is_loaded_without_losing_a_request():
+def test_another_network_is_loaded_without_losing_a_request(running, make_predictor):
     networks = {"first.onnx": 1.0, "second.onnx": 0.1}
     loads = iter(["first.onnx", *["second.onnx", "first.onnx"] * 10])
     decided = {name: make_predictor(name, b).predict([io.BytesIO(png())]) for name, b in networks.items()}
@@ -346,7 +269,7 @@ def test_another_network_is_loaded_without_losing_a_request():
     stop = threading.Event()
     with running(ModelSlot(load), queue=64) as client, ThreadPoolExecutor(4) as pool:
 
-        def ask() -> list[Answer]:
+        def ask() -> list[Any]:
             answers = []
             while not stop.is_set():
                 answers.append(client("POST", "/predict", png()))
@@ -364,7 +287,7 @@ def test_another_network_is_loaded_without_losing_a_request():
 
 
 @pytest.mark.parametrize("wrong", ["user error", "crash", "NaN"])
-def test_a_network_that_cannot_be_loaded_leaves_the_previous_one(wrong):
+def test_a_network_that_cannot_be_loaded_leaves_the_previous_one(running, make_predictor, wrong):
     loaded = []
 
     def load() -> Predictor:
@@ -386,7 +309,7 @@ def test_a_network_that_cannot_be_loaded_leaves_the_previous_one(wrong):
         assert client("POST", "/predict", png()).json["label"] == "pit"
 
 
-def test_a_label_is_kept_and_one_that_does_not_exist_is_named(tmp_path):
+def test_a_label_is_kept_and_one_that_does_not_exist_is_named(running, make_predictor, tmp_path):
     with running(make_predictor(), Labels(tmp_path)) as client:
         assert client("GET", "/model").json["takes_labels"]
         row = client("POST", "/label?label=scuffed", png(form="JPEG")).json
@@ -404,7 +327,7 @@ def test_a_label_is_kept_and_one_that_does_not_exist_is_named(tmp_path):
         assert not client("GET", "/model").json["takes_labels"]
 
 
-def test_a_full_disk_is_said(tmp_path, monkeypatch):
+def test_a_full_disk_is_said(running, make_predictor, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -417,19 +340,19 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def served(finished_run: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+def served(client_of, finished_run: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Any]]:
     """The command on a link to a run."""
     (tmp_path / "current").symlink_to(finished_run)
     words = [sys.executable, "-m", "alu_defects.serve", f"run={tmp_path / 'current'}", "port=0"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()
-            yield process, Client(int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1]))
+            yield process, client_of(int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1]))
         finally:
             process.kill()
 
 
-def wait_until_nobody_new_is_served(client: Client) -> None:
+def wait_until_nobody_new_is_served(client: Any) -> None:
     deadline = time.monotonic() + 20
     with contextlib.suppress(OSError, http.client.HTTPException):
         while time.monotonic() < deadline:
@@ -490,7 +413,7 @@ def test_a_port_in_use_is_named(finished_run, typed):
 
 
 @pytest.mark.soak
-def test_memory_stays_the_same_over_10000_requests():
+def test_memory_stays_the_same_over_10000_requests(running, make_predictor):
     content = png(size=(640, 480), form="JPEG")
     process = psutil.Process()
     with running(make_predictor(), queue=16) as client, ThreadPoolExecutor(4) as pool:

@@ -194,7 +194,7 @@ function writeAnswer({ file, answer, given }) {
   $("decision").textContent = text(decision);
   $("decision").className = decision;
   const [name, other] = ok ? names(answer.label) : ["", ""];
-  $("class").replaceChildren(name, element("small", other));
+  $("class").replaceChildren(name, " ", element("small", other));
   const score = ok && model.normal !== null ? 1 - answer[`p_${model.normal}`] : null;
   const hasScale = ok && score !== null && model.threshold !== null;
   $("reason").textContent = !ok ? answer.error : text(`${decision}Reason`, {
