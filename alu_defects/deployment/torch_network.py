@@ -10,7 +10,7 @@ import torch
 
 from alu_defects import __version__
 from alu_defects.data import decode
-from alu_defects.deployment.bundle import Bundle, Network, Outputs
+from alu_defects.deployment.bundle import Bundle, Cells, Network, Outputs
 from alu_defects.deployment.graph import DecidingNetwork
 from alu_defects.errors import UserError
 from alu_defects.evaluation.operating import OperatingPoint
@@ -45,7 +45,8 @@ def read(path: Path) -> tuple[Bundle, DecidingNetwork, Path]:
             f"{run.operating_file} is for the classes {', '.join(point.classes)}, {file} for "
             f"{', '.join(classifier.classes)}: they are of different runs"
         )
-    return bundle_of(run, classifier, point), DecidingNetwork(classifier, point).eval(), file
+    network = DecidingNetwork(classifier, point).eval()
+    return bundle_of(run, classifier, point, network.cells), network, file
 
 
 def _run_of(file: Path) -> Run:
@@ -63,8 +64,8 @@ def _run_of(file: Path) -> Run:
     raise UserError(f"run={file} lies in no run folder, whose operating.json says how to decide; leave it in its run")
 
 
-def bundle_of(run: Run, classifier: Classifier, point: OperatingPoint) -> Bundle:
-    """What a trained classifier needs beside its weights."""
+def bundle_of(run: Run, classifier: Classifier, point: OperatingPoint, cells: Cells | None) -> Bundle:
+    """What a trained classifier needs beside its weights; `cells` are those of its class-activation maps."""
     about, status = classifier.about, run.status()
     chinese = {kind.name: kind.folder for kind in CLASSES}
     height, width = classifier.hparams["image_size"]
@@ -89,6 +90,7 @@ def bundle_of(run: Run, classifier: Classifier, point: OperatingPoint) -> Bundle
             "licence": status["weights"].get("licence", ""),
             "version": __version__,
         },
+        cells=cells,
     )
 
 
