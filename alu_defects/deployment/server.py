@@ -112,6 +112,7 @@ class Service:
             "normal": bundle.normal,
             "threshold": bundle.score_threshold,
             "ask_below": bundle.ask_below,
+            "cells": bundle.cells and bundle.cells._asdict(),
             "about": bundle.about,
             "max_bytes": self.max_bytes,
             "max_pixels": predictor.max_pixels,
@@ -135,7 +136,7 @@ class Service:
         row = as_row(Prediction(path, decision))
         if with_map:
             row["map"] = None
-        if found.maps is not None:
+        if found.maps is not None and predictor.bundle.cells is not None:
             own = heat.strength(found.maps[0, predictor.bundle.classes.index(decision.label)])
             row["map"] = [[round(float(value), 3) for value in line] for line in own]
         return row

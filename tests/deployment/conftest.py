@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from alu_defects.deployment import server
-from alu_defects.deployment.bundle import Bundle, Outputs
+from alu_defects.deployment.bundle import Bundle, Cells, Outputs
 from alu_defects.deployment.labels import Labels
 from alu_defects.deployment.model_slot import ModelSlot
 from alu_defects.deployment.predictor import Predictor
@@ -23,11 +23,10 @@ CLASSES = ["normal", "pit", "scuffed"]
 MAPS = np.array([[[-1, 2], [0, 1]], [[4, 1], [0, -2]], [[0, 0], [0, 3]]], np.float32)
 
 
-def _make_predictor(name: str = "first.onnx", brightness: float = 1.0, wait: Callable[[], object] = int) -> Predictor:
+def _make_predictor(name: str = "first.onnx", brightness: float = 1.0) -> Predictor:
     """Says normal of dark images and pit of bright ones; it decides otherwise with another brightness."""
 
     def compute(images: np.ndarray, with_maps: bool) -> Outputs:
-        wait()
         pit = brightness * images.mean(axis=(1, 2, 3)) / 255 * 0.9
         probabilities = np.stack([0.9 - pit, pit, np.full(len(pit), 0.1)], axis=1)
         return Outputs(probabilities, np.repeat(MAPS[None], len(pit), axis=0) if with_maps else None)
@@ -46,6 +45,7 @@ def _make_predictor(name: str = "first.onnx", brightness: float = 1.0, wait: Cal
         threshold={"score": 0.4},
         ask_below=0.6,
         about={"model": "tiny", "run": "a_run"},
+        cells=Cells(1.5, 1.5, 4, 4),
     )
     return Predictor(bundle, compute, Path(name), max_pixels=1_000_000)
 
@@ -100,7 +100,7 @@ def _running(slot: ModelSlot | Predictor, labels: Labels | None = None, **option
 
 @pytest.fixture(scope="session")
 def make_predictor() -> Callable[..., Predictor]:
-    """Make the small network: `make_predictor(name, brightness, wait)`."""
+    """Make the small network: `make_predictor(name, brightness)`."""
     return _make_predictor
 
 

@@ -185,7 +185,7 @@ async function show(entry) {
   $("no-preview").hidden = drawn;
   $("heat-switch").hidden = !map;
   $("heat").hidden = !map || !$("show-heat").checked;
-  if (map) drawHeat($("heat"), map, $("image"), model.image_size, model.resize);
+  if (map) drawHeat($("heat"), map, $("image"), model);
 }
 
 function writeAnswer({ file, answer, given }) {

@@ -1,7 +1,10 @@
 // An image on a canvas, and the map of what the network looks at over it.
 const LARGEST_SIDE = 1024; // pixels that are shown; the file itself is sent whole
 const OPACITY = 0.7; // where the map is largest
-const COLOURS = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]]; // inferno, as alu_defects.explain
+const COLOURS = [ // every other one of heat.py
+  [0, 0, 4], [33, 12, 74], [87, 16, 110], [138, 34, 106], [188, 55, 84], [228, 90, 49], [249, 142, 9], [249, 203, 53],
+  [252, 255, 164],
+];
 
 /** Draw a file on a canvas and return whether this browser can. */
 export async function drawImage(canvas, file) {
@@ -19,16 +22,16 @@ export async function drawImage(canvas, file) {
   return true;
 }
 
-/** Draw a map (rows of numbers from 0 to 1) of a frame of [height, width] pixels on a canvas of the size of the image. */
-export function drawHeat(canvas, map, { width, height }, frame, resize) {
+/** Draw a map (rows of numbers from 0 to 1) of what a model sees on a canvas of the size of the image, as heat.draw_heat. */
+export function drawHeat(canvas, map, { width, height }, { image_size: frame, resize, cells }) {
   canvas.width = width;
   canvas.height = height;
   const [left, top, right, bottom] = placeInFrame(width, height, frame, resize);
   const pixels = new ImageData(width, height);
   for (let y = 0; y < height; y++) {
-    const v = ((top + ((y + 0.5) / height) * (bottom - top)) / frame[0]) * map.length - 0.5;
+    const v = (top + ((y + 0.5) / height) * (bottom - top) - 0.5 - cells.top) / cells.down;
     for (let x = 0; x < width; x++) {
-      const u = ((left + ((x + 0.5) / width) * (right - left)) / frame[1]) * map[0].length - 0.5;
+      const u = (left + ((x + 0.5) / width) * (right - left) - 0.5 - cells.left) / cells.across;
       const heat = between(map, v, u);
       const at = heat * (COLOURS.length - 1);
       const step = Math.min(Math.floor(at), COLOURS.length - 2);
