@@ -110,7 +110,7 @@ def test_a_dropped_image_is_answered_beside_it(running, make_predictor, open_pag
         expected = drawn(predictor, images["reject"], picture)
         difference = np.abs(pixels(picture) - expected)[INNER]
         assert difference.max() < 20  # it has fewer colours between black and yellow
-        assert np.ptp(expected[:, :, 1]) > 100
+        assert np.abs(255 - expected).max() > 60  # the image alone would not pass
         page.locator("#show-heat").uncheck()
         assert np.abs(pixels(picture)[INNER] - 255).max() == 0
         assert page.locator("#batch").is_hidden()
