@@ -154,6 +154,7 @@ ALLOWED = {
     "data.synthetic.severity": Allowed(float, lowest=0.1, highest=2),
     "data.synthetic.size": Allowed(int, lowest=64, highest=4096, length=2),
     "loss.gamma": Allowed(float, lowest=0),
+    "max_bytes": Allowed(int, lowest=1),
     "max_nonfinite": Allowed(int, lowest=0),
     "model.pretrained": Allowed(words=("true", "false", "auto", "surfaces")),
     "model.steps": Allowed(int, lowest=1),
@@ -166,11 +167,14 @@ ALLOWED = {
     "optimizer.decay_norms": Allowed(words=("true", "false")),
     "optimizer.layer_decay": Allowed(float, lowest=0.01, highest=1),
     "split.by": Allowed(words=("session", "image")),
+    "port": Allowed(int, lowest=0, highest=65535),
+    "queue": Allowed(int, lowest=1),
     "scheduler.step_size": Allowed(int, lowest=1),
     "split.fold": Allowed(int, lowest=0),
     "split.k": Allowed(int, lowest=3),  # one fold tests, one validates, the others train
     "split.seed": Allowed(int, lowest=0),
     "sweep.jobs": Allowed(int, lowest=1, words=("auto",)),
+    "timeout": Allowed(float, above=0),
     "trainer.max_epochs": Allowed(int, lowest=1, words=("auto",)),
     "tta": Allowed(words=("none", "flip")),
 }

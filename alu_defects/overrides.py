@@ -16,6 +16,7 @@ PATH_SETTINGS = (
     "data.root",
     "data.cache_dir",
     "data.table",
+    "labels",
     "model.weights",
     "output",
     "paths.cache",
@@ -30,7 +31,16 @@ PATH_SETTINGS = (
 )
 COLUMN_SETTINGS = tuple(f"data.columns.{name}" for name in ("path", "label", "split", "group", "time"))
 # what is typed for them is never a number, true or false
-TEXT_SETTINGS = (*PATH_SETTINGS, *COLUMN_SETTINGS, "classes", "data.group", "layer", "operating.normal")
+TEXT_SETTINGS = (
+    *PATH_SETTINGS,
+    *COLUMN_SETTINGS,
+    "classes",
+    "data.group",
+    "host",
+    "layer",
+    "operating.normal",
+    "token",
+)
 LIST_SETTINGS = ("classes", "data.root", "runs")  # of these, [a,b] are two texts; elsewhere it is one that is called so
 
 # what Hydra would take for a group of conf/ or for a sweep → the override that is meant

@@ -27,7 +27,10 @@ from alu_defects.training import checkpoint, trainer
 from alu_defects.training.module import Classifier
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit", "benchmark", "predict", "export", "explain"])
+VERBS = ["train", "evaluate", "compare", "audit", "benchmark", "predict", "export", "explain", "serve"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
 def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
@@ -40,6 +43,7 @@ def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
         "predict": "top_k",
         "export": "formats",
         "explain": "layer",
+        "serve": "max_bytes",
     }.get(verb, "trainer") in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported
@@ -241,7 +245,12 @@ def test_functions_for_python_check_ranges_before_anything_is_written(small, tmp
 def test_every_setting_of_the_table_exists_and_its_default_is_allowed():
     found = set()
     choices = ["split=kfold", "loss=focal", "scheduler=step"]
-    others = (["evaluate", "run=x"], ["predict", "run=x", "source=x", "top_k=3"], ["export", "run=x"])
+    others = (
+        ["evaluate", "run=x"],
+        ["predict", "run=x", "source=x", "top_k=3"],
+        ["export", "run=x"],
+        ["serve", "run=x"],
+    )
     for words in (
         ["train"],
         ["train", *choices],

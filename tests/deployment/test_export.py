@@ -92,6 +92,25 @@ def test_an_onnx_file_needs_neither_torch_nor_pandas_on_the_command_line_either(
     assert large == "[]"
 
 
+def test_an_onnx_file_is_served_without_torch_and_pandas(exported, photographs, tmp_path):
+    image, file = next(photographs.rglob("*.png")), exported / "model_fp32.onnx"
+    script = (
+        "import pathlib, runpy, sys\n"
+        "import uvicorn\n"
+        "def run(self, sockets):\n"
+        "    service = self.config.app.routes[0].endpoint.__self__\n"
+        f"    content = pathlib.Path({str(image)!r}).read_bytes()\n"
+        "    print(service._decide(service.slot.predictor, content, '-', True)['status'])\n"
+        "    service.labels.add(content, '.png', 'plain')\n"
+        "uvicorn.Server.run = run\n"
+        f"sys.argv = ['serve', 'run={file}', 'port=0', 'labels={tmp_path / 'labels'}']\n"
+        "runpy.run_module('alu_defects.serve', run_name='__main__')\n"
+        "print(sorted({'torch', 'lightning', 'pandas', 'scipy', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["ok", "[]"]
+
+
 def test_features_and_class_maps_are_those_of_the_network(exported, run):
     import onnxruntime
 
