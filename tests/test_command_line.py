@@ -26,7 +26,6 @@ from alu_defects.train import monitored_value, train
 from alu_defects.training import checkpoint, trainer
 from alu_defects.training.module import Classifier
 
-
 VERBS = ["train", "evaluate", "compare", "audit", "benchmark", "predict", "export", "explain", "serve"]
 
 
