@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 _NOTE = (
     "On the val images, beside the run itself: how many get the same class, the largest difference of a probability, "
-    "the macro F1 and what of it is lost, and how many defective images pass at the threshold. × eager: how many times "
-    "as fast one image is decided as in PyTorch, here and then; `python -m alu_defects.benchmark what=infer run=<run>` "
-    "measures it longer."
+    "the macro F1 and what of it is lost, how many defective images pass the threshold and how many good ones do "
+    "not (in brackets those of the run). × eager: how many times as fast one image is decided as in PyTorch, here and then; "
+    "`python -m alu_defects.benchmark what=infer run=<run>` measures it longer."
 )
 
 
@@ -118,13 +118,19 @@ def _rows(found: "list[Exported]", timed: list[dict[str, Any]]) -> list[dict[str
             "largest difference": one.parity.difference,
             "macro F1 (%)": 100 * one.parity.f1,
             "lost (%)": 100 * one.parity.drop,
-            "escapes": one.parity.escapes,
+            "escapes": _beside(one.parity.escapes, one.parity.reference_escapes),
+            "overkills": _beside(one.parity.overkills, one.parity.reference_overkills),
+            "layers in fp32": one.layers_kept if "int8" in one.name else None,
             "MB": one.megabytes,
             "× eager": faster.get(one.name),
             "written": "no" if one.refusal else "yes",
         }
         for one in found
     ]
+
+
+def _beside(count: int | None, reference: int | None) -> str | None:
+    return None if count is None else f"{count} ({reference})"
 
 
 def _described(parity: "Parity") -> str:

@@ -141,6 +141,11 @@ class Bundle:
         """1 - the probability of `normal` from which a piece is rejected; None where there is none."""
         return float(self.threshold["score"]) if self.threshold else None
 
+    def scores(self, probabilities: Floats) -> Floats:
+        """1 - the probability of `normal` (N,), which the threshold is for; only where there is such a class."""
+        assert self.normal is not None
+        return np.asarray(1 - probabilities[:, self.classes.index(self.normal)])
+
     def decide(self, probabilities: Floats) -> list[Decision]:
         """Decide on images by their calibrated probabilities (N, C).
 

@@ -88,16 +88,37 @@ def write_openvino(model: Any, bundle: Bundle, path: Path) -> None:
         openvino.save_model(model, str(path), compress_to_fp16=is_short)
 
 
-def quantize(model: Any, images: Sequence[decode.UInt8], bundle: Bundle) -> Any:
-    """A ModelProto or an OpenVINO Model in 8-bit integers, whose ranges NNCF takes from decoded images."""
+def quantize(model: Any, images: Sequence[decode.UInt8], kept: int, bundle: Bundle) -> Any:
+    """A ModelProto or an OpenVINO Model in 8-bit integers, but for `kept` of its first layers (NNCF).
+
+    The ranges of its numbers are those on decoded images, of the least error of quantization.
+    """
     openvino_network.switch_telemetry_off()
     import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
     data = nncf.Dataset([{INPUT: image[None]} for image in images])
     with warnings.catch_warnings(), _conversion_errors(bundle, "int8"):
         warnings.simplefilter("ignore")
-        return nncf.quantize(model, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
+        return nncf.quantize(
+            model,
+            data,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(names=_layers(model)[:kept]),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
+            ),
+        )
+
+
+def _layers(model: Any) -> list[str]:
+    """The names of the convolutions and linear layers, from the pixels on."""
+    if hasattr(model, "graph"):
+        return [node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    kinds = ("Convolution", "GroupConvolution", "MatMul")
+    return [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() in kinds]
 
 
 def with_bundle(file: Path, bundle: Bundle) -> bytes:

@@ -25,6 +25,8 @@ from alu_defects.io import atomic_write, exclusive_lock, write_json
 FORMATS = tuple(SUFFIXES)
 PRECISIONS = ("fp32", "bf16", "int8")
 MIN_CALIBRATION = 300  # images for int8
+# of the first layers that stay in fp32 with int8, until the file decides alike: they lose most
+LAYERS_KEPT = (1, 3, 6, 12)
 _UNFINISHED = ".unfinished-"  # of folders
 
 
@@ -43,12 +45,14 @@ class Exported:
         name: such as model_int8.onnx.
         parity: how it compares with its reference.
         megabytes: its size, that of a .bin included.
+        layers_kept: so many of the first layers stayed in fp32.
         refusal: why it was not written; "" if it was.
     """
 
     name: str
     parity: Parity
     megabytes: float
+    layers_kept: int
     refusal: str
 
 
@@ -67,7 +71,8 @@ def export(
 
     A file is written only if it decides as the network does. In fp32 that is the same label for all images and
     probabilities that differ by no more than `MAX_DIFFERENCE`; in bf16 and int8 it is `MIN_AGREEMENT` of the labels, no
-    loss of macro F1 above `max_drop`, and no more defective images that pass.
+    loss of macro F1 above `max_drop`, and no more defective images that pass, see `_Gate.judge`. In int8 as few of the
+    first layers stay in fp32 as that takes, see `LAYERS_KEPT`.
 
     Args:
         predictor: decides by `network`: the reference.
@@ -92,10 +97,14 @@ def export(
     found = []
     with _disk_errors(output), _unfinished_folder(output) as folder:
         gate = _Gate(predictor, images, max_drop, batch_size)
-        for made, bundle in _make(folder, network, predictor, kinds, calibration):
-            found.append(one := gate.compare(made))
-            if not one.refusal:
-                _publish(made, bundle, one.parity, output)
+        maker = _Maker(folder, network, predictor, calibration)
+        for kind in kinds:
+            for kept in LAYERS_KEPT if kind.precision == "int8" else (0,):
+                one, bundle = gate.judge(made := maker.make(kind, kept))
+                if not one.refusal:
+                    _publish(made, bundle, one.parity, output)
+                    break
+            found.append(one)
     return found
 
 
@@ -123,12 +132,14 @@ def update(
             old, _ = load_exported(file)
             if (old.classes, old.about["data_hash"], old.tta) != (new.classes, new.about["data_hash"], new.tta):
                 raise UserError(f"{file} is of another run, or has other flips (tta={old.tta}); export again")
-            about, inside = new.about | {"precision": old.about["precision"]}, old.temperature_inside
-            bundle, made = replace(new, about=about, temperature_inside=inside), folder / file.name
+            about = new.about | {key: old.about[key] for key in ("precision", "layers_kept")}
+            bundle = replace(new, about=about, temperature_inside=old.temperature_inside)
+            made = folder / file.name
             for part in _files(file):
                 shutil.copy(part, folder)
             made.write_bytes(conversion.with_bundle(file, bundle))
-            found.append(one := gate.compare(made))
+            one, bundle = gate.judge(made)
+            found.append(one)
             if not one.refusal:
                 _publish(made, bundle, one.parity, output)
     return found
@@ -149,41 +160,67 @@ class _Gate:
     ) -> None:
         self._paths, self._labels = [path for path, _ in images], [label for _, label in images]
         self._max_drop, self._batch_size, self._max_pixels = max_drop, batch_size, predictor.max_pixels
+        self._score_threshold = predictor.bundle.score_threshold
         self._reference = _probabilities(predictor, self._paths, batch_size)
 
-    def compare(self, file: Path) -> Exported:
-        """How a file compares."""
+    def judge(self, file: Path) -> tuple[Exported, Bundle]:
+        """How a file compares, and its bundle.
+
+        In lower precision scores move, also that of the image which chose the threshold. If more defective images then
+        pass, the threshold in the file becomes its own score of the same rank, for which the bound holds as well.
+        """
         predictor = Predictor.load(file, max_pixels=self._max_pixels)
         exported, bundle = _probabilities(predictor, self._paths, self._batch_size), predictor.bundle
-        parity = Parity.measure(bundle, self._paths, self._labels, reference=self._reference, exported=exported)
-        if bundle.about["precision"] == "fp32":
+        parity, is_full = self._measure(bundle, exported), bundle.about["precision"] == "fp32"
+        if bundle.threshold and not is_full and parity.more_escapes:
+            bundle = replace(bundle, threshold=bundle.threshold | {"score": self._own_threshold(bundle, exported)})
+            file.write_bytes(conversion.with_bundle(file, bundle))
+            parity = self._measure(bundle, exported)
+        if is_full:
             wrong = parity.differences(max_difference=MAX_DIFFERENCE, min_agreement=1.0, max_drop=0.0)
         else:
             wrong = parity.differences(max_difference=1.0, min_agreement=MIN_AGREEMENT, max_drop=self._max_drop)
         megabytes = sum(part.stat().st_size for part in _files(file)) / 1e6
-        return Exported(file.name, parity, megabytes, parity.refusal(file.name, wrong) if wrong else "")
+        refusal = parity.refusal(file.name, wrong) if wrong else ""
+        return Exported(file.name, parity, megabytes, bundle.about["layers_kept"], refusal), bundle
+
+    def _measure(self, bundle: Bundle, exported: Floats) -> Parity:
+        return Parity.measure(
+            bundle, self._paths, self._labels, self._score_threshold, reference=self._reference, exported=exported
+        )
+
+    def _own_threshold(self, bundle: Bundle, exported: Floats) -> float:
+        scores = bundle.scores(exported)[[label != bundle.normal for label in self._labels]]
+        return float(np.sort(scores)[self._measure(bundle, exported).reference_escapes or 0])
 
 
-def _make(
-    folder: Path, network: DecidingNetwork, predictor: Predictor, kinds: Sequence[Kind], calibration: Sequence[str]
-) -> Iterator[tuple[Path, Bundle]]:
-    """Each file, in the folder, with its bundle."""
-    ranges = [predictor.read(Path(path)) for path in calibration]
-    bundles = {one: replace(predictor.bundle, about=predictor.bundle.about | {"precision": one}) for one in PRECISIONS}
-    onnx = conversion.to_onnx(network, predictor.bundle)
-    full = folder / f"model{SUFFIXES['onnx']}"
-    conversion.write_onnx(onnx, bundles["fp32"], full)
-    for form, precision in kinds:
-        bundle, path = bundles[precision], folder / f"model_{precision}{SUFFIXES[form]}"
-        if form == "onnx":
-            model = conversion.quantize(onnx, ranges, bundle) if precision == "int8" else onnx
-            conversion.write_onnx(model, bundle, path)
-        else:
-            model = conversion.to_openvino(full, bundle)
-            if precision == "int8":
-                model = conversion.quantize(model, ranges, bundle)
-            conversion.write_openvino(model, bundle, path)
-        yield path, bundle
+class _Maker:
+    """Makes files in a folder.
+
+    Args:
+        folder: an empty one.
+        network: the trained one.
+        predictor: decides by it.
+        calibration: paths of the images for int8.
+    """
+
+    def __init__(
+        self, folder: Path, network: DecidingNetwork, predictor: Predictor, calibration: Sequence[str]
+    ) -> None:
+        self._folder, self._bundle, self._full = folder, predictor.bundle, folder / f"model{SUFFIXES['onnx']}"
+        self._ranges = [predictor.read(Path(path)) for path in calibration]
+        self._onnx = conversion.to_onnx(network, predictor.bundle)
+        conversion.write_onnx(self._onnx, predictor.bundle, self._full)
+
+    def make(self, kind: Kind, kept: int) -> Path:
+        """A file; `kept`: so many of the first layers stay in fp32."""
+        path = self._folder / f"model_{kind.precision}{SUFFIXES[kind.form]}"
+        bundle = replace(self._bundle, about=self._bundle.about | {"precision": kind.precision, "layers_kept": kept})
+        model = self._onnx if kind.form == "onnx" else conversion.to_openvino(self._full, bundle)
+        if kind.precision == "int8":
+            model = conversion.quantize(model, self._ranges, kept, bundle)
+        (conversion.write_onnx if kind.form == "onnx" else conversion.write_openvino)(model, bundle, path)
+        return path
 
 
 @contextmanager

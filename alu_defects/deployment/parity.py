@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from alu_defects.deployment.bundle import Bundle
@@ -26,6 +27,8 @@ class Parity:
         drop: that of the reference less `f1`.
         escapes: defective images below the threshold; None without one.
         reference_escapes: those of the reference.
+        overkills: good images at the threshold or above; None without one.
+        reference_overkills: those of the reference.
         worst: the paths of the images with another label, then of those with the largest differences.
     """
 
@@ -36,25 +39,38 @@ class Parity:
     drop: float
     escapes: int | None
     reference_escapes: int | None
+    overkills: int | None
+    reference_overkills: int | None
     worst: list[str]
 
     @classmethod
     def measure(
-        cls, bundle: Bundle, paths: Sequence[str], labels: Sequence[str], *, reference: Floats, exported: Floats
+        cls,
+        bundle: Bundle,
+        paths: Sequence[str],
+        labels: Sequence[str],
+        reference_threshold: float | None,
+        *,
+        reference: Floats,
+        exported: Floats,
     ) -> "Parity":
-        """Compare calibrated probabilities (N, C) on images with known labels."""
+        """Compare calibrated probabilities (N, C) on images with known labels; the bundle is of the exported file."""
         ids = np.array([bundle.classes.index(label) for label in labels])
         predicted, expected = exported.argmax(axis=1), reference.argmax(axis=1)
         difference = np.abs(exported - reference).max(axis=1)
         f1, before = (float(f1_score(ids, own, average="macro", zero_division=0)) for own in (predicted, expected))
+        escapes, overkills = _count_errors(bundle, bundle.score_threshold, ids, exported)
+        reference_escapes, reference_overkills = _count_errors(bundle, reference_threshold, ids, reference)
         return cls(
             images=len(ids),
             agreement=float((predicted == expected).mean()),
             difference=float(difference.max()),
             f1=f1,
             drop=before - f1,
-            escapes=_count_escapes(bundle, ids, exported),
-            reference_escapes=_count_escapes(bundle, ids, reference),
+            escapes=escapes,
+            reference_escapes=reference_escapes,
+            overkills=overkills,
+            reference_overkills=reference_overkills,
             worst=[paths[row] for row in np.lexsort((-difference, predicted == expected))[:_WORST]],
         )
 
@@ -71,11 +87,14 @@ class Parity:
             found.append(f"probabilities differ by up to {self.difference:.2g}, {max_difference:g} is allowed")
         if self.drop > max_drop:
             found.append(f"macro F1 is {self.drop:.2%} lower, {max_drop:.2%} is allowed")
-        if max_difference > MAX_DIFFERENCE and self.escapes is not None and self.reference_escapes is not None:
-            more = self.escapes - self.reference_escapes
-            if more > 0:
-                found.append(f"{more} more defective images pass ({self.escapes} instead of {self.reference_escapes})")
+        if max_difference > MAX_DIFFERENCE and (more := self.more_escapes):
+            found.append(f"{more} more defective images pass ({self.escapes} instead of {self.reference_escapes})")
         return found
+
+    @property
+    def more_escapes(self) -> int:
+        """How many more defective images pass than with the reference."""
+        return max(0, (self.escapes or 0) - (self.reference_escapes or 0))
 
     def refusal(self, name: str, differences: Sequence[str]) -> str:
         """Why a file is not written, with the worst images."""
@@ -85,8 +104,11 @@ class Parity:
         )
 
 
-def _count_escapes(bundle: Bundle, ids: np.ndarray[tuple[int], np.dtype[np.intp]], given: Floats) -> int | None:
-    if bundle.normal is None or bundle.score_threshold is None:
-        return None
-    normal = bundle.classes.index(bundle.normal)
-    return int(((1 - given[:, normal] < bundle.score_threshold) & (ids != normal)).sum())
+def _count_errors(
+    bundle: Bundle, threshold: float | None, ids: NDArray[np.intp], given: Floats
+) -> tuple[int | None, int | None]:
+    """Escapes and overkills."""
+    if bundle.normal is None or threshold is None:
+        return None, None
+    rejected, defective = bundle.scores(given) >= threshold, ids != bundle.classes.index(bundle.normal)
+    return int((~rejected & defective).sum()), int((rejected & ~defective).sum())
