@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 _NOTE = (
     "On the val images, beside the run itself: how many get the same class, the largest difference of a probability, "
-    "the macro F1 and what of it is lost, how many defective images pass the threshold and how many good ones do "
-    "not (in brackets those of the run). × eager: how many times as fast one image is decided as in PyTorch, here and then; "
-    "`python -m alu_defects.benchmark what=infer run=<run>` measures it longer."
+    "the macro F1 and what of it is lost, how many defective images pass the threshold and how many good ones do not "
+    "(in brackets those of the run). × eager: how many times as fast one image is decided as in PyTorch, here and "
+    "then; `python -m alu_defects.benchmark what=infer run=<run>` measures it longer."
 )
 
 
