@@ -95,9 +95,12 @@ def quantize(model: Any, images: Sequence[decode.UInt8], kept: int, bundle: Bund
     """
     openvino_network.switch_telemetry_off()
     import nncf
+    from nncf.quantization.advanced_parameters import QuantizationParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
+    # ONNX Runtime takes one range for all channels of an activation alone, NNCF gives depthwise convolutions several
+    per_channel = False if hasattr(model, "graph") else None
     data = nncf.Dataset([{INPUT: image[None]} for image in images])
     with warnings.catch_warnings(), _conversion_errors(bundle, "int8"):
         warnings.simplefilter("ignore")
@@ -108,7 +111,8 @@ def quantize(model: Any, images: Sequence[decode.UInt8], kept: int, bundle: Bund
             subset_size=len(images),
             ignored_scope=nncf.IgnoredScope(names=_layers(model)[:kept]),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
+                activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM,
+                activations_quantization_params=QuantizationParameters(per_channel=per_channel),
             ),
         )
 
