@@ -165,6 +165,10 @@ ALLOWED = {
     "optimizer.decay_norms": Allowed(words=("true", "false")),
     "optimizer.layer_decay": Allowed(float, lowest=0.01, highest=1),
     "split.by": Allowed(words=("session", "image")),
+    "poll": Allowed(float, above=0),
+    "reference_images": Allowed(int, lowest=250),  # the spread of ten batches
+    "settle": Allowed(float, lowest=0),
+    "transfer": Allowed(words=("copy", "move")),
     "scheduler.step_size": Allowed(int, lowest=1),
     "split.fold": Allowed(int, lowest=0),
     "split.k": Allowed(int, lowest=3),  # one fold tests, one validates, the others train

@@ -20,6 +20,7 @@ PATH_SETTINGS = (
     "output",
     "paths.cache",
     "paths.runs",
+    "reference",
     "resume",
     "run",
     "run_dir",
@@ -29,7 +30,7 @@ PATH_SETTINGS = (
 )
 COLUMN_SETTINGS = tuple(f"data.columns.{name}" for name in ("path", "label", "split", "group", "time"))
 # what is typed for them is never a number, true or false
-TEXT_SETTINGS = (*PATH_SETTINGS, *COLUMN_SETTINGS, "data.group", "operating.normal")
+TEXT_SETTINGS = (*PATH_SETTINGS, *COLUMN_SETTINGS, "data.group", "operating.normal", "webhook")
 LIST_SETTINGS = ("data.root", "runs")  # of these, [a,b] are two texts; elsewhere it is one that is called so
 
 # what Hydra would take for a group of conf/ or for a sweep → the override that is meant

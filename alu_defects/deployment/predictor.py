@@ -90,13 +90,14 @@ class Predictor:
         sources = list(files)
         decoded = zip(sources, decode.read_in_order(self._read, sources, ahead=batch_size), strict=True)
         while batch := list(islice(decoded, batch_size)):
-            yield from self._decide(batch)
+            yield from self.decide(batch)
 
     def _read(self, file: str | Path | BinaryIO) -> decode.UInt8:
         content = io.BytesIO(decode.read_content(Path(file))) if isinstance(file, str | Path) else file
         return self.read(content)
 
-    def _decide(self, batch: Sequence[tuple[Any, decode.UInt8 | Exception]]) -> Iterator[Prediction]:
+    def decide(self, batch: Sequence[tuple[Any, decode.UInt8 | Exception]]) -> Iterator[Prediction]:
+        """Decide on files by their pixels, or the error in place of them: all at once, in their order."""
         images = [image for _, image in batch if not isinstance(image, Exception)]
         decisions = iter(self.bundle.decide(self.probabilities(np.stack(images))) if images else [])
         for file, image in batch:

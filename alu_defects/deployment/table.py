@@ -43,6 +43,17 @@ def as_row(prediction: Prediction, top_k: int | None = None) -> Row:
     return row | own | {"status": "ok", "error": ""}
 
 
+def columns_of(classes: Iterable[str]) -> list[str]:
+    """The columns of a table that has the probabilities of all classes."""
+    return ["path", "label", "confidence", "decision", *(f"p_{name}" for name in classes), "status", "error"]
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    """Values as a line of CSV."""
+    csv.writer(line := io.StringIO()).writerow(values)  # its \r\n makes it quote names with \r, too
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
 def write_predictions(
     predictor: Predictor,
     files: Sequence[File],
@@ -83,8 +94,7 @@ def write_predictions(
         for one in track(found, "predicting", total=len(todo), disable=not progress, console=console):
             yield as_row(one, top_k)
 
-    columns = ["path", "label", "confidence", "decision", *(f"p_{name}" for name in predictor.bundle.classes)]
-    columns += ["status", "error"]
+    columns = columns_of(predictor.bundle.classes)
     if output == STANDARD_OUTPUT:
         counts = Counter[str]()
         with _disk_errors(output), _row_writer(sys.stdout.buffer, form, columns) as write:
@@ -96,7 +106,7 @@ def write_predictions(
     unfinished = path.with_name(path.name + UNFINISHED_SUFFIX)
     with _disk_errors(path), exclusive_lock(unfinished, f"writing {path.name}"):
         _check_new(path)  # again: another process may have written it meanwhile
-        identity = {"predictions_of": _digest(predictor), "top_k": top_k}
+        identity = {"predictions_of": digest(predictor), "top_k": top_k}
         done = _read_done(unfinished, identity)
         if not all(isinstance(file, str) for file in files):  # an image without a name may be another one
             done.clear()
@@ -158,8 +168,8 @@ def _without(files: Iterable[File], done: Counter[str]) -> Iterator[File]:
             yield file
 
 
-def _digest(predictor: Predictor) -> str:
-    """Of the network and of what it decides by."""
+def digest(predictor: Predictor) -> str:
+    """A hash of the network and of what it decides by."""
     with predictor.source.open("rb") as file:
         network = hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(json.dumps([network, predictor.bundle.as_dict()]).encode()).hexdigest()
@@ -213,21 +223,12 @@ def _row_writer(file: BinaryIO, form: str, columns: Sequence[str]) -> Iterator[C
     """A function that writes a row, csv or jsonl; paths that are not UTF-8 keep their bytes, in JSON as its escapes."""
     errors = "surrogateescape" if form == "csv" else "backslashreplace"
     text = io.TextIOWrapper(file, encoding="utf-8", errors=errors, newline="", write_through=True)
-    table = csv.DictWriter(line := io.StringIO(), columns)  # its \r\n makes it quote names with \r, too
-
-    def flush() -> None:
-        text.write(line.getvalue().removesuffix("\r\n") + "\n")
-        line.seek(0)
-        line.truncate()
-
     if form == "csv":
-        table.writeheader()
-        flush()
+        text.write(csv_line(columns))
 
     def write(row: Row) -> None:
         if form == "csv":
-            table.writerow(row)
-            flush()
+            text.write(csv_line(row.get(name) for name in columns))
         else:
             text.write(json.dumps(row, ensure_ascii=False) + "\n")
 
