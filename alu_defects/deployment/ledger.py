@@ -36,6 +36,7 @@ class Ledger:
 
     Raises:
         UserError: the file is damaged, or of another version.
+        sqlite3.OperationalError: it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,6 +50,8 @@ class Ledger:
                 self._database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
             elif version != VERSION:
                 raise UserError(f"{path} is of another version of alu_defects; give another output")
+        except sqlite3.OperationalError:  # of the disk
+            raise
         except sqlite3.DatabaseError as error:
             raise UserError(f"{path} cannot be read ({error}); give another output") from error
 

@@ -25,6 +25,7 @@ from alu_defects.io import exclusive_lock, remove_unfinished
 
 RETRY = 1.0  # seconds until a disk that could not be written is tried again
 SLICE = 0.1  # seconds: how soon a signal is noticed
+OWN_COLUMNS = ("time", "sha256", "brightness", "placed", "model")  # after those of predict
 ON_DISK = (OSError, sqlite3.OperationalError)
 
 
@@ -82,36 +83,39 @@ class Station:
         self._unread: dict[str, str] = {}  # files that could not be read or removed at the last look, and why
         self._once, self._is_ending = False, _never
         self._last_decided: str | None = None
-        classes, columns = predictor.bundle.classes, columns_of(predictor.bundle.classes)
-        with ExitStack() as stack:  # what is open is closed if the rest fails
-            locked = f"watching with output={self._output}"
-            stack.enter_context(exclusive_lock(self._output / "ledger", locked, wait=False))
-            remove_unfinished(self._output)
-            self._ledger = Ledger(self._output / "ledger.sqlite")
-            stack.callback(self._ledger.close)
-            if (others := self._ledger.note("classes") or classes) != classes:
-                raise UserError(
-                    f"output={self._output} has decisions on the classes {', '.join(others)}; "
-                    f"run has {', '.join(classes)}: give another output"
-                )
-            self._ledger.write_note("classes", classes)
-            own_columns = ["time", "sha256", "brightness", "placed", "model"]
-            self._tables = DayTables(self._output, [*columns, *own_columns], self._ledger)
-            self._tables.repair()
-            self._folders = Folders(self._output)
-            file = Path(reference).expanduser() if reference else None
-            self._drift = Drift(
-                self._ledger, self._output, predictor.bundle, self._model, reference=file, images=reference_images
-            )
-            self._webhook = Webhook(webhook) if webhook else None
-            if self._webhook:
-                stack.callback(self._webhook.close)
-            self._counts = self._ledger.count()
-            self._resources = stack.pop_all()
+        try:
+            with ExitStack() as stack:  # what is open is closed if the rest fails
+                self._open(stack, webhook, reference, reference_images)
+                self._resources = stack.pop_all()
+        except ON_DISK as error:
+            raise UserError(f"output={self._output} cannot be written ({error}); make room or rights") from error
         self._before = self._counts.copy()
         self._arrivals = Arrivals(
             self._source, str(self._output), self._ledger.is_known, settle=settle, recursive=recursive
         )
+
+    def _open(self, stack: ExitStack, webhook: str | None, reference: str | None, reference_images: int) -> None:
+        """Take the output, and put right what a killed process left there."""
+        bundle, locked = self._predictor.bundle, f"watching with output={self._output}"
+        stack.enter_context(exclusive_lock(self._output / "ledger", locked, wait=False))
+        remove_unfinished(self._output)
+        self._ledger = Ledger(self._output / "ledger.sqlite")
+        stack.callback(self._ledger.close)
+        if (others := self._ledger.note("classes") or bundle.classes) != bundle.classes:
+            raise UserError(
+                f"output={self._output} has decisions on the classes {', '.join(others)}; "
+                f"run has {', '.join(bundle.classes)}: give another output"
+            )
+        self._ledger.write_note("classes", bundle.classes)
+        self._tables = DayTables(self._output, [*columns_of(bundle.classes), *OWN_COLUMNS], self._ledger)
+        self._tables.repair()
+        self._folders = Folders(self._output)
+        file = Path(os.path.expanduser(reference)) if reference else None  # noqa: PTH111 (as of predict)
+        self._drift = Drift(self._ledger, self._output, bundle, self._model, reference=file, images=reference_images)
+        self._webhook = Webhook(webhook) if webhook else None
+        if self._webhook:
+            stack.callback(self._webhook.close)
+        self._counts = self._ledger.count()
 
     def close(self) -> None:
         """Let the output go."""

@@ -1,9 +1,10 @@
-"""A network of two layers in an .onnx file: the redder an image, the more probably it is dented."""
+"""A network that decides in no time: the redder an image and the less green, the more probably it is dented."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, checker, helper, numpy_helper, save
+import pytest
 
 from alu_defects.deployment.bundle import Bundle
 from alu_defects.deployment.onnx_network import METADATA_KEY
@@ -12,8 +13,17 @@ from alu_defects.evaluation.calibration import Calibration
 CLASSES = ("normal", "dent", "scratch")
 
 
-def write_tiny(path: Path, *, normal: str | None = "normal", classes: tuple[str, ...] = CLASSES) -> Path:
-    """Write it: 32 pixels, reject from 50 % on, ask below a confidence of 50 %."""
+@pytest.fixture(scope="session")
+def write_tiny() -> Callable[..., Path]:
+    """Write it as .onnx: 32 pixels, reject from 50 % on, ask below a confidence of 50 %."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    return _write
+
+
+def _write(path: Path, *, normal: str | None = "normal", classes: tuple[str, ...] = CLASSES) -> Path:
+    from onnx import TensorProto, checker, helper, numpy_helper, save
+
     weights = np.array([[-0.1, 0.1, 0.0], [0.1, -0.1, 0.0], [0, 0, 0]], np.float32)
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
