@@ -27,7 +27,7 @@ from alu_defects.training import checkpoint, trainer
 from alu_defects.training.module import Classifier
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit", "benchmark", "predict", "export"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit", "benchmark", "predict", "export", "watch"])
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
 def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
@@ -39,6 +39,7 @@ def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
         "benchmark": "batch_sizes",
         "predict": "top_k",
         "export": "formats",
+        "watch": "settle",
     }.get(verb, "trainer") in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported
@@ -241,6 +242,7 @@ def test_every_setting_of_the_table_exists_and_its_default_is_allowed():
     found = set()
     choices = ["split=kfold", "loss=focal", "scheduler=step"]
     others = (["evaluate", "run=x"], ["predict", "run=x", "source=x", "top_k=3"], ["export", "run=x"])
+    others += (["watch", "run=x", "source=x", "output=x"],)
     for words in (
         ["train"],
         ["train", *choices],
