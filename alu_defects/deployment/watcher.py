@@ -23,6 +23,7 @@ from alu_defects.deployment.webhook import Webhook
 from alu_defects.errors import UserError, counted
 from alu_defects.io import exclusive_lock, remove_unfinished
 
+PAUSE = 4  # times what the listing took, at least: a large folder leaves the processor to others
 RETRY = 1.0  # seconds until a disk that could not be written is tried again
 SLICE = 0.1  # seconds: how soon a signal is noticed
 OWN_COLUMNS = ("time", "sha256", "brightness", "placed", "model")  # after those of predict
@@ -139,7 +140,9 @@ class Station:
         self._once, self._is_ending = once, is_ending
         first: set[str] | None = None
         while not is_ending():
+            begun = time.monotonic()
             complete = self._look()
+            listed = time.monotonic() - begun
             if first is None:
                 first = set(self._arrivals.waiting)
             self._decide_all(complete)
@@ -147,7 +150,7 @@ class Station:
             self._beat()
             if once and not any(self._is_awaited(path) for path in first):
                 break
-            self._wait(poll)
+            self._wait(max(poll, PAUSE * listed))
         return dict(self._counts - self._before)
 
     def _is_awaited(self, path: str) -> bool:

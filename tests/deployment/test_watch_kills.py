@@ -49,7 +49,7 @@ def decided(output: Path) -> int:
 
 
 def kill_and_check(network: Path, folder: Path, *, files: int, kills: int, transfer: str, pause: float) -> None:
-    """Watch a folder that fills; kill at random moments; then look whether each file was decided exactly once."""
+    """Watch a folder that fills, and kill at random moments."""
     seed = random.randrange(2**32)
     print(f"{files} files, {kills} kills, transfer={transfer}, seed {seed}")  # which pytest shows with a failure
     moments = random.Random(seed)
@@ -73,7 +73,11 @@ def kill_and_check(network: Path, folder: Path, *, files: int, kills: int, trans
     done = subprocess.run([*command, "once=true"], capture_output=True, text=True, check=True, timeout=60 + files / 10)
     print(f"{time.monotonic() - begun:.1f} s; the last one: {done.stdout.splitlines()[-1]}")
     assert done.stderr == ""
+    check(network, source, output, contents, transfer)
 
+
+def check(network: Path, source: Path, output: Path, contents: list[bytes], transfer: str) -> None:
+    """Whether each content was decided exactly once, by files, tables and ledger."""
     rows: list[dict[str, str]] = []
     for table in sorted(output.glob("decisions_*.csv")):
         with table.open(newline="", encoding="utf-8") as opened:
@@ -93,12 +97,41 @@ def kill_and_check(network: Path, folder: Path, *, files: int, kills: int, trans
     expected = Counter(str(one.decision.action) for one in Predictor.load(network).predict(map(io.BytesIO, contents)))
     assert Counter(row["decision"] for row in rows) == expected
     assert len(expected) == 3
-    assert sum(file.is_file() for file in source.rglob("*")) == (files if transfer == "copy" else 0)
+    assert sum(file.is_file() for file in source.rglob("*")) == (len(contents) if transfer == "copy" else 0)
 
 
 @pytest.mark.parametrize("transfer", ["copy", "move"])
 def test_two_kills_lose_nothing(write_tiny: Callable[..., Path], tmp_path, transfer):
-    kill_and_check(write_tiny(tmp_path / "t.onnx"), tmp_path, files=300, kills=2, transfer=transfer, pause=0.002)
+    kill_and_check(write_tiny(tmp_path / "t.onnx"), tmp_path, files=200, kills=2, transfer=transfer, pause=0.002)
+
+
+@pytest.mark.parametrize(
+    "place", ["Folders._write", "Folders.sync", "Ledger.add", "DayTables.append", "Station._release"]
+)
+def test_a_kill_between_two_steps_loses_nothing(write_tiny: Callable[..., Path], tmp_path, place):
+    network, source, output = write_tiny(tmp_path / "t.onnx"), tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    contents = [image(number) for number in range(60)]
+    write(contents, source, pause=0)
+    words = [f"run={network}", f"source={source}", f"output={output}", "transfer=move", "once=true", "settle=0.05"]
+    script = (
+        "import os, signal, sys\n"
+        "from alu_defects.deployment.watcher import DayTables, Folders, Ledger, Station\n"
+        "from alu_defects.watch import main\n"
+        f"original, calls = {place}, []\n"
+        "def killed(*arguments):\n"
+        "    original(*arguments)\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 2:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"{place} = killed\n"
+        f"sys.argv = {['watch', *words]}\n"
+        "main()"
+    )
+    assert subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL, check=False).returncode == -9
+    subprocess.run([sys.executable, "-m", "alu_defects.watch", *words], stdout=subprocess.DEVNULL, check=True)
+    check(network, source, output, contents, "move")
+    assert list((output / "unfinished").iterdir()) == []
 
 
 @pytest.mark.soak
