@@ -125,6 +125,7 @@ def test_the_first_images_are_the_reference_and_each_hour_is_compared(line, capl
     line.decide(500, minutes=30)
     assert json.loads((line.folder / "reference_m.json").read_text())["images"] == 500
     assert line.hours() == []
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         line.decide(300, minutes=61)
         assert caplog.messages == []
