@@ -1,7 +1,5 @@
 """Decide on what a camera writes: `python -m alu_defects.watch run=<run> source=<folder> output=<folder>`."""
 
-from contextlib import closing
-
 from omegaconf import DictConfig
 
 from alu_defects.cli import verb
@@ -37,7 +35,7 @@ def watch(config: DictConfig) -> dict[str, int]:
         reference=config.reference,
         reference_images=config.reference_images,
     )
-    with closing(station), ending_in_order() as is_ending:
+    with station, ending_in_order() as is_ending:
         print(f"watching {config.source}; heartbeat.json in {config.output} says how it is doing", flush=True)
         counts = station.run(once=config.once, poll=config.poll, is_ending=is_ending)
     text = ", ".join(f"{number} {decision}" for decision, number in sorted(counts.items()))

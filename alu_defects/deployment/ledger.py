@@ -23,6 +23,7 @@ SCHEMA = """
     CREATE UNIQUE INDEX one_decision_a_content ON rows (sha256) WHERE status != 'duplicate';
     CREATE UNIQUE INDEX one_row_a_content_and_path ON rows (sha256, path);
     CREATE INDEX days ON rows (day);
+    CREATE INDEX counts ON rows (status, decision);
     CREATE TABLE files (
         path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL
     ) WITHOUT ROWID;

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from alu_defects.data import decode
 from alu_defects.deployment.arrivals import Arrival, Arrivals, ChangedError, as_arrival, read
@@ -44,7 +44,7 @@ class Done(NamedTuple):
 
 
 class Station:
-    """Decides on what arrives in a folder.
+    """Decides on what arrives in a folder; a context, which holds the output.
 
     Args:
         predictor: decides.
@@ -81,7 +81,7 @@ class Station:
         self._model = digest(predictor)[:12]
         self._heartbeat = Heartbeat(self._output / "heartbeat.json")
         self._troubles = self._heartbeat.troubles
-        self._unread: dict[str, str] = {}  # files that could not be read or removed at the last look, and why
+        self._unread: dict[str, str] = {}  # files that could not be read or removed when last tried, and why
         self._once, self._is_ending = False, _never
         self._last_decided: str | None = None
         try:
@@ -118,10 +118,13 @@ class Station:
             stack.callback(self._webhook.close)
         self._counts = self._ledger.count()
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Let the output go."""
         with self._resources:
-            self._beat("ended")
+            self._beat("failed" if kind else "ended")
 
     def run(self, *, once: bool = False, poll: float = 1.0, is_ending: Callable[[], bool] = _never) -> dict[str, int]:
         """Watch until `is_ending` says so.
@@ -168,11 +171,11 @@ class Station:
         return complete
 
     def _decide_all(self, complete: Sequence[Arrival]) -> None:
-        self._unread.clear()
         left = iter(complete)
         while not self._is_ending() and (batch := list(islice(left, self._batch_size))):
             self._decide(batch)
             self._beat()
+        self._unread = {path: reason for path, reason in self._unread.items() if path in self._arrivals.waiting}
         wrong = [*self._arrivals.unreadable, *(f"{path} ({reason})" for path, reason in self._unread.items())]
         if wrong:
             text = f"{counted(len(wrong), 'path')} in the source cannot be read or removed, such as {wrong[0]}"
@@ -211,6 +214,7 @@ class Station:
     def _read(self, batch: Sequence[Arrival]) -> Iterator[tuple[Arrival, bytes]]:
         for file, content in zip(batch, decode.read_in_order(read, batch, ahead=len(batch)), strict=True):
             if isinstance(content, bytes):
+                self._unread.pop(file.path, None)
                 yield file, content
             elif not isinstance(content, (ChangedError, FileNotFoundError)):  # which the next look notices
                 self._unread[file.path] = getattr(content, "strerror", None) or str(content)

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,7 +71,7 @@ def watch(
     predictor: Predictor, source: Path, *, is_ending: Callable[[], bool] = lambda: False, once: bool = True, **options
 ):
     output = options.pop("output", source.parent / "out")
-    with closing(Station(predictor, str(source), str(output), settle=SETTLE, **options)) as station:
+    with Station(predictor, str(source), str(output), settle=SETTLE, **options) as station:
         return station.run(once=once, poll=0.01, is_ending=is_ending)
 
 
@@ -372,6 +372,7 @@ def test_a_full_disk_stops_deciding_until_there_is_room(  # noqa: PLR0917
     save(source / "6.png", seed=6)
     with pytest.raises(UserError, match="cannot be written"):  # whoever calls with once wants to know
         watch(predictor, source)
+    assert beat(tmp_path / "out")["status"] == "failed"
     assert watch(predictor, source) in ({"pass": 1}, {})
     assert len(rows(tmp_path / "out")) == 6
 
@@ -492,7 +493,7 @@ def test_without_a_class_of_good_pieces_there_is_a_folder_a_class(write_tiny, so
 
 def test_two_stations_on_one_output_are_refused(predictor, source, tmp_path):
     with (
-        closing(Station(predictor, str(source), str(tmp_path / "out"))),
+        Station(predictor, str(source), str(tmp_path / "out")),
         pytest.raises(UserError, match="another process is watching with output="),
     ):
         Station(predictor, str(source), str(tmp_path / "out"))
