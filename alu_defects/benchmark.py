@@ -23,13 +23,15 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         What benchmark.json holds: `what`, `command`, `machine`, and `tables` with their rows.
 
     Raises:
-        UserError: an unknown measurement or network, an image too small for one, a batch too large for the memory, a
-            GPU or a compiler that is not there, or settings of the data that cannot be.
+        UserError: an unknown measurement, network or run, an image too small for one, a batch too large for the
+            memory, a GPU or a compiler that is not there, or settings of the data that cannot be.
     """
     check_settings(config)
     check_choice("what", config.what, ("train", "infer"))
     if config.repeats < 1 or not config.seconds > 0:
         raise UserError(f"repeats={config.repeats} must be 1 or more, and seconds={config.seconds} above 0")
+    if config.run and config.what != "infer":
+        raise UserError(f"run={config.run} is of what=infer; to measure training give model=<name>")
     if not config.models or not all(isinstance(name, str) for name in config.models):
         raise UserError(f"models={config.models}: give names of networks, as in model=xception,shufflenet")
     models = {name: model_options(name) for name in config.models}  # before the imports, which take seconds
@@ -39,7 +41,10 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     from alu_defects.benchmarking import inference, training
     from alu_defects.io import write_json
 
-    tables = {"train": training.measure, "infer": inference.measure}[config.what](config, models)
+    if config.run:
+        tables = inference.measure_run(config)
+    else:
+        tables = {"train": training.measure, "infer": inference.measure}[config.what](config, models)
     console = Console()
     for table in tables:
         console.print(table.to_rich(console.width), "")

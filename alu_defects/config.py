@@ -210,9 +210,11 @@ def size_text(size: Size) -> str:
     return str(height) if height == width else f"[{height},{width}]"
 
 
-def image_sizes(config: DictConfig) -> list[Size]:
+def image_sizes(config: DictConfig, default: Size = (128, 128)) -> list[Size]:
     """The setting `image_sizes`, a list of what `data.image_size` may be; a `UserError` if it is another or empty."""
     values = plain(config.image_sizes)
+    if values is None:
+        return [default]
     if not isinstance(values, list) or not values or "auto" in values:
         raise UserError(f"image_sizes={values}: give a list, as in image_sizes=[128,[96,160]]")
     for value in values:

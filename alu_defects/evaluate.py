@@ -34,6 +34,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             others than those of the run, a network whose training has diverged, flips that it was not trained with.
     """
     from alu_defects.data import splits
+    from alu_defects.deployment.predictor import exported_files
     from alu_defects.evaluation import predictions
     from alu_defects.evaluation.operating import check_normal, fill_options
     from alu_defects.reports import evaluation_report, terminal
@@ -45,6 +46,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     splits.check_held_out(config.split.name)
     threads.check_threads(config.trainer.threads)
     run = Run.existing(config.run)
+    if config.update_exports and not exported_files(run.exports):
+        raise UserError(f"update_exports=true: there is no exported file in {run.exports}; export first")
     options = plain(run.config())
     operating = fill_options(plain(config.operating), options["operating"])
     check_normal(operating["normal"], sorted(set(run.catalog()["label"])))
@@ -65,6 +68,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     terminal.print_run(output, metrics, result, weights := describe(run.status()["weights"]))
     for text in evaluation_report.operating_sentences(assessment):
         print(text)
+    if config.update_exports:
+        _update_exports(run, data, new is not None, operating["choose_on"])
     title = f"{options['model']['name']} on {data.root if new else split}: {run.folder.resolve().name}"
     print(f"report: {evaluation_report.write_evaluation_report(assessment, data, output, title, weights)}")
     return metrics
@@ -153,6 +158,27 @@ def _assess(
     point.replace_in(run.operating_file)
     images = {name: CalibratedPredictions(result, sessions[name], point) for name, result in results.items()}
     return Assessment(images[chooser], images[split], point, operating["reject"], operating["target_accuracy"])
+
+
+def _update_exports(run: "Run", data: "DefectData", is_new: bool, chooser: str) -> None:
+    """Give the exported files of the run its new operating point; they are compared on the images that chose it."""
+    from alu_defects.data import catalog, splits
+    from alu_defects.deployment import exporting
+    from alu_defects.deployment.predictor import Predictor
+
+    if chooser == splits.NEW:
+        root, table = data.root, data.catalog
+    else:
+        root, table = run.data_root() if is_new else data.root, run.catalog()
+        table = table[splits.in_split(table, chooser)]
+    images = list(zip(catalog.file_paths(root, table["path"]), table["label"], strict=True))
+    predictor = Predictor.load(run.folder, device="cpu", max_pixels=run.config().data.max_pixels)
+    found = exporting.update(predictor, images, run.exports)
+    for one in found:
+        if not one.refusal:
+            print(f"{run.exports / one.name}: decides by this temperature and threshold now")
+    if refusals := [one.refusal for one in found if one.refusal]:
+        raise UserError("\n".join(refusals))
 
 
 @verb("evaluate")

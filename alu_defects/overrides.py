@@ -37,7 +37,7 @@ LIST_SETTINGS = ("data.root", "runs")  # of these, [a,b] are two texts; elsewher
 SHORTHANDS = {
     "evaluate": {"split": "split.name={}", "data": "data.source={}"},
     "benchmark": {"model": "models=[{}]"},
-    "export": {"format": "formats=[{}]"},
+    "export": {"format": "formats=[{}]", "precision": "precisions=[{}]"},
 }
 
 _WORD = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[^=]*)=(?P<value>.*)", re.DOTALL)

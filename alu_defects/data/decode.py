@@ -110,19 +110,40 @@ def decode(
             image = _rgb(_of_8_bits(file, opened, bits))
             whole = image.size
         else:
-            lies = opened.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
-            whole = opened.size[::-1] if lies else opened.size
+            whole = _upright_size(opened)
             # JPEG: decode at the smallest DCT scale that is not below the target
-            opened.draft("RGB", (height, width) if lies else (width, height))
+            opened.draft("RGB", (width, height) if whole == opened.size else (height, width))
             image = _rgb(ImageOps.exif_transpose(opened))
-    inner = _inside(whole, size) if resize == "letterbox" else (width, height)
+    left, top, right, bottom = place_in_frame(whole, size, resize)
+    inner = right - left, bottom - top
     if image.size != inner:
         image = image.resize(inner, Image.Resampling.BILINEAR)  # antialiased in Pillow
     if inner != (width, height):
         frame = Image.new("RGB", (width, height), LETTERBOX_GREY)
-        frame.paste(image, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+        frame.paste(image, (left, top))
         image = frame
     return np.asarray(image)
+
+
+def decode_to_show(file: Path | BinaryIO, largest: int, bits: int | None = 16, max_pixels: int = MAX_PIXELS) -> UInt8:
+    """As `decode`, in the shape of the image itself, with no side above `largest` pixels."""
+    with open_image(file, max_pixels) as opened:
+        size = _upright_size(opened)
+    width, height = size if max(size) <= largest else _inside(size, (largest, largest))
+    return decode(file, (height, width), "squash", bits, max_pixels)
+
+
+def place_in_frame(whole: tuple[int, int], size: Size, resize: str) -> tuple[int, int, int, int]:
+    """Where in its frame `decode` puts an image of the width and height `whole`: left, top, right, bottom."""
+    height, width = size
+    across, down = _inside(whole, size) if resize == "letterbox" else (width, height)
+    left, top = (width - across) // 2, (height - down) // 2
+    return left, top, left + across, top + down
+
+
+def _upright_size(opened: ImageFile.ImageFile) -> tuple[int, int]:
+    """Width and height of an image as it is looked at."""
+    return opened.size[::-1] if opened.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE else opened.size
 
 
 def _inside(whole: tuple[int, int], size: Size) -> tuple[int, int]:
@@ -158,8 +179,7 @@ def choose_size(paths: Sequence[Path], max_pixels: int = MAX_PIXELS, sample: int
     sizes = []
     for path in paths[:: max(1, len(paths) // sample)]:
         with suppress(Exception), open_image(path, max_pixels) as opened:  # decoding says what is wrong with it
-            turned = opened.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
-            sizes.append(opened.size[::-1] if turned else opened.size)
+            sizes.append(_upright_size(opened))
     if not sizes:
         sizes = [(math.isqrt(AUTO_PIXELS),) * 2]
     width, height = np.median(np.log(sizes), axis=0)

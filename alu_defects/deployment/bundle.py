@@ -19,7 +19,15 @@ from alu_defects.evaluation.calibration import Calibration, Floats
 
 FORMAT = 1  # of the JSON
 
-Network = Callable[[NDArray[np.uint8]], Floats]  # images (N, H, W, 3) → calibrated probabilities (N, C)
+
+class Outputs(NamedTuple):
+    """What a network gives for N images."""
+
+    probabilities: Floats  # calibrated (N, C)
+    maps: NDArray[np.float32] | None  # of each class (N, C, h, w), without flips; None: it has none, or was not asked
+
+
+Network = Callable[[NDArray[np.uint8], bool], Outputs]  # of images (N, H, W, 3), and whether maps are asked for
 
 
 class Action(StrEnum):
@@ -57,7 +65,10 @@ class Bundle:
         normal: the class of good pieces; None where there is none.
         threshold: `evaluation.operating.Threshold` as a dict; None where none could be chosen.
         ask_below: confidence below which a person decides.
-        about: where it comes from: model, run, data_hash, starting weights with their licence, version.
+        about: where it comes from: model, run, data_hash, starting weights with their licence, version; of an exported
+            file also its precision.
+        temperature_inside: that the network itself divides its logits by. That of `calibration` is another one where it
+            was chosen after the export.
     """
 
     classes: list[str]
@@ -73,6 +84,7 @@ class Bundle:
     threshold: dict[str, Any] | None
     ask_below: float
     about: dict[str, Any]
+    temperature_inside: float
     task: str = "multiclass"
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,6 +115,13 @@ class Bundle:
                 f"run={file} is damaged or of another version of alu_defects ({type(error).__name__}: {error}); "
                 "export it again"
             ) from error
+
+    def calibrate(self, probabilities: Floats) -> Floats:
+        """Calibrated probabilities (N, C) of those that the network gives."""
+        if self.calibration.temperature == self.temperature_inside:
+            return probabilities
+        left = self.calibration.temperature / self.temperature_inside
+        return Calibration(left, self.calibration.images).apply(probabilities)
 
     @property
     def score_threshold(self) -> float | None:

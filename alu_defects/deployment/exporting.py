@@ -1,81 +1,189 @@
 """A trained classifier → files for other runtimes. Each is compared with the classifier before it is written."""
 
-import contextlib
-import io
-import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from alu_defects.data import decode
-from alu_defects.deployment import onnx_network, openvino_network
+from alu_defects.deployment import conversion, openvino_network
 from alu_defects.deployment.bundle import Bundle
-from alu_defects.deployment.graph import INPUT, OUTPUTS, DecidingNetwork
-from alu_defects.deployment.parity import MAX_DIFFERENCE, Parity
-from alu_defects.deployment.predictor import Predictor
+from alu_defects.deployment.conversion import SUFFIXES
+from alu_defects.deployment.graph import DecidingNetwork
+from alu_defects.deployment.parity import MAX_DIFFERENCE, MIN_AGREEMENT, Parity
+from alu_defects.deployment.predictor import Predictor, exported_files, load_exported
 from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Floats
 from alu_defects.io import atomic_write, exclusive_lock, write_json
 
-FORMATS = ("onnx", "openvino")
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
-PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
-_EXAMPLES = 2  # images; of one the size of the batch would be fixed
+FORMATS = tuple(SUFFIXES)
+PRECISIONS = ("fp32", "bf16", "int8")
+MIN_CALIBRATION = 300  # images for int8
 _UNFINISHED = ".unfinished-"  # of folders
+
+
+class Kind(NamedTuple):
+    """Of an exported file."""
+
+    form: str  # of `FORMATS`
+    precision: str  # of `PRECISIONS`; there is no ONNX in bf16
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was asked for.
+
+    Attributes:
+        name: such as model_int8.onnx.
+        parity: how it compares with its reference.
+        megabytes: its size, that of a .bin included.
+        refusal: why it was not written; "" if it was.
+    """
+
+    name: str
+    parity: Parity
+    megabytes: float
+    refusal: str
 
 
 def export(
     predictor: Predictor,
     network: DecidingNetwork,
-    formats: Sequence[str],
+    kinds: Sequence[Kind],
     images: Sequence[tuple[str, str]],
     output: Path,
     *,
+    calibration: Sequence[str] = (),
+    max_drop: float = 0.002,
     batch_size: int = 16,
-) -> dict[str, Parity]:
-    """Write model_fp32.onnx and model_fp32.xml with .bin, and beside each the bundle as .json.
+) -> list[Exported]:
+    """Write model_<precision>.onnx, and .xml with .bin, and beside each its bundle as .json.
+
+    A file is written only if it decides as the network does. In fp32 that is the same label for all images and
+    probabilities that differ by no more than `MAX_DIFFERENCE`; in bf16 and int8 it is `MIN_AGREEMENT` of the labels, no
+    loss of macro F1 above `max_drop`, and no more defective images that pass.
 
     Args:
         predictor: decides by `network`: the reference.
         network: the trained one.
-        formats: of `FORMATS`.
+        kinds: of the files.
         images: path and label of those that the files are compared on.
         output: the folder of the files.
+        calibration: paths of the images that int8 takes the ranges of its numbers from.
+        max_drop: of macro F1, as a fraction.
         batch_size: images that a network sees at once.
 
     Returns:
-        How each file compares with the reference; by its name.
+        How each file compares with the reference, also those that were not written.
 
     Raises:
-        UserError: a format whose package is not installed, an image that cannot be read, a network that the format
-            cannot hold, no room, or a file that decides otherwise: it is not written.
+        UserError: a package that is not installed, an image that cannot be read, a network that the format cannot
+            hold, no room, or bf16 on a processor that computes it in another way.
     """
-    _check_packages(formats)
-    paths, labels = [path for path, _ in images], [label for _, label in images]
-    found = {}
+    _check_packages(kinds)
+    if Kind("openvino", "bf16") in kinds:
+        openvino_network.check_bf16()
+    found = []
     with _disk_errors(output), _unfinished_folder(output) as folder:
-        reference = _probabilities(predictor, paths, batch_size)
-        onnx = folder / f"model_fp32{SUFFIXES['onnx']}"
-        onnx.write_bytes(to_onnx(network, predictor.bundle))
-        for form in formats:
-            made = onnx if form == "onnx" else to_openvino(onnx, predictor.bundle)
-            exported = _probabilities(Predictor.load(made, max_pixels=predictor.max_pixels), paths, batch_size)
-            parity = Parity.measure(predictor.bundle, paths, labels, reference=reference, exported=exported)
-            parity.check(made.name, max_difference=MAX_DIFFERENCE, min_agreement=1.0, max_drop=0.0)
-            found[made.name] = parity
-            write_json(_beside(made), predictor.bundle.as_dict() | {"parity": asdict(parity)})
-            _publish(made, output)
+        gate = _Gate(predictor, images, max_drop, batch_size)
+        for made, bundle in _make(folder, network, predictor, kinds, calibration):
+            found.append(one := gate.compare(made))
+            if not one.refusal:
+                _publish(made, bundle, one.parity, output)
     return found
+
+
+def update(
+    predictor: Predictor, images: Sequence[tuple[str, str]], output: Path, *, max_drop: float = 0.002
+) -> list[Exported]:
+    """Give exported files the temperature and the thresholds of `predictor`, where they then decide as it does.
+
+    Args:
+        predictor: of the run that the files were made of.
+        images: path and label of those that the files are compared on.
+        output: the folder of the files.
+        max_drop: as of `export`.
+
+    Returns:
+        How each file compares; one that decides otherwise stays as it was.
+
+    Raises:
+        UserError: a file of another run, or with other flips; no right to write.
+    """
+    found, new = [], predictor.bundle
+    with _disk_errors(output), _unfinished_folder(output) as folder:
+        gate = _Gate(predictor, images, max_drop)
+        for file in exported_files(output):
+            old, _ = load_exported(file)
+            if (old.classes, old.about["data_hash"], old.tta) != (new.classes, new.about["data_hash"], new.tta):
+                raise UserError(f"{file} is of another run, or has other flips (tta={old.tta}); export again")
+            about, inside = new.about | {"precision": old.about["precision"]}, old.temperature_inside
+            bundle, made = replace(new, about=about, temperature_inside=inside), folder / file.name
+            for part in _files(file):
+                shutil.copy(part, folder)
+            made.write_bytes(conversion.with_bundle(file, bundle))
+            found.append(one := gate.compare(made))
+            if not one.refusal:
+                _publish(made, bundle, one.parity, output)
+    return found
+
+
+class _Gate:
+    """Compares files with the run that they were made of.
+
+    Args:
+        predictor: of the run.
+        images: path and label.
+        max_drop: of macro F1 in lower precision.
+        batch_size: images that a network sees at once.
+    """
+
+    def __init__(
+        self, predictor: Predictor, images: Sequence[tuple[str, str]], max_drop: float, batch_size: int = 16
+    ) -> None:
+        self._paths, self._labels = [path for path, _ in images], [label for _, label in images]
+        self._max_drop, self._batch_size, self._max_pixels = max_drop, batch_size, predictor.max_pixels
+        self._reference = _probabilities(predictor, self._paths, batch_size)
+
+    def compare(self, file: Path) -> Exported:
+        """How a file compares."""
+        predictor = Predictor.load(file, max_pixels=self._max_pixels)
+        exported, bundle = _probabilities(predictor, self._paths, self._batch_size), predictor.bundle
+        parity = Parity.measure(bundle, self._paths, self._labels, reference=self._reference, exported=exported)
+        if bundle.about["precision"] == "fp32":
+            wrong = parity.differences(max_difference=MAX_DIFFERENCE, min_agreement=1.0, max_drop=0.0)
+        else:
+            wrong = parity.differences(max_difference=1.0, min_agreement=MIN_AGREEMENT, max_drop=self._max_drop)
+        megabytes = sum(part.stat().st_size for part in _files(file)) / 1e6
+        return Exported(file.name, parity, megabytes, parity.refusal(file.name, wrong) if wrong else "")
+
+
+def _make(
+    folder: Path, network: DecidingNetwork, predictor: Predictor, kinds: Sequence[Kind], calibration: Sequence[str]
+) -> Iterator[tuple[Path, Bundle]]:
+    """Each file, in the folder, with its bundle."""
+    ranges = [predictor.read(Path(path)) for path in calibration]
+    bundles = {one: replace(predictor.bundle, about=predictor.bundle.about | {"precision": one}) for one in PRECISIONS}
+    onnx = conversion.to_onnx(network, predictor.bundle)
+    full = folder / f"model{SUFFIXES['onnx']}"
+    conversion.write_onnx(onnx, bundles["fp32"], full)
+    for form, precision in kinds:
+        bundle, path = bundles[precision], folder / f"model_{precision}{SUFFIXES[form]}"
+        if form == "onnx":
+            model = conversion.quantize(onnx, ranges, bundle) if precision == "int8" else onnx
+            conversion.write_onnx(model, bundle, path)
+        else:
+            model = conversion.to_openvino(full, bundle)
+            if precision == "int8":
+                model = conversion.quantize(model, ranges, bundle)
+            conversion.write_openvino(model, bundle, path)
+        yield path, bundle
 
 
 @contextmanager
@@ -107,83 +215,19 @@ def _beside(made: Path) -> Path:
     return made.with_name(f"{made.name}.json")
 
 
-def _publish(made: Path, output: Path) -> None:
+def _files(made: Path) -> list[Path]:
+    """Those of a network, the one that is loaded last."""
+    return [made.with_suffix(".bin"), made] if made.suffix == SUFFIXES["openvino"] else [made]
+
+
+def _publish(made: Path, bundle: Bundle, parity: Parity, output: Path) -> None:
     """Copy a network with what belongs to it, the network last: one that is there is whole."""
-    files = [_beside(made), made]
+    write_json(_beside(made), bundle.as_dict() | {"parity": asdict(parity)})
     if made.suffix == SUFFIXES["openvino"]:
-        files.insert(0, made.with_suffix(".bin"))
         (output / made.name).unlink(missing_ok=True)  # the one that is replaced would compute with the new .bin
-    for file in files:
+    for file in (_beside(made), *_files(made)):
         with file.open("rb") as content, atomic_write(output / file.name) as copy:
             shutil.copyfileobj(content, copy)  # not moved: the next format may be made of it
-
-
-def to_onnx(network: DecidingNetwork, bundle: Bundle) -> bytes:
-    """The network as ONNX with any number of images, and the bundle in its metadata."""
-    example = torch.zeros(_EXAMPLES, *bundle.image_size, 3, dtype=torch.uint8)
-    names = OUTPUTS[: 2 if network.map_weights is None else 3]
-    for name in ("onnxscript", "onnx_ir"):  # which tell of each constant
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # of what the exporter itself is built on
-        with _conversion_errors(bundle, "ONNX"):
-            program = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-                input_names=[INPUT],
-                output_names=names,
-                verbose=False,
-            )
-            assert program is not None
-            model: Any = program.model_proto
-            entry = model.metadata_props.add()
-            entry.key, entry.value = onnx_network.METADATA_KEY, bundle.as_json()
-            return bytes(model.SerializeToString())
-
-
-@contextmanager
-def _conversion_errors(bundle: Bundle, form: str) -> Iterator[None]:
-    """A `UserError` of whatever an exporter raises: not every network can be exported."""
-    try:
-        yield
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "")
-        raise UserError(
-            f"model.name={bundle.about.get('model')} cannot be written as {form} ({type(error).__name__}: {reason}); "
-            "give another format, or train another network for it"
-        ) from error
-
-
-def to_openvino(onnx: Path, bundle: Bundle) -> Path:
-    """The .xml (and .bin) that OpenVINO makes of an .onnx file, beside it, with the bundle in its rt_info."""
-    openvino = openvino_network.import_openvino()
-    path = onnx.with_suffix(".xml")
-    with _conversion_errors(bundle, "OpenVINO"):
-        model = openvino.Core().read_model(str(onnx))
-        model.set_rt_info(bundle.as_json(), [openvino_network.METADATA_KEY])
-        for key, value in model_api_entries(bundle).items():
-            model.set_rt_info(value, ["model_info", key])
-        openvino.save_model(model, str(path), compress_to_fp16=False)
-        # which .bin belongs to it is known only now; saved again, that is the same
-        model.set_rt_info(openvino_network.weights_digest(path), [openvino_network.WEIGHTS_KEY])
-        openvino.save_model(model, str(path), compress_to_fp16=False)
-    return path
-
-
-def model_api_entries(bundle: Bundle) -> dict[str, str]:
-    """What OpenVINO's model_api reads of a classifier; preprocessing and softmax are in the file already."""
-    labels = " ".join(name.replace(" ", "_") for name in bundle.classes)
-    padding = {"pad_value": str(decode.LETTERBOX_GREY[0])} if bundle.resize == "letterbox" else {}
-    return padding | {
-        "model_type": "Classification",
-        "labels": labels.encode("utf-8", "backslashreplace").decode(),
-        "multilabel": "False",
-        "output_raw_scores": "True",
-        "resize_type": {"squash": "standard", "letterbox": "fit_to_window_letterbox"}[bundle.resize],
-        "confidence_threshold": f"{bundle.ask_below:g}",
-    }
 
 
 def _probabilities(predictor: Predictor, paths: Sequence[str], batch_size: int) -> Floats:
@@ -196,8 +240,9 @@ def _probabilities(predictor: Predictor, paths: Sequence[str], batch_size: int) 
     return np.array(rows)
 
 
-def _check_packages(formats: Sequence[str]) -> None:
-    needed = dict.fromkeys(name for form in ("onnx", *formats) for name in PACKAGES[form])  # all are made of ONNX
+def _check_packages(kinds: Sequence[Kind]) -> None:
+    parts = ("onnx", *chain.from_iterable(kinds))  # all are made of ONNX
+    needed = dict.fromkeys(name for part in parts for name in conversion.PACKAGES.get(part, ()))
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise UserError(f"this export needs {' and '.join(missing)}: pip install {' '.join(missing)}")

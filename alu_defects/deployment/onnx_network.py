@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alu_defects.deployment.bundle import Bundle, Network
+from alu_defects.deployment.bundle import Bundle, Network, Outputs
 from alu_defects.errors import UserError
-from alu_defects.evaluation.calibration import Floats
 
 METADATA_KEY = "alu_defects"  # of the bundle in the file
 
@@ -33,10 +32,11 @@ def load(path: Path) -> tuple[Bundle, Network]:
     if METADATA_KEY not in metadata:
         raise UserError(f"run={path} was not written by alu_defects.export: it does not say what its classes are")
     bundle = Bundle.from_json(metadata[METADATA_KEY], path)
-    (image,), (probabilities, *_) = session.get_inputs(), session.get_outputs()
+    (image,), (probabilities, _, *maps) = session.get_inputs(), session.get_outputs()
 
-    def compute(images: NDArray[np.uint8]) -> Floats:
-        (found,) = session.run([probabilities.name], {image.name: images})
-        return np.asarray(found, np.float64)
+    def compute(images: NDArray[np.uint8], with_maps: bool) -> Outputs:
+        names = [one.name for one in (probabilities, *(maps if with_maps else ()))]  # others are not computed
+        found, *more = session.run(names, {image.name: images})
+        return Outputs(np.asarray(found, np.float64), more[0] if more else None)
 
     return bundle, compute

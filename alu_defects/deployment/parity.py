@@ -7,10 +7,10 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 from alu_defects.deployment.bundle import Bundle
-from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Floats
 
 MAX_DIFFERENCE = 1e-4  # of any probability, in full precision
+MIN_AGREEMENT = 0.995  # of the labels, in lower precision
 _WORST = 3  # images that a refusal names
 
 
@@ -58,28 +58,31 @@ class Parity:
             worst=[paths[row] for row in np.lexsort((-difference, predicted == expected))[:_WORST]],
         )
 
-    def check(self, name: str, *, max_difference: float, min_agreement: float, max_drop: float) -> None:
-        """Refuse with a `UserError` an exported file that decides otherwise; it names the numbers and the worst images.
+    def differences(self, *, max_difference: float, min_agreement: float, max_drop: float) -> list[str]:
+        """What is more different than allowed, in words; nothing if the file decides as its reference.
 
-        Where the probabilities may differ by no more than `max_difference`, so may the scores at the threshold: an
+        Where the probabilities may differ by no more than `MAX_DIFFERENCE`, so may the scores at the threshold: an
         escape more is then one of rounding, at the image that chose the threshold.
         """
-        wrong = []
+        found = []
         if self.agreement < min_agreement:
-            wrong.append(f"{self.agreement:.2%} of the labels agree, {min_agreement:.2%} must")
+            found.append(f"{self.agreement:.2%} of the labels agree, {min_agreement:.2%} must")
         if not self.difference <= max_difference:  # NaN is neither
-            wrong.append(f"probabilities differ by up to {self.difference:.2g}, {max_difference:g} is allowed")
+            found.append(f"probabilities differ by up to {self.difference:.2g}, {max_difference:g} is allowed")
         if self.drop > max_drop:
-            wrong.append(f"macro F1 is {self.drop:.2%} lower, {max_drop:.2%} is allowed")
+            found.append(f"macro F1 is {self.drop:.2%} lower, {max_drop:.2%} is allowed")
         if max_difference > MAX_DIFFERENCE and self.escapes is not None and self.reference_escapes is not None:
             more = self.escapes - self.reference_escapes
             if more > 0:
-                wrong.append(f"{more} more defective images pass ({self.escapes} instead of {self.reference_escapes})")
-        if wrong:
-            raise UserError(
-                f"{name} decides otherwise than its network and was not written: {'; '.join(wrong)}, on {self.images} "
-                f"val images. The worst: {', '.join(self.worst)}"
-            )
+                found.append(f"{more} more defective images pass ({self.escapes} instead of {self.reference_escapes})")
+        return found
+
+    def refusal(self, name: str, differences: Sequence[str]) -> str:
+        """Why a file is not written, with the worst images."""
+        return (
+            f"{name} decides otherwise than its network and was not written: {'; '.join(differences)}, on "
+            f"{self.images} val images. The worst: {', '.join(self.worst)}"
+        )
 
 
 def _count_escapes(bundle: Bundle, ids: np.ndarray[tuple[int], np.dtype[np.intp]], given: Floats) -> int | None:

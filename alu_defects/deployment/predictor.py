@@ -9,12 +9,31 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from alu_defects.config import Size
 from alu_defects.data import decode
-from alu_defects.deployment.bundle import Bundle, Decision, Network
+from alu_defects.deployment.bundle import Bundle, Decision, Network, Outputs
 from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Floats
 
 EXPORTED = (".onnx", ".xml")
+
+
+def exported_files(folder: Path) -> list[Path]:
+    """The .onnx and .xml files in a folder."""
+    return sorted(file for suffix in EXPORTED for file in folder.glob(f"*{suffix}"))
+
+
+def load_exported(path: Path, image_size: Size | None = None) -> tuple[Bundle, Network]:
+    """The bundle and the network of an .onnx or .xml file; for images of another size where one is given."""
+    if not path.is_file():
+        raise UserError(f"run={path} is not there; give a run folder, a file of it, or an exported file")
+    if path.suffix == ".onnx":
+        from alu_defects.deployment import onnx_network
+
+        return onnx_network.load(path)
+    from alu_defects.deployment import openvino_network
+
+    return openvino_network.load(path, image_size)
 
 
 class Prediction(NamedTuple):
@@ -52,16 +71,8 @@ class Predictor:
             UserError: no such file, or one that is not of a trained network.
         """
         path = Path(os.path.expanduser(str(path)))  # noqa: PTH111 (which leaves ~ before an unknown name)
-        if path.suffix in EXPORTED and not path.is_file():
-            raise UserError(f"run={path} is not there; give a run folder, a file of it, or an exported file")
-        if path.suffix == ".onnx":
-            from alu_defects.deployment import onnx_network
-
-            bundle, network = onnx_network.load(path)
-        elif path.suffix == ".xml":
-            from alu_defects.deployment import openvino_network
-
-            bundle, network = openvino_network.load(path)
+        if path.suffix in EXPORTED:
+            bundle, network = load_exported(path)
         else:
             from alu_defects.deployment import torch_network
 
@@ -70,10 +81,17 @@ class Predictor:
 
     def probabilities(self, images: decode.UInt8) -> Floats:
         """Calibrated probabilities (N, C) of decoded images, uint8 (N, H, W, 3)."""
-        found = self._network(images)
-        if not np.isfinite(found).all():
+        return self._compute(images, with_maps=False).probabilities
+
+    def outputs(self, images: decode.UInt8) -> Outputs:
+        """The same with the class-activation map of each class, where the network has them."""
+        return self._compute(images, with_maps=True)
+
+    def _compute(self, images: decode.UInt8, with_maps: bool) -> Outputs:
+        found = self._network(images, with_maps)
+        if not np.isfinite(found.probabilities).all():
             raise UserError(f"{self.source} gives no numbers (NaN): its training has diverged; take another run")
-        return found
+        return found._replace(probabilities=self.bundle.calibrate(found.probabilities))
 
     def read(self, file: Path | BinaryIO) -> decode.UInt8:
         """The pixels of an image as the network takes them, uint8 (H, W, 3); errors as of `data.decode.decode`."""

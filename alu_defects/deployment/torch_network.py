@@ -10,10 +10,9 @@ import torch
 
 from alu_defects import __version__
 from alu_defects.data import decode
-from alu_defects.deployment.bundle import Bundle, Network
+from alu_defects.deployment.bundle import Bundle, Network, Outputs
 from alu_defects.deployment.graph import DecidingNetwork
 from alu_defects.errors import UserError
-from alu_defects.evaluation.calibration import Floats
 from alu_defects.evaluation.operating import OperatingPoint
 from alu_defects.runs.run import Run
 from alu_defects.runs.starting_weights import describe
@@ -90,6 +89,7 @@ def bundle_of(run: Run, classifier: Classifier, point: OperatingPoint) -> Bundle
             "licence": status["weights"].get("licence", ""),
             "version": __version__,
         },
+        temperature_inside=point.calibration.temperature,
     )
 
 
@@ -97,10 +97,11 @@ def computing(network: DecidingNetwork, device: torch.device) -> Network:
     """The function that computes with a module on a device."""
     network.to(device)
 
-    def compute(images: decode.UInt8) -> Floats:
+    def compute(images: decode.UInt8, with_maps: bool) -> Outputs:
         with torch.inference_mode():
-            probabilities = network(torch.from_numpy(images).to(device))[0]
-        return np.asarray(probabilities.double().cpu())
+            probabilities, _, *maps = network(torch.from_numpy(images).to(device))
+        own = np.asarray(maps[0].cpu()) if maps and with_maps else None
+        return Outputs(np.asarray(probabilities.double().cpu()), own)
 
     return compute
 

@@ -45,6 +45,7 @@ class Run:
         self.excluded_file = folder / "excluded.csv"
         self.metrics_file = folder / "metrics.json"
         self.operating_file = folder / "operating.json"
+        self.exports = folder / "export"
         self.log_file = folder / "train.log"
         self.history_file = folder / "metrics.csv"
         self.checkpoints = folder / "checkpoints"

@@ -27,6 +27,7 @@ def bundle(**changes) -> Bundle:
         "threshold": {"score": 0.3},
         "ask_below": 0.5,
         "about": {"model": "shufflenet"},
+        "temperature_inside": 1.3,
     }
     return Bundle(**entries | changes)
 

@@ -69,6 +69,24 @@ def test_decisions_are_those_of_evaluate(finished_run, predictor):
     np.testing.assert_allclose(found, point.probabilities(known), atol=1e-6)
 
 
+def test_maps_are_given_only_where_they_are_asked_for_and_add_up_to_the_logits(predictor):
+    """With the bias of each class, which the calibrated probabilities tell but for a common constant."""
+    size = predictor.bundle.image_size
+    images = np.random.default_rng(0).integers(0, 256, (5, *size, 3), dtype=np.uint8)
+    asked = []
+    watched = lambda images, maps: asked.append(maps) or predictor._network(images, maps)  # noqa: E731
+    found = Predictor(predictor.bundle, watched, predictor.source).outputs(images)
+    assert found.maps.shape[:2] == (5, 3)
+    assert (found.maps.dtype, found.probabilities.dtype) == (np.float32, np.float64)
+    logits = np.log(found.probabilities) * predictor.bundle.calibration.temperature
+    bias = logits - found.maps.mean(axis=(2, 3))
+    np.testing.assert_allclose(bias - bias[:, :1], np.tile(bias[0] - bias[0, 0], (5, 1)), atol=1e-4)
+    given = Predictor(predictor.bundle, watched, predictor.source).probabilities(images)
+    np.testing.assert_array_equal(given, found.probabilities)
+    assert asked == [True, False]
+    assert predictor._network(images, False).maps is None
+
+
 @pytest.mark.parametrize("name", ["best.ckpt", "model.safetensors"])
 def test_files_of_a_run_decide_as_the_run(finished_run, predictor, photographs, name):
     files = sorted(photographs.rglob("*.png"))[:5]
@@ -136,7 +154,7 @@ def test_a_stopped_job_continues(predictor, photographs, tmp_path, monkeypatch):
     kept = len(unfinished.read_text().splitlines()) - 2
     assert 0 < kept < len(files)
     asked, original = [], predictor._network
-    monkeypatch.setattr(predictor, "_network", lambda images: asked.append(len(images)) or original(images))
+    monkeypatch.setattr(predictor, "_network", lambda images, maps: asked.append(len(images)) or original(images, maps))
     table.write_predictions(predictor, files, stopped, batch_size=4, progress=False)
     assert sum(asked) == len(files) - kept
     assert Path(stopped).read_text() == Path(straight).read_text()
