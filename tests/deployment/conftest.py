@@ -53,6 +53,7 @@ def _write(path: Path, *, normal: str | None = "normal", classes: tuple[str, ...
         threshold={"score": 0.5} if normal else None,
         ask_below=0.5,
         about={"model": "tiny"},
+        temperature_inside=1.0,
     )
     helper.set_model_props(model, {METADATA_KEY: bundle.as_json()})
     checker.check_model(model)
