@@ -127,6 +127,7 @@ class Allowed:
 ALLOWED = {
     "seed": Allowed(int, lowest=0),
     "batch_size": Allowed(int, lowest=1),
+    "images": Allowed(int, lowest=1),
     "max_pixels": Allowed(int, lowest=1),
     "top_k": Allowed(int, lowest=1, null=True),
     "augment.blur": Allowed(float, lowest=0, highest=10),
@@ -153,6 +154,7 @@ ALLOWED = {
     "data.synthetic.severity": Allowed(float, lowest=0.1, highest=2),
     "data.synthetic.size": Allowed(int, lowest=64, highest=4096, length=2),
     "loss.gamma": Allowed(float, lowest=0),
+    "max_bytes": Allowed(int, lowest=1),
     "max_nonfinite": Allowed(int, lowest=0),
     "model.pretrained": Allowed(words=("true", "false", "auto", "surfaces")),
     "model.steps": Allowed(int, lowest=1),
@@ -165,6 +167,8 @@ ALLOWED = {
     "optimizer.decay_norms": Allowed(words=("true", "false")),
     "optimizer.layer_decay": Allowed(float, lowest=0.01, highest=1),
     "split.by": Allowed(words=("session", "image")),
+    "port": Allowed(int, lowest=0, highest=65535),
+    "queue": Allowed(int, lowest=1),
     "poll": Allowed(float, above=0),
     "reference_images": Allowed(int, lowest=250),  # the spread of ten batches
     "settle": Allowed(float, lowest=0),
@@ -174,6 +178,7 @@ ALLOWED = {
     "split.k": Allowed(int, lowest=3),  # one fold tests, one validates, the others train
     "split.seed": Allowed(int, lowest=0),
     "sweep.jobs": Allowed(int, lowest=1, words=("auto",)),
+    "timeout": Allowed(float, above=0),
     "trainer.max_epochs": Allowed(int, lowest=1, words=("auto",)),
     "tta": Allowed(words=("none", "flip")),
 }

@@ -14,7 +14,6 @@ from alu_defects.errors import UserError, check_choice, counted
 if TYPE_CHECKING:  # torch takes seconds to import: --help and --cfg must not wait for it
     from alu_defects.deployment.exporting import Exported, Kind
     from alu_defects.deployment.parity import Parity
-    from alu_defects.runs.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +54,14 @@ def export(config: DictConfig) -> "list[Exported]":
         bundle, torch_network.computing(network, torch.device("cpu")), file, run.config().data.max_pixels
     )
     root = plain(config.data.root)
-    images = _images(run, root, "val")
+    images = run.images("val", root)
     if not images:
         raise UserError(f"{run.folder} has no val images, on which the files are compared with it")
     if unknown := sorted({label for _, label in images} - set(bundle.classes)):
         raise UserError(f"{run.catalog_file} has val images of {', '.join(unknown)}, {file} has no such class")
     calibration = []
     if any(kind.precision == "int8" for kind in kinds):
-        calibration = [path for path, _ in _images(run, root, "train", config.calibration_images)]
+        calibration = [path for path, _ in run.images("train", root, config.calibration_images)]
         if len(calibration) < exporting.MIN_CALIBRATION:
             log.warning(
                 "int8 takes the ranges of its numbers from %s; %s or more are better",
@@ -107,19 +106,6 @@ def _kinds(formats: list[str], precisions: list[str]) -> "list[Kind]":
     if not kinds:
         raise UserError("precision=bf16: there is no ONNX file in 16 bits; give format=openvino or precision=int8")
     return kinds
-
-
-def _images(run: "Run", root: Any, split: str, number: int | None = None) -> list[tuple[str, str]]:
-    """Path and label of the images of a split, or of as many, drawn at random; all must be those of the training."""
-    from alu_defects.data import catalog, splits
-
-    table = run.catalog()
-    table = table[splits.in_split(table, split)]
-    if number is not None and number < len(table):
-        table = table.sample(number, random_state=0).sort_index()
-    where = run.moved_root(root) if root else run.data_root()
-    catalog.verify_files(where, catalog.compare_files(where, table))
-    return list(zip(catalog.file_paths(where, table["path"]), table["label"], strict=True))
 
 
 def _rows(found: "list[Exported]", timed: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ PATH_SETTINGS = (
     "data.root",
     "data.cache_dir",
     "data.table",
+    "labels",
     "model.weights",
     "output",
     "paths.cache",
@@ -25,17 +26,29 @@ PATH_SETTINGS = (
     "run",
     "run_dir",
     "runs",
+    "save_maps",
     "source",
     "split.file",
 )
 COLUMN_SETTINGS = tuple(f"data.columns.{name}" for name in ("path", "label", "split", "group", "time"))
 # what is typed for them is never a number, true or false
-TEXT_SETTINGS = (*PATH_SETTINGS, *COLUMN_SETTINGS, "data.group", "operating.normal", "webhook")
-LIST_SETTINGS = ("data.root", "runs")  # of these, [a,b] are two texts; elsewhere it is one that is called so
+TEXT_SETTINGS = (
+    *PATH_SETTINGS,
+    *COLUMN_SETTINGS,
+    "classes",
+    "data.group",
+    "host",
+    "layer",
+    "operating.normal",
+    "token",
+    "webhook",
+)
+LIST_SETTINGS = ("classes", "data.root", "runs")  # of these, [a,b] are two texts; elsewhere it is one that is called so
 
 # what Hydra would take for a group of conf/ or for a sweep → the override that is meant
 SHORTHANDS = {
     "evaluate": {"split": "split.name={}", "data": "data.source={}"},
+    "explain": {"split": "split.name={}"},
     "benchmark": {"model": "models=[{}]"},
     "export": {"format": "formats=[{}]", "precision": "precisions=[{}]"},
 }

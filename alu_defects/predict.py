@@ -13,13 +13,15 @@ def predict(config: DictConfig) -> dict[str, int]:
     """Decide on images with a trained network, and write a table with one row an image.
 
     Columns: path, label, confidence (its calibrated probability), decision (pass, reject or ask; without a class of
-    good pieces accept or ask), the calibrated probability p_<class> of each class, status (ok or error), error.
+    good pieces accept or ask), the calibrated probability p_<class> of each class, status (ok or error), error; with
+    `save_maps` also map, a PNG of where the network saw the label.
 
     Returns:
         How many images got which decision; `error` for those that could not be decoded.
 
     Raises:
-        UserError: no such run, source or device; an output that exists, or was begun with another network.
+        UserError: no such run, source or device; an output that exists, or was begun with another network; a network
+            that has no maps.
     """
     from alu_defects.deployment.predictor import Predictor
     from alu_defects.deployment.source import list_source
@@ -35,6 +37,7 @@ def predict(config: DictConfig) -> dict[str, int]:
         config.format,
         batch_size=config.batch_size,
         top_k=config.top_k,
+        save_maps=config.save_maps,
         progress=config.progress,
     )
     if output != STANDARD_OUTPUT:

@@ -26,8 +26,10 @@ from alu_defects.train import monitored_value, train
 from alu_defects.training import checkpoint, trainer
 from alu_defects.training.module import Classifier
 
+VERBS = ["train", "evaluate", "compare", "audit", "benchmark", "predict", "export", "explain", "serve", "watch"]
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "audit", "benchmark", "predict", "export", "watch"])
+
+@pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
 def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
@@ -39,6 +41,8 @@ def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
         "benchmark": "batch_sizes",
         "predict": "top_k",
         "export": "formats",
+        "explain": "layer",
+        "serve": "max_bytes",
         "watch": "settle",
     }.get(verb, "trainer") in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
@@ -241,8 +245,13 @@ def test_functions_for_python_check_ranges_before_anything_is_written(small, tmp
 def test_every_setting_of_the_table_exists_and_its_default_is_allowed():
     found = set()
     choices = ["split=kfold", "loss=focal", "scheduler=step"]
-    others = (["evaluate", "run=x"], ["predict", "run=x", "source=x", "top_k=3"], ["export", "run=x"])
-    others += (["watch", "run=x", "source=x", "output=x"],)
+    others = (
+        ["evaluate", "run=x"],
+        ["predict", "run=x", "source=x", "top_k=3"],
+        ["export", "run=x"],
+        ["serve", "run=x"],
+        ["watch", "run=x", "source=x", "output=x"],
+    )
     for words in (
         ["train"],
         ["train", *choices],
@@ -251,6 +260,7 @@ def test_every_setting_of_the_table_exists_and_its_default_is_allowed():
         ["audit"],
         ["benchmark"],
         ["compare"],
+        ["explain", "run=x"],
     ):
         config = compose(words[0], words[1:])
         check_settings(config)

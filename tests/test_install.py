@@ -53,6 +53,9 @@ def test_the_wheel_is_complete_and_stands_alone(installed_wheel, tmp_path):
     assert packed == {
         p.relative_to(CHECKOUT / "conf") for p in (CHECKOUT / "conf").rglob("*.yaml") if "local" not in p.parts
     }
+    page = Path("alu_defects", "deployment", "page")
+    packed_page = {path.name for path in (installed_wheel / page).iterdir()}
+    assert packed_page == {path.name for path in (CHECKOUT / page).iterdir()} >= {"index.html", "page.js", "page.css"}
 
 
 @pytest.mark.parametrize("how", ["module", "script"])

@@ -20,6 +20,15 @@ from alu_defects.evaluation.calibration import Calibration, Floats
 FORMAT = 1  # of the JSON
 
 
+class Cells(NamedTuple):
+    """Where the cells of a map look: the middle of the first, and how far it is to the next, in pixels of the frame."""
+
+    top: float
+    left: float
+    down: float
+    across: float
+
+
 class Outputs(NamedTuple):
     """What a network gives for N images."""
 
@@ -69,6 +78,7 @@ class Bundle:
             file also its precision.
         temperature_inside: that the network itself divides its logits by. That of `calibration` is another one where it
             was chosen after the export.
+        cells: where its class-activation maps look; None where the network has none.
     """
 
     classes: list[str]
@@ -86,6 +96,7 @@ class Bundle:
     about: dict[str, Any]
     temperature_inside: float
     task: str = "multiclass"
+    cells: Cells | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -96,7 +107,9 @@ class Bundle:
         """The reverse of `as_dict`."""
         entries = {key: value for key, value in content.items() if key != "format"}
         height, width = entries["image_size"]
-        return cls(**entries | {"image_size": (height, width), "calibration": Calibration(**entries["calibration"])})
+        cells = Cells(*entries["cells"]) if entries.get("cells") else None
+        calibration = Calibration(**entries["calibration"])
+        return cls(**entries | {"image_size": (height, width), "calibration": calibration, "cells": cells})
 
     def as_json(self) -> str:
         """For the metadata of a file, which are UTF-8: other bytes, of names of folders, become JSON's escapes."""

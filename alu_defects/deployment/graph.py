@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from alu_defects.config import Size
 from alu_defects.data.augment import flipped_views
+from alu_defects.deployment.places import Places, watch_places
 from alu_defects.evaluation.calibration import LARGEST_LOGIT
 from alu_defects.evaluation.operating import OperatingPoint
 from alu_defects.models.backbone import classifiers
@@ -34,7 +35,8 @@ class DecidingNetwork(nn.Module):
         self.views = list(flipped_views(point.tta))
         self.calibration = point.calibration
         self.map_weights = class_map_weights(self.backbone)
-        self.in_two_steps = is_in_two_steps(self.backbone, classifier.hparams["image_size"])
+        self.in_two_steps, self.places, size = look_inside(self.backbone, classifier.hparams["image_size"])
+        self.cells = None if self.map_weights is None else self.places.cells(*size)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Of uint8 images (N, H, W, 3) the calibrated probabilities (N, C) and the pooled features (N, F).
@@ -42,7 +44,7 @@ class DecidingNetwork(nn.Module):
         Where the network ends in pooling and one linear layer also the class-activation maps (N, C, h, w): what each
         place adds to the logit of each class (Zhou et al. 2016).
         """
-        pixels = (images.permute(0, 3, 1, 2).to(torch.float32) / 255 - self.mean) / self.std
+        pixels = self.normalise(images)
         maps = self.backbone.forward_features(pixels)
         features = self.backbone.forward_head(maps, pre_logits=True)
         logits = self.backbone.forward_head(maps) if self.in_two_steps else self.backbone(pixels)
@@ -53,14 +55,24 @@ class DecidingNetwork(nn.Module):
         found = (logits / self.calibration.temperature).softmax(dim=1), features
         return found if self.map_weights is None else (*found, F.conv2d(maps, self.map_weights))
 
+    def normalise(self, images: Tensor) -> Tensor:
+        """Of uint8 images (N, H, W, 3) what the backbone takes."""
+        return (images.permute(0, 3, 1, 2).to(torch.float32) / 255 - self.mean) / self.std
 
-def is_in_two_steps(backbone: nn.Module, image_size: Size) -> bool:
-    """Whether a backbone gives the logits of `forward_head(forward_features(x))`; one of another package may not."""
+
+def look_inside(backbone: nn.Module, image_size: Size) -> tuple[bool, Places, tuple[int, ...]]:
+    """Run a backbone once.
+
+    Returns:
+        Whether it gives the logits of `forward_head(forward_features(x))`; one of another package may not. Where its
+        maps look; and the height and width of the last.
+    """
     images = torch.randn(1, 3, *image_size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
+    with torch.inference_mode(), watch_places(backbone, image_size) as places:
         features = backbone.forward_features(images)  # type: ignore[operator]  # a method of every backbone
         logits = backbone.forward_head(features)  # type: ignore[operator]
-        return torch.allclose(logits, backbone(images), atol=1e-4, rtol=1e-3, equal_nan=True)
+        same = torch.allclose(logits, backbone(images), atol=1e-4, rtol=1e-3, equal_nan=True)
+    return same, places, tuple(features.shape[2:])
 
 
 def class_map_weights(backbone: nn.Module) -> Tensor | None:

@@ -3,19 +3,23 @@
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alu_defects.config import Size
 from alu_defects.data import decode
-from alu_defects.deployment.bundle import Bundle, Decision, Network, Outputs
+from alu_defects.deployment import heat
+from alu_defects.deployment.bundle import Bundle, Cells, Decision, Network, Outputs
 from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Floats
 
 EXPORTED = (".onnx", ".xml")
+_Image = tuple[decode.UInt8, decode.UInt8 | None]  # as the network sees it, and to draw on
 
 
 def exported_files(folder: Path) -> list[Path]:
@@ -42,6 +46,7 @@ class Prediction(NamedTuple):
     path: str
     decision: Decision | None
     error: str = ""
+    heat: decode.UInt8 | None = None  # the class-activation map of the label over the image (H, W, 3), if asked for
 
 
 class Predictor:
@@ -98,29 +103,64 @@ class Predictor:
         bundle = self.bundle
         return decode.decode(file, bundle.image_size, bundle.resize, bundle.bits, self.max_pixels)
 
-    def predict(self, files: Iterable[str | Path | BinaryIO], *, batch_size: int = 16) -> Iterator[Prediction]:
+    def check_maps(self) -> None:
+        """Raise a `UserError` if the network has no class-activation maps."""
+        if self.bundle.cells is None:
+            raise UserError(
+                f"{self.source} has no class-activation maps: its network ({self.bundle.about.get('model')}) does not "
+                "end in pooling and one linear layer, or it was exported by an earlier version"
+            )
+
+    def predict(
+        self, files: Iterable[str | Path | BinaryIO], *, batch_size: int = 16, with_heat: bool = False
+    ) -> Iterator[Prediction]:
         """Decide on files, in their order; one that cannot be decoded is a prediction with its error.
 
         Args:
             files: paths, or open files, which are named -.
             batch_size: images that the network sees at once.
+            with_heat: draw the class-activation map of the label over each image, see `check_maps`.
         """
         sources = list(files)
-        decoded = zip(sources, decode.read_in_order(self._read, sources, ahead=batch_size), strict=True)
+        read = partial(self._read, to_show=with_heat)
+        decoded = zip(sources, decode.read_in_order(read, sources, ahead=batch_size), strict=True)
         while batch := list(islice(decoded, batch_size)):
             yield from self.decide(batch)
 
-    def _read(self, file: str | Path | BinaryIO) -> decode.UInt8:
+    def _read(self, file: str | Path | BinaryIO, to_show: bool) -> _Image:
         content = io.BytesIO(decode.read_content(Path(file))) if isinstance(file, str | Path) else file
-        return self.read(content)
+        return self.read(content), self.read_to_show(content) if to_show else None
 
-    def decide(self, batch: Sequence[tuple[Any, decode.UInt8 | Exception]]) -> Iterator[Prediction]:
-        """Decide on files by their pixels, or the error in place of them: all at once, in their order."""
+    def read_to_show(self, file: Path | BinaryIO) -> decode.UInt8:
+        """The pixels of an image in its own shape, uint8 (H, W, 3), to draw on; errors as of `read`."""
+        return decode.decode_to_show(file, heat.LARGEST_SIDE, self.bundle.bits, self.max_pixels)
+
+    def decide(self, batch: Sequence[tuple[Any, _Image | Exception]]) -> Iterator[Prediction]:
+        """Decide on files by their pixels, or the error in place of them: all at once, in their order.
+
+        Pixels are those of `read`, with those of `read_to_show` or None: then no map is drawn.
+        """
         images = [image for _, image in batch if not isinstance(image, Exception)]
-        decisions = iter(self.bundle.decide(self.probabilities(np.stack(images))) if images else [])
+        decided = iter(self._decide_images(images) if images else ())
         for file, image in batch:
             name = str(file) if isinstance(file, str | Path) else "-"
             if isinstance(image, Exception):
                 yield Prediction(name, None, f"{type(image).__name__}: {image}")
             else:
-                yield Prediction(name, next(decisions))
+                yield Prediction(name, *next(decided))
+
+    def _decide_images(self, images: Sequence[_Image]) -> Iterator[tuple[Decision, str, decode.UInt8 | None]]:
+        pixels, shown = np.stack([image for image, _ in images]), [image for _, image in images]
+        probabilities, maps = self._compute(pixels, with_maps=shown[0] is not None)
+        for number, (decision, image) in enumerate(zip(self.bundle.decide(probabilities), shown, strict=True)):
+            own = None if maps is None else maps[number, self.bundle.classes.index(decision.label)]
+            yield decision, "", None if image is None or own is None else self.draw(image, own)
+
+    def draw(self, image: decode.UInt8, class_map: NDArray[np.float32]) -> decode.UInt8:
+        """A class-activation map (h, w) over an image of `read_to_show`."""
+        assert self.bundle.cells is not None  # else there are no maps
+        return self.draw_cells(image, heat.strength(class_map), self.bundle.cells)
+
+    def draw_cells(self, image: decode.UInt8, strength: NDArray[np.float32], cells: Cells) -> decode.UInt8:
+        """Any map (h, w) from 0 to 1 over an image of `read_to_show`."""
+        return heat.draw_heat(image, strength, cells, self.bundle.image_size, self.bundle.resize)

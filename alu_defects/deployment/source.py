@@ -16,8 +16,14 @@ from alu_defects.errors import UserError, counted
 log = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
-# how JPEG, PNG, TIFF (in both orders of bytes), BMP and WebP files begin; paths may begin with BM and RIFF, too
-_IMAGE = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\x00|MM\x00\*|BM.{12}[\x0c-\x7c]\x00\x00\x00|RIFF.{4}WEBP", re.DOTALL)
+# how files begin, and their suffix; TIFF in both orders of bytes. Paths may begin with BM and RIFF, too
+_KINDS = {
+    rb"\xff\xd8\xff": ".jpg",
+    rb"\x89PNG": ".png",
+    rb"II\*\x00|MM\x00\*": ".tif",
+    rb"BM.{12}[\x0c-\x7c]\x00\x00\x00": ".bmp",
+    rb"RIFF.{4}WEBP": ".webp",
+}
 
 File = str | BinaryIO
 
@@ -54,6 +60,11 @@ def list_source(source: str, *, recursive: bool = True, standard_input: BinaryIO
     raise UserError(f"source={source} is not there; give an image, a folder, a pattern, or - for the standard input")
 
 
+def image_suffix(content: bytes | bytearray) -> str:
+    """The suffix of an image file by its first bytes, such as .jpg; "" if it is of none of our kinds."""
+    return next((suffix for start, suffix in _KINDS.items() if re.match(start, content, re.DOTALL)), "")
+
+
 def _in_folder(folder: Path, recursive: bool) -> list[File]:
     found, excluded = list_files(folder)
     if not recursive:
@@ -70,7 +81,7 @@ def _in_folder(folder: Path, recursive: bool) -> list[File]:
 
 
 def _from_standard_input(content: bytes) -> list[File]:
-    if _IMAGE.match(content):
+    if image_suffix(content):
         return [io.BytesIO(content)]
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in content:
         raise UserError("source=-: the paths are UTF-16, as Windows PowerShell writes them; give them as UTF-8")

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from rich.console import Console
 from rich.progress import track
 
+from alu_defects.deployment.map_files import MapFolder
 from alu_defects.deployment.predictor import Prediction, Predictor
 from alu_defects.deployment.source import File
 from alu_defects.errors import UserError, check_choice, counted
@@ -62,6 +63,7 @@ def write_predictions(
     *,
     batch_size: int = 16,
     top_k: int | None = None,
+    save_maps: str | None = None,
     progress: bool = True,
 ) -> Counter[str]:
     """Decide on files and write a table; one that was begun with the same network is finished.
@@ -73,28 +75,34 @@ def write_predictions(
         form: of `FORMATS`; None: as the output ends, else csv.
         batch_size: images that the network sees at once.
         top_k: how many probabilities a row has; None: all.
+        save_maps: a folder for the class-activation map of each label over its image, which the column map then names.
         progress: show a progress bar on the standard error.
 
     Returns:
         How many images got which decision; `error` for those that could not be decoded.
 
     Raises:
-        UserError: an output that exists or cannot be written, or was begun with another network.
+        UserError: an output that exists or cannot be written, or was begun with another network; or maps that this
+            one does not have.
     """
     suffix = Path(output).suffix.removeprefix(".").lower()
     form = form or (suffix if suffix in FORMATS else "csv")
     check_choice("format", form, FORMATS)
     if form == "parquet":
         _check_parquet(output)
+    if save_maps is not None:
+        predictor.check_maps()
     todo: Sequence[File] = files
 
     def rows() -> Iterator[Row]:
-        found = predictor.predict(todo, batch_size=batch_size)
+        maps = None if save_maps is None else MapFolder(save_maps, digest(predictor))
+        found = predictor.predict(todo, batch_size=batch_size, with_heat=maps is not None)
         console = Console(stderr=True)
         for one in track(found, "predicting", total=len(todo), disable=not progress, console=console):
-            yield as_row(one, top_k)
+            row = as_row(one, top_k)
+            yield row if maps is None or one.heat is None else row | {"map": maps.save(one.path, one.heat)}
 
-    columns = columns_of(predictor.bundle.classes)
+    columns = columns_of(predictor.bundle.classes) + (["map"] if save_maps is not None else [])
     if output == STANDARD_OUTPUT:
         counts = Counter[str]()
         with _disk_errors(output), _row_writer(sys.stdout.buffer, form, columns) as write:
@@ -107,6 +115,7 @@ def write_predictions(
     with _disk_errors(path), exclusive_lock(unfinished, f"writing {path.name}"):
         _check_new(path)  # again: another process may have written it meanwhile
         identity = {"predictions_of": digest(predictor), "top_k": top_k}
+        identity |= {} if save_maps is None else {"save_maps": save_maps}
         done = _read_done(unfinished, identity)
         if not all(isinstance(file, str) for file in files):  # an image without a name may be another one
             done.clear()
@@ -183,7 +192,8 @@ def _read_done(unfinished: Path, identity: Mapping[str, Any]) -> Counter[str]:
         first = file.readline()
         if not json.dumps(identity).encode().startswith(first.rstrip(b"\r\n")):  # a killed process may leave a part
             raise UserError(
-                f"{unfinished} was begun with another network, threshold or top_k; remove it, or give another output"
+                f"{unfinished} was begun with another network, threshold, top_k or save_maps; remove it, or give "
+                "another output"
             )
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)

@@ -10,7 +10,7 @@ import torch
 
 from alu_defects import __version__
 from alu_defects.data import decode
-from alu_defects.deployment.bundle import Bundle, Network, Outputs
+from alu_defects.deployment.bundle import Bundle, Cells, Network, Outputs
 from alu_defects.deployment.graph import DecidingNetwork
 from alu_defects.errors import UserError
 from alu_defects.evaluation.operating import OperatingPoint
@@ -30,14 +30,13 @@ def load(path: Path, device: str = "auto") -> tuple[Bundle, Network, Path]:
         UserError: no such file, no operating point beside it, or a device that is not there.
     """
     bundle, network, file = read(path)
-    return bundle, computing(network, _device(device)), file
+    return bundle, computing(network, choose_device(device)), file
 
 
 def read(path: Path) -> tuple[Bundle, DecidingNetwork, Path]:
     """As `load`, with the network as a module, in evaluation mode on the processor."""
-    is_run = os.path.isdir(path)  # noqa: PTH112 (Path raises for names that are too long)
-    run = Run.existing(path) if is_run else _run_of(path)
-    file = run.best if is_run else path
+    run = find_run(path)
+    file = run.best if os.path.isdir(path) else path  # noqa: PTH112 (Path raises for names that are too long)
     classifier = load_classifier(file)
     point = OperatingPoint.load(run.operating_file)
     if point.classes != classifier.classes:
@@ -45,11 +44,14 @@ def read(path: Path) -> tuple[Bundle, DecidingNetwork, Path]:
             f"{run.operating_file} is for the classes {', '.join(point.classes)}, {file} for "
             f"{', '.join(classifier.classes)}: they are of different runs"
         )
-    return bundle_of(run, classifier, point), DecidingNetwork(classifier, point).eval(), file
+    network = DecidingNetwork(classifier, point).eval()
+    return bundle_of(run, classifier, point, network.cells), network, file
 
 
-def _run_of(file: Path) -> Run:
-    """The run whose folder holds a file."""
+def find_run(file: Path) -> Run:
+    """The run in a folder, or whose folder holds a file."""
+    if os.path.isdir(file):  # noqa: PTH112
+        return Run.existing(file)
     if not os.path.isfile(file):  # noqa: PTH113
         raise UserError(f"run={file} is not there; give a run folder, or best.ckpt or model.safetensors in one")
     folder = next((one for one in file.absolute().parents[:2] if (one / "run.json").is_file()), None)
@@ -63,8 +65,8 @@ def _run_of(file: Path) -> Run:
     raise UserError(f"run={file} lies in no run folder, whose operating.json says how to decide; leave it in its run")
 
 
-def bundle_of(run: Run, classifier: Classifier, point: OperatingPoint) -> Bundle:
-    """What a trained classifier needs beside its weights."""
+def bundle_of(run: Run, classifier: Classifier, point: OperatingPoint, cells: Cells | None) -> Bundle:
+    """What a trained classifier needs beside its weights; `cells` are those of its class-activation maps."""
     about, status = classifier.about, run.status()
     chinese = {kind.name: kind.folder for kind in CLASSES}
     height, width = classifier.hparams["image_size"]
@@ -90,6 +92,7 @@ def bundle_of(run: Run, classifier: Classifier, point: OperatingPoint) -> Bundle
             "version": __version__,
         },
         temperature_inside=point.calibration.temperature,
+        cells=cells,
     )
 
 
@@ -106,7 +109,8 @@ def computing(network: DecidingNetwork, device: torch.device) -> Network:
     return compute
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """The device of a name, or for auto a GPU where there is one; a `UserError` if it is not there."""
     if str(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -202,7 +202,8 @@ class Station:
                 self._arrivals.put_off(file, second_look=True)  # it may not be complete
             else:
                 decoded.append((sha256, image))
-        predictions = self._predictor.decide([(new[sha256][0].path, image) for sha256, image in decoded])
+        pairs = [(sha256, image if isinstance(image, Exception) else (image, None)) for sha256, image in decoded]
+        predictions = self._predictor.decide([(new[sha256][0].path, pixels) for sha256, pixels in pairs])
         for (sha256, image), prediction in zip(decoded, predictions, strict=True):
             row = as_row(prediction)
             if not isinstance(image, Exception):

@@ -21,7 +21,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from alu_defects import io
 from alu_defects.config import absolute_paths, check_settings, conf_dir
-from alu_defects.data.catalog import Root, data_hash, existing_root, folders_of, load_catalog, save_catalog
+from alu_defects.data.catalog import (
+    Root,
+    compare_files,
+    data_hash,
+    existing_root,
+    file_paths,
+    folders_of,
+    load_catalog,
+    save_catalog,
+    verify_files,
+)
+from alu_defects.data.splits import in_split
 from alu_defects.errors import UserError
 from alu_defects.overrides import setting_of
 from alu_defects.runs import resume
@@ -187,6 +198,23 @@ class Run:
             if not Path(folder).is_dir():
                 raise UserError(f"the images of {self.folder} are no longer in {folder}; say where with data.root=…")
         return existing_root(then)
+
+    def images(
+        self, split: str, root: str | Sequence[str] | None = None, number: int | None = None
+    ) -> list[tuple[str, str]]:
+        """Path and label of the images of a split, or of a `number` of them, drawn at random.
+
+        `root` is where they lie now, if they were moved.
+
+        Raises:
+            UserError: images that are missing or have changed.
+        """
+        found, table = self.moved_root(root) if root else self.data_root(), self.catalog()
+        table = table[in_split(table, split)]
+        if number is not None and number < len(table):
+            table = table.sample(number, random_state=0).sort_index()
+        verify_files(found, compare_files(found, table))
+        return list(zip(file_paths(found, table["path"]), table["label"], strict=True))
 
     @contextmanager
     def recorded(self) -> Iterator[None]:

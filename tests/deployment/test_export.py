@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from alu_defects.config import compose
@@ -76,18 +77,38 @@ def test_files_decide_as_the_run_from_the_bytes_of_an_image_on(exported, run, ph
             assert row["confidence"] == pytest.approx(other.decision.confidence, abs=1e-4)
 
 
-def test_an_onnx_file_needs_neither_torch_nor_pandas_on_the_command_line_either(exported, photographs):
+def test_an_onnx_file_needs_neither_torch_nor_pandas_on_the_command_line_either(exported, photographs, tmp_path):
     image, file = next(photographs.rglob("*.png")), exported / "model_fp32.onnx"
     script = (
         "import runpy, sys\n"
-        f"sys.argv = ['predict', 'run={file}', 'source={image}', 'output=-', 'format=jsonl', 'progress=false']\n"
+        f"sys.argv = ['predict', 'run={file}', 'source={image}', 'output=-', 'format=jsonl', 'progress=false', "
+        f"'save_maps={tmp_path}']\n"
         "runpy.run_module('alu_defects.predict', run_name='__main__')\n"
-        "print(sorted({'torch', 'lightning', 'pandas', 'scipy', 'sklearn'} & set(sys.modules)))"
+        "print(sorted({'torch', 'lightning', 'pandas', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     row, large = done.stdout.splitlines()
-    assert json.loads(row)["status"] == "ok"
+    assert Image.open(json.loads(row)["map"]).size == (64, 48)
     assert large == "[]"
+
+
+def test_an_onnx_file_is_served_without_torch_and_pandas(exported, photographs, tmp_path):
+    image, file = next(photographs.rglob("*.png")), exported / "model_fp32.onnx"
+    script = (
+        "import pathlib, runpy, sys\n"
+        "import uvicorn\n"
+        "def run(self, sockets):\n"
+        "    service = self.config.app.routes[0].endpoint.__self__\n"
+        f"    content = pathlib.Path({str(image)!r}).read_bytes()\n"
+        "    print(service._decide(service.slot.predictor, content, '-', True)['status'])\n"
+        "    service.labels.add(content, '.png', 'plain')\n"
+        "uvicorn.Server.run = run\n"
+        f"sys.argv = ['serve', 'run={file}', 'port=0', 'labels={tmp_path / 'labels'}']\n"
+        "runpy.run_module('alu_defects.serve', run_name='__main__')\n"
+        "print(sorted({'torch', 'lightning', 'pandas', 'scipy', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["ok", "[]"]
 
 
 def test_features_and_class_maps_are_those_of_the_network(exported, run):
@@ -126,6 +147,19 @@ def test_outputs_of_files_are_those_of_the_run(exported, run, suffix, tmp_path):
         np.testing.assert_allclose(found[f"{name}probabilities"], expected.probabilities, atol=1e-4)
         np.testing.assert_allclose(found[f"{name}maps"], expected.maps, atol=1e-3, rtol=1e-3)
     np.testing.assert_allclose(found["alone"], reference.probabilities(images[3:]), atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_maps_of_files_are_drawn_as_those_of_the_run(exported, run, photographs, command, tmp_path, *, suffix):
+    words = [f"source={photographs / 'along'}", "format=jsonl", "output=-", "progress=false"]
+    drawn = []
+    for name, source in (("run", run), ("file", exported / f"model_fp32{suffix}")):
+        done = command("predict", f"run={source}", f"save_maps={tmp_path / name}", *words)
+        assert done.returncode == 0, done.stderr
+        files = [json.loads(line)["map"] for line in done.stdout.splitlines()]
+        drawn.append(np.array([np.asarray(Image.open(file)).astype(int) for file in files]))
+    assert len(drawn[0]) == 12
+    assert abs(drawn[0] - drawn[1]).max() <= 2
 
 
 def test_the_benchmark_measures_exported_files_beside_their_run(exported, run, command, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from alu_defects.data.decode import decode, decode_to_show
+from alu_defects.deployment.bundle import Cells
 from alu_defects.deployment.heat import draw_heat, spread_heat, strength
 
 
@@ -27,7 +28,7 @@ def test_heat_lies_on_the_place_that_is_hot_in_the_frame(tmp_path, *, resize, wh
     cells = seen.reshape(frame[0] // 4, 4, frame[1] // 4, 4).mean(axis=(1, 3))
     shown = decode_to_show(file, 10_000)
     assert shown.shape == (height, width, 3)
-    found = spread_heat(strength(cells), whole, frame, resize)
+    found = spread_heat(strength(cells), whole, Cells(1.5, 1.5, 4, 4), frame, resize)
     rows, columns = np.mgrid[:height, :width]
     centre = ((found * rows).sum() / found.sum(), (found * columns).sum() / found.sum())
     expected = ((shown[:, :, 0] * 1.0 * rows).sum(), (shown[:, :, 0] * 1.0 * columns).sum()) / shown[:, :, 0].sum()
@@ -36,10 +37,10 @@ def test_heat_lies_on_the_place_that_is_hot_in_the_frame(tmp_path, *, resize, wh
 
 def test_an_image_without_heat_stays_and_the_hottest_place_is_bright_yellow():
     image = np.full((44, 66, 3), 100, np.uint8)
-    assert (draw_heat(image, strength(-np.ones((4, 6))), (40, 60), "squash") == image).all()
+    assert (draw_heat(image, strength(-np.ones((4, 6))), Cells(5, 5, 11, 11), (44, 66), "squash") == image).all()
     heat = np.zeros((4, 6), np.float32)
     heat[1, 4] = 3
-    drawn = draw_heat(image, strength(heat), (40, 60), "squash").astype(int)
+    drawn = draw_heat(image, strength(heat), Cells(5, 5, 11, 11), (44, 66), "squash").astype(int)
     assert (drawn[33:] == 100).all()
     row, column = np.unravel_index(drawn.sum(axis=2).argmax(), drawn.shape[:2])
     assert (row, column) == (16, 49)  # the middle of its 11 pixels

@@ -5,8 +5,10 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from PIL import Image
 
 from alu_defects.data import decode
-from alu_defects.deployment import table
+from alu_defects.deployment import map_files, table
 from alu_defects.deployment.predictor import Predictor
 from alu_defects.errors import UserError
 from alu_defects.evaluation.operating import OperatingPoint
@@ -330,3 +332,70 @@ def test_a_damaged_operating_json_is_named(finished_run, tmp_path):
         file.write_text(json.dumps(damaged))
         with pytest.raises(UserError, match=r"operating\.json is damaged or of another version"):
             Predictor.load(run)
+
+
+def test_maps_are_saved_beside_the_rows_that_name_them(finished_run, images, typed, tmp_path):
+    """In the shape of each image as it is looked at, and the hottest place is that of the label's map."""
+    shutil.copy(images / "grey.png", images / "sub.png")
+    words = [f"run={finished_run}", f"source={images}", "save_maps=maps (new)/of", "progress=false"]
+    done = typed("predict", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path / "predictions.csv")
+    good = [row for row in found if row["status"] == "ok"]
+    assert list(found[0])[-1] == "map"
+    assert all(row["map"] == "" for row in found if row["status"] == "error")
+    assert len({row["map"] for row in good}) == len(good) == len(list((tmp_path / "maps (new)" / "of").iterdir()))
+    predictor = Predictor.load(finished_run)
+    for row in good:
+        shown = predictor.read_to_show(Path(row["path"]))
+        drawn = np.asarray(Image.open(tmp_path / row["map"]))
+        maps = predictor.outputs(np.stack([predictor.read(Path(row["path"]))])).maps[0]
+        own = maps[predictor.bundle.classes.index(row["label"])]
+        np.testing.assert_array_equal(drawn, predictor.draw(shown, own))
+        assert drawn.shape == shown.shape == ((64, 48, 3) if "turned" in row["path"] else drawn.shape)
+
+
+def test_a_stopped_job_with_maps_continues_with_the_same_folder_alone(predictor, photographs, tmp_path, monkeypatch):
+    files, output = sorted(map(str, photographs.rglob("*.png"))), str(tmp_path / "p.jsonl")
+    maps = tmp_path / "maps"
+    save = Image.Image.save
+
+    def full(self: Image.Image, *given: object) -> None:
+        if len(list(maps.iterdir())) > 9:
+            raise OSError(28, "No space left on device")
+        save(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        with pytest.raises(UserError, match=r"save_maps=.*maps cannot be written \(No space left on device\)"):
+            table.write_predictions(predictor, files, output, save_maps=str(maps), batch_size=4, progress=False)
+    assert len(list(maps.iterdir())) == 9
+    for other in (None, str(tmp_path / "others")):
+        with pytest.raises(UserError, match="another network, threshold, top_k or save_maps"):
+            table.write_predictions(predictor, files, output, save_maps=other, progress=False)
+    table.write_predictions(predictor, files, output, save_maps=str(maps), progress=False)
+    found = [json.loads(line) for line in Path(output).read_text().splitlines()]
+    assert [row["path"] for row in found] == files
+    assert {row["map"] for row in found} == set(map(str, maps.iterdir()))
+
+
+def test_without_maps_nothing_is_written(predictor, images, tmp_path):
+    bundle = replace(predictor.bundle, cells=None)
+    without = Predictor(bundle, lambda *_: pytest.fail("an image was decided"), predictor.source)
+    with pytest.raises(UserError, match="has no class-activation maps"):
+        table.write_predictions(
+            without, [str(images / "grey.png")], str(tmp_path / "p.csv"), save_maps=str(tmp_path / "m"), progress=False
+        )
+    assert list(tmp_path.iterdir()) == [images]
+
+
+@pytest.mark.parametrize("image", ["-", "", "../..", "a/b.jpg", "CON.png", "表" * 90, 'x\n"*?.png', "a\udcff.jpg"])
+def test_names_of_maps_are_safe(image, tmp_path):
+    name = map_files.file_name(image)
+    assert re.fullmatch(r"[\w-]{0,60}_[0-9a-f]{12}\.png", name)
+    (tmp_path / name).touch()
+
+
+def test_names_of_maps_tell_images_and_networks_apart():
+    pairs = [("a.jpg", "x"), ("a.png", "x"), ("b/a.jpg", "x"), ("a.jpg", "y")]
+    assert len({map_files.file_name(*pair) for pair in pairs}) == len(pairs)

@@ -1,0 +1,60 @@
+"""Maps of the images of a table, as PNG files in a folder."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from alu_defects.data.decode import UInt8
+from alu_defects.errors import UserError
+from alu_defects.io import atomic_write
+
+_LONGEST = 60  # characters of a name that are kept, in UTF-8 up to 240 bytes
+
+
+class MapFolder:
+    """A folder for the maps of one network.
+
+    Args:
+        folder: is made if it is not there.
+        network: that the maps are of: its digest. Maps of another one in the same folder have other names.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+
+    def __init__(self, folder: str, network: str) -> None:
+        self.folder, self._network = Path(os.path.expanduser(folder)), network  # noqa: PTH111 (which fails for ~nobody)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def save(self, image: str, drawn: UInt8) -> str:
+        """Write the map of an image, as its path names it; returns the path of the PNG, which begins as the folder.
+
+        Raises:
+            UserError: there is no room or right to write.
+        """
+        path = self.folder / file_name(image, self._network)
+        try:
+            with atomic_write(path) as file:
+                Image.fromarray(drawn).save(file, "PNG")
+        except OSError as error:
+            raise self._error(error) from error
+        return str(path)
+
+    def _error(self, error: OSError) -> UserError:
+        return UserError(
+            f"save_maps={self.folder} cannot be written ({error.strerror}); make room or rights, then the same "
+            "command continues; or give another folder"
+        )
+
+
+def file_name(image: str, network: str = "") -> str:
+    """A name for a PNG that no other image has, of letters that every file system takes."""
+    digest = hashlib.sha256(f"{network}\0{image}".encode("utf-8", "surrogateescape")).hexdigest()
+    readable = re.sub(r"[^\w-]+", "_", Path(image).stem)[:_LONGEST]
+    return f"{readable}_{digest[:12]}.png"
