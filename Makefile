@@ -35,7 +35,7 @@ test: install ## run the fast tests
 test-slow: install ## run the tests that need minutes
 	$(RUN) pytest --numprocesses 2 -m slow
 
-soak: install ## kill trainings at random moments, and repeat others until leaks would show
+soak: install ## kill trainings and stations at random moments, and repeat others until leaks would show
 	$(RUN) pytest --numprocesses 2 -m soak
 
 benchmarks: install ## run every benchmark at small sizes, some minutes; docs/performance.md has the commands at full size

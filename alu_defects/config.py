@@ -169,6 +169,10 @@ ALLOWED = {
     "split.by": Allowed(words=("session", "image")),
     "port": Allowed(int, lowest=0, highest=65535),
     "queue": Allowed(int, lowest=1),
+    "poll": Allowed(float, above=0),
+    "reference_images": Allowed(int, lowest=250),  # the spread of ten batches
+    "settle": Allowed(float, lowest=0),
+    "transfer": Allowed(words=("copy", "move")),
     "scheduler.step_size": Allowed(int, lowest=1),
     "split.fold": Allowed(int, lowest=0),
     "split.k": Allowed(int, lowest=3),  # one fold tests, one validates, the others train

@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from alu_defects.errors import UserError
+
 PART_SUFFIX = ".part"
 
 
@@ -33,12 +35,17 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder are safe on the disk, too."""
     if os.name == "posix":  # elsewhere folders cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
+        opened = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the new name is safe too
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -67,15 +74,20 @@ def claim_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def exclusive_lock(path: Path, doing: str) -> Iterator[None]:
+def exclusive_lock(path: Path, doing: str, *, wait: bool = True) -> Iterator[None]:
     """Hold a lock on `path` that no two processes hold, by a file beside it.
 
     `path` need not exist, but its folder must. `doing` is what the other process does, for the message of who waits.
+
+    Raises:
+        UserError: another process holds it, and `wait` is false.
     """
     lock = FileLock(path.with_name(path.name + ".lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if not wait:
+            raise UserError(f"{path}: another process is {doing}; end it first") from None
         print(f"another process is {doing}; waiting for it", flush=True)
         lock.acquire()
     try:

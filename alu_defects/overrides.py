@@ -21,6 +21,7 @@ PATH_SETTINGS = (
     "output",
     "paths.cache",
     "paths.runs",
+    "reference",
     "resume",
     "run",
     "run_dir",
@@ -40,6 +41,7 @@ TEXT_SETTINGS = (
     "layer",
     "operating.normal",
     "token",
+    "webhook",
 )
 LIST_SETTINGS = ("classes", "data.root", "runs")  # of these, [a,b] are two texts; elsewhere it is one that is called so
 

@@ -5,7 +5,7 @@ import multiprocessing.util
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -47,6 +47,32 @@ def _kill_workers() -> None:
 
 # after pools have ended their own workers (priority 15), before multiprocessing waits for all that are left
 multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)
+
+
+@contextmanager
+def ending_in_order() -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGTERM or SIGINT arrived, for a loop that then ends by itself.
+
+    The next signal does what it did before: the loop may wait for a disk that does not answer.
+    """
+    asked = False  # no threading.Event: its lock may be held where the signal arrives
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        restore()
+        os.write(2, b"ending after this batch\n")  # print may be what was interrupted
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield lambda: asked
+    finally:
+        restore()
 
 
 @contextmanager

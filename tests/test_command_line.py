@@ -26,7 +26,7 @@ from alu_defects.train import monitored_value, train
 from alu_defects.training import checkpoint, trainer
 from alu_defects.training.module import Classifier
 
-VERBS = ["train", "evaluate", "compare", "audit", "benchmark", "predict", "export", "explain", "serve"]
+VERBS = ["train", "evaluate", "compare", "audit", "benchmark", "predict", "export", "explain", "serve", "watch"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -43,6 +43,7 @@ def test_help_and_cfg_answer_at_once(command, verb, words, monkeypatch):
         "export": "formats",
         "explain": "layer",
         "serve": "max_bytes",
+        "watch": "settle",
     }.get(verb, "trainer") in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported
@@ -249,6 +250,7 @@ def test_every_setting_of_the_table_exists_and_its_default_is_allowed():
         ["predict", "run=x", "source=x", "top_k=3"],
         ["export", "run=x"],
         ["serve", "run=x"],
+        ["watch", "run=x", "source=x", "output=x"],
     )
     for words in (
         ["train"],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from alu_defects import signals
-from alu_defects.signals import Interrupted, interrupting
+from alu_defects.signals import Interrupted, ending_in_order, interrupting
 
 
 def get(number: int) -> None:
@@ -113,3 +113,13 @@ def test_worker_processes_wait_for_the_main_one() -> None:
             get(signal.SIGINT)
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_loop_ends_by_itself_at_the_first_signal_and_at_once_at_the_second(capfd: pytest.CaptureFixture[str]) -> None:
+    with interrupting(), ending_in_order() as is_ending:
+        assert not is_ending()
+        get(signal.SIGTERM)
+        assert is_ending()
+        assert capfd.readouterr().err == "ending after this batch\n"
+        with pytest.raises(Interrupted, match="130"):
+            get(signal.SIGINT)

@@ -125,7 +125,7 @@ class Predictor:
         read = partial(self._read, to_show=with_heat)
         decoded = zip(sources, decode.read_in_order(read, sources, ahead=batch_size), strict=True)
         while batch := list(islice(decoded, batch_size)):
-            yield from self._decide(batch)
+            yield from self.decide(batch)
 
     def _read(self, file: str | Path | BinaryIO, to_show: bool) -> _Image:
         content = io.BytesIO(decode.read_content(Path(file))) if isinstance(file, str | Path) else file
@@ -135,7 +135,11 @@ class Predictor:
         """The pixels of an image in its own shape, uint8 (H, W, 3), to draw on; errors as of `read`."""
         return decode.decode_to_show(file, heat.LARGEST_SIDE, self.bundle.bits, self.max_pixels)
 
-    def _decide(self, batch: Sequence[tuple[Any, _Image | Exception]]) -> Iterator[Prediction]:
+    def decide(self, batch: Sequence[tuple[Any, _Image | Exception]]) -> Iterator[Prediction]:
+        """Decide on files by their pixels, or the error in place of them: all at once, in their order.
+
+        Pixels are those of `read`, with those of `read_to_show` or None: then no map is drawn.
+        """
         images = [image for _, image in batch if not isinstance(image, Exception)]
         decided = iter(self._decide_images(images) if images else ())
         for file, image in batch:

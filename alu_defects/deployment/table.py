@@ -44,6 +44,17 @@ def as_row(prediction: Prediction, top_k: int | None = None) -> Row:
     return row | own | {"status": "ok", "error": ""}
 
 
+def columns_of(classes: Iterable[str]) -> list[str]:
+    """The columns of a table that has the probabilities of all classes."""
+    return ["path", "label", "confidence", "decision", *(f"p_{name}" for name in classes), "status", "error"]
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    """Values as a line of CSV."""
+    csv.writer(line := io.StringIO()).writerow(values)  # its \r\n makes it quote names with \r, too
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
 def write_predictions(
     predictor: Predictor,
     files: Sequence[File],
@@ -84,15 +95,14 @@ def write_predictions(
     todo: Sequence[File] = files
 
     def rows() -> Iterator[Row]:
-        maps = None if save_maps is None else MapFolder(save_maps, _digest(predictor))
+        maps = None if save_maps is None else MapFolder(save_maps, digest(predictor))
         found = predictor.predict(todo, batch_size=batch_size, with_heat=maps is not None)
         console = Console(stderr=True)
         for one in track(found, "predicting", total=len(todo), disable=not progress, console=console):
             row = as_row(one, top_k)
             yield row if maps is None or one.heat is None else row | {"map": maps.save(one.path, one.heat)}
 
-    columns = ["path", "label", "confidence", "decision", *(f"p_{name}" for name in predictor.bundle.classes)]
-    columns += ["status", "error", *(["map"] if save_maps is not None else [])]
+    columns = columns_of(predictor.bundle.classes) + (["map"] if save_maps is not None else [])
     if output == STANDARD_OUTPUT:
         counts = Counter[str]()
         with _disk_errors(output), _row_writer(sys.stdout.buffer, form, columns) as write:
@@ -104,7 +114,7 @@ def write_predictions(
     unfinished = path.with_name(path.name + UNFINISHED_SUFFIX)
     with _disk_errors(path), exclusive_lock(unfinished, f"writing {path.name}"):
         _check_new(path)  # again: another process may have written it meanwhile
-        identity = {"predictions_of": _digest(predictor), "top_k": top_k}
+        identity = {"predictions_of": digest(predictor), "top_k": top_k}
         identity |= {} if save_maps is None else {"save_maps": save_maps}
         done = _read_done(unfinished, identity)
         if not all(isinstance(file, str) for file in files):  # an image without a name may be another one
@@ -167,8 +177,8 @@ def _without(files: Iterable[File], done: Counter[str]) -> Iterator[File]:
             yield file
 
 
-def _digest(predictor: Predictor) -> str:
-    """Of the network and of what it decides by."""
+def digest(predictor: Predictor) -> str:
+    """A hash of the network and of what it decides by."""
     with predictor.source.open("rb") as file:
         network = hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(json.dumps([network, predictor.bundle.as_dict()]).encode()).hexdigest()
@@ -223,21 +233,12 @@ def _row_writer(file: BinaryIO, form: str, columns: Sequence[str]) -> Iterator[C
     """A function that writes a row, csv or jsonl; paths that are not UTF-8 keep their bytes, in JSON as its escapes."""
     errors = "surrogateescape" if form == "csv" else "backslashreplace"
     text = io.TextIOWrapper(file, encoding="utf-8", errors=errors, newline="", write_through=True)
-    table = csv.DictWriter(line := io.StringIO(), columns)  # its \r\n makes it quote names with \r, too
-
-    def flush() -> None:
-        text.write(line.getvalue().removesuffix("\r\n") + "\n")
-        line.seek(0)
-        line.truncate()
-
     if form == "csv":
-        table.writeheader()
-        flush()
+        text.write(csv_line(columns))
 
     def write(row: Row) -> None:
         if form == "csv":
-            table.writerow(row)
-            flush()
+            text.write(csv_line(row.get(name) for name in columns))
         else:
             text.write(json.dumps(row, ensure_ascii=False) + "\n")
 

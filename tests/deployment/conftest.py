@@ -1,4 +1,4 @@
-"""A small network of a few lines, and a server of it in a thread."""
+"""Small networks of a few lines, and a server of one in a thread."""
 
 import contextlib
 import http.client
@@ -16,6 +16,7 @@ from alu_defects.deployment import server
 from alu_defects.deployment.bundle import Bundle, Cells, Outputs
 from alu_defects.deployment.labels import Labels
 from alu_defects.deployment.model_slot import ModelSlot
+from alu_defects.deployment.onnx_network import METADATA_KEY
 from alu_defects.deployment.predictor import Predictor
 from alu_defects.evaluation.calibration import Calibration
 
@@ -45,6 +46,7 @@ def _make_predictor(name: str = "first.onnx", brightness: float = 1.0) -> Predic
         threshold={"score": 0.4},
         ask_below=0.6,
         about={"model": "tiny", "run": "a_run"},
+        temperature_inside=1.0,
         cells=Cells(1.5, 1.5, 4, 4),
     )
     return Predictor(bundle, compute, Path(name), max_pixels=1_000_000)
@@ -114,3 +116,56 @@ def running() -> Callable[..., contextlib.AbstractContextManager[Client]]:
 def client_of() -> type[Client]:
     """Ask a server that runs already: `client_of(port)`."""
     return Client
+
+
+@pytest.fixture(scope="session")
+def write_tiny() -> Callable[..., Path]:
+    """Write a network that calls red images dented and green ones normal, as .onnx: 32 pixels, reject from 50 % on, ask below a confidence of 50 %."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    return _write_tiny
+
+
+def _write_tiny(
+    path: Path, *, normal: str | None = "normal", classes: tuple[str, ...] = ("normal", "dent", "scratch")
+) -> Path:
+    from onnx import TensorProto, checker, helper, numpy_helper, save
+
+    weights = np.array([[-0.1, 0.1, 0.0], [0.1, -0.1, 0.0], [0, 0, 0]], np.float32)
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["colour"], keepdims=0),
+        helper.make_node("MatMul", ["colour", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 32, 32, 3])],
+        [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 3]),
+            helper.make_tensor_value_info("colour", TensorProto.FLOAT, ["batch", 3]),  # the features
+        ],
+        [numpy_helper.from_array(np.array([1, 2]), "axes"), numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    bundle = Bundle(
+        classes=list(classes),
+        titles=list(classes),
+        image_size=(32, 32),
+        resize="squash",
+        bits=8,
+        mean=[0.0] * 3,
+        std=[1.0] * 3,
+        calibration=Calibration(1.0, 100),
+        tta=[],
+        normal=normal,
+        threshold={"score": 0.5} if normal else None,
+        ask_below=0.5,
+        about={"model": "tiny"},
+        temperature_inside=1.0,
+    )
+    helper.set_model_props(model, {METADATA_KEY: bundle.as_json()})
+    checker.check_model(model)
+    save(model, str(path))
+    return path

@@ -270,7 +270,7 @@ def test_a_file_that_is_no_unfinished_table_stays(predictor, tmp_path, content):
 
 def test_a_damaged_unfinished_table_is_named(predictor, tmp_path):
     unfinished = tmp_path / f"p.csv{table.UNFINISHED_SUFFIX}"
-    identity = {"predictions_of": table._digest(predictor), "top_k": None}
+    identity = {"predictions_of": table.digest(predictor), "top_k": None}
     unfinished.write_bytes(json.dumps(identity).encode() + b"\n\0\0\n")
     with pytest.raises(UserError, match="is damaged"):
         table.write_predictions(predictor, ["a.jpg"], str(tmp_path / "p.csv"), progress=False)
