@@ -120,7 +120,10 @@ def client_of() -> type[Client]:
 
 @pytest.fixture(scope="session")
 def write_tiny() -> Callable[..., Path]:
-    """Write a network that calls red images dented and green ones normal, as .onnx: 32 pixels, reject from 50 % on, ask below a confidence of 50 %."""
+    """Write a network that calls red images dented and green ones normal, as .onnx.
+
+    Of 32 pixels; it rejects from 50 % on, and asks below a confidence of 50 %.
+    """
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     return _write_tiny
