@@ -2,13 +2,13 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -160,20 +160,21 @@ class _Gate:
     ) -> None:
         self._paths, self._labels = [path for path, _ in images], [label for _, label in images]
         self._max_drop, self._batch_size, self._max_pixels = max_drop, batch_size, predictor.max_pixels
-        self._score_threshold = predictor.bundle.score_threshold
+        self._score_threshold, self._normal = predictor.bundle.score_threshold, predictor.bundle.normal
         self._reference = _probabilities(predictor, self._paths, batch_size)
 
     def judge(self, file: Path) -> tuple[Exported, Bundle]:
         """How a file compares, and its bundle.
 
         In lower precision scores move, also that of the image which chose the threshold. If more defective images then
-        pass, the threshold in the file becomes its own score of the same rank, for which the bound holds as well.
+        pass, the threshold in the file becomes its own score of the same rank, for which the bound holds as well. That
+        rank is the one in the threshold where these images chose it: by rounding, the reference may miss it by one.
         """
         predictor = Predictor.load(file, max_pixels=self._max_pixels)
         exported, bundle = _probabilities(predictor, self._paths, self._batch_size), predictor.bundle
         parity, is_full = self._measure(bundle, exported), bundle.about["precision"] == "fp32"
-        if bundle.threshold and not is_full and parity.more_escapes:
-            bundle = replace(bundle, threshold=bundle.threshold | {"score": self._own_threshold(bundle, exported)})
+        if bundle.threshold and not is_full and (parity.escapes or 0) > (rank := self._rank(bundle.threshold, parity)):
+            bundle = replace(bundle, threshold=bundle.threshold | {"score": self._own_threshold(bundle, exported, rank)})
             file.write_bytes(conversion.with_bundle(file, bundle))
             parity = self._measure(bundle, exported)
         if is_full:
@@ -189,9 +190,15 @@ class _Gate:
             bundle, self._paths, self._labels, self._score_threshold, reference=self._reference, exported=exported
         )
 
-    def _own_threshold(self, bundle: Bundle, exported: Floats) -> float:
+    def _rank(self, threshold: Mapping[str, Any], parity: Parity) -> int:
+        """How many defective images may pass."""
+        escapes = parity.reference_escapes or 0
+        chose_it = threshold.get("defective") == sum(label != self._normal for label in self._labels)
+        return min(escapes, threshold["escapes"]) if chose_it else escapes
+
+    def _own_threshold(self, bundle: Bundle, exported: Floats, rank: int) -> float:
         scores = bundle.scores(exported)[[label != bundle.normal for label in self._labels]]
-        return float(np.sort(scores)[self._measure(bundle, exported).reference_escapes or 0])
+        return float(np.sort(scores)[rank])
 
 
 class _Maker:

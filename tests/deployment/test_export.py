@@ -311,6 +311,30 @@ for one, name in ((network, "right"), (other, "wrong")):
     assert not list((tmp_path / "wrong").iterdir())
 
 
+@pytest.mark.parametrize(("defective", "threshold"), [(3, 0.2), (300, 0.4)], ids=["chosen here", "elsewhere"])
+def test_the_rank_in_lower_precision_is_that_of_the_threshold(tmp_path, monkeypatch, defective, threshold):
+    """Rounding may let the image that chose the threshold pass in the reference, too."""
+    about = {"precision": "int8", "layers_kept": 1}
+    chosen = {"score": 0.4, "escapes": 0, "defective": defective}
+    bundle = parity_bundle(about=about, threshold=chosen, calibration=Calibration(1.0, 1))
+    scores = {"run": [0.1, 0.4 - 1e-9, 0.9, 0.8], "file": [0.1, 0.2, 0.9, 0.8]}
+
+    def predictor(name):
+        return Predictor(bundle, lambda images, _: None, Path(name))
+
+    def probabilities(one, paths, batch_size):
+        return np.array([[1 - score, score] for score in scores[one.source.name]])
+
+    monkeypatch.setattr(exporting, "_probabilities", probabilities)
+    monkeypatch.setattr(exporting.Predictor, "load", lambda file, max_pixels: predictor("file"))
+    monkeypatch.setattr(exporting.conversion, "with_bundle", lambda file, bundle: b"")
+    (file := tmp_path / "model_int8.onnx").write_bytes(b"")
+    images = [(f"{k}.jpg", label) for k, label in enumerate(["normal", "pit", "pit", "pit"])]
+    made, own = exporting._Gate(predictor("run"), images, 1.0).judge(file)
+    assert own.threshold["score"] == pytest.approx(threshold)
+    assert made.parity.escapes == (0 if defective == 3 else 1)
+
+
 def parity_bundle(**changes) -> Bundle:
     return Bundle(
         **{
