@@ -1,9 +1,10 @@
 """A trained classifier → files for other runtimes. Each is compared with the classifier before it is written."""
 
+import filecmp
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import chain
@@ -174,7 +175,9 @@ class _Gate:
         exported, bundle = _probabilities(predictor, self._paths, self._batch_size), predictor.bundle
         parity, is_full = self._measure(bundle, exported), bundle.about["precision"] == "fp32"
         if bundle.threshold and not is_full and (parity.escapes or 0) > (rank := self._rank(bundle.threshold, parity)):
-            bundle = replace(bundle, threshold=bundle.threshold | {"score": self._own_threshold(bundle, exported, rank)})
+            bundle = replace(
+                bundle, threshold=bundle.threshold | {"score": self._own_threshold(bundle, exported, rank)}
+            )
             file.write_bytes(conversion.with_bundle(file, bundle))
             parity = self._measure(bundle, exported)
         if is_full:
@@ -265,13 +268,25 @@ def _files(made: Path) -> list[Path]:
 
 
 def _publish(made: Path, bundle: Bundle, parity: Parity, output: Path) -> None:
-    """Copy a network with what belongs to it, the network last: one that is there is whole."""
+    """Copy a network with what belongs to it, the network last: one that is there is whole.
+
+    The previous one is there until all of the new one is on the disk; with the same weights, until it is replaced.
+    """
     write_json(_beside(made), bundle.as_dict() | {"parity": asdict(parity)})
-    if made.suffix == SUFFIXES["openvino"]:
-        (output / made.name).unlink(missing_ok=True)  # the one that is replaced would compute with the new .bin
-    for file in (_beside(made), *_files(made)):
-        with file.open("rb") as content, atomic_write(output / file.name) as copy:
-            shutil.copyfileobj(content, copy)  # not moved: the next format may be made of it
+    *weights, network = _files(made)
+    new = [file for file in weights if not _is_same(file, output / file.name)]
+    with ExitStack() as stack:  # closes the last one first
+        for file in (network, *new, _beside(made)):
+            copy = stack.enter_context(atomic_write(output / file.name))
+            with file.open("rb") as content:
+                shutil.copyfileobj(content, copy)  # not moved: the next format may be made of it
+            copy.flush()  # an error if the disk is full
+        if new:
+            (output / network.name).unlink(missing_ok=True)  # it would compute with the new .bin
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def _probabilities(predictor: Predictor, paths: Sequence[str], batch_size: int) -> Floats:

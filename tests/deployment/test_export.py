@@ -449,24 +449,55 @@ def write(folder: Path, content: str) -> Path:
     return folder / "model_fp32.xml"
 
 
+def publish(made: Path, output: Path) -> None:
+    same = parity([0.1, 0.9, 0.6], [0.1, 0.9, 0.6])
+    exporting._publish(made, parity_bundle(calibration=Calibration(1.0, 1)), same, output)
+
+
 def test_an_old_network_never_lies_beside_new_weights(tmp_path, monkeypatch):
     write(output := tmp_path / "output", "old")
     made = write(tmp_path / "made", "new")
-    copied = []
+    replaced, replace_file = [], Path.replace
+
+    def killed(self, target):
+        replaced.append(Path(target).name)
+        if replaced[-1] == "model_fp32.xml":
+            raise OSError(5, "Input/output error")
+        return replace_file(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(OSError, match="Input/output"):
+        publish(made, output)
+    assert replaced == ["model_fp32.xml.json"] * 2 + ["model_fp32.bin", "model_fp32.xml"]  # first the one in made
+    assert sorted(path.name for path in output.iterdir()) == ["model_fp32.bin", "model_fp32.xml.json"]
+    assert (output / "model_fp32.bin").read_text() == "new"
+
+
+@pytest.mark.parametrize("full", ["model_fp32.xml", "model_fp32.bin", "model_fp32.xml.json"])
+def test_a_full_disk_leaves_the_previous_export(tmp_path, monkeypatch, full):
+    write(output := tmp_path / "output", "old")
+    made = write(tmp_path / "made", "new")
 
     def copy(content, file):
-        copied.append(Path(content.name).name)
-        if copied[-1] == "model_fp32.xml":
+        if Path(content.name).name == full:
             raise OSError(28, "No space left on device")
         file.write(content.read())
 
     monkeypatch.setattr(exporting.shutil, "copyfileobj", copy)
-    same = parity([0.1, 0.9, 0.6], [0.1, 0.9, 0.6])
     with pytest.raises(OSError, match="No space"):
-        exporting._publish(made, parity_bundle(calibration=Calibration(1.0, 1)), same, output)
-    assert copied == ["model_fp32.xml.json", "model_fp32.bin", "model_fp32.xml"]
-    assert sorted(path.name for path in output.iterdir()) == ["model_fp32.bin", "model_fp32.xml.json"]
-    assert (output / "model_fp32.bin").read_text() == "new"
+        publish(made, output)
+    assert {path.name: path.read_text() for path in output.iterdir()} == dict.fromkeys(
+        ("model_fp32.bin", "model_fp32.xml", "model_fp32.xml.json"), "old"
+    )
+
+
+def test_a_network_with_the_same_weights_is_never_gone(tmp_path, monkeypatch):
+    write(output := tmp_path / "output", "old")
+    made = write(tmp_path / "made", "new")
+    made.with_suffix(".bin").write_text("old")
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: pytest.fail("a killed process would leave no network"))
+    publish(made, output)
+    assert made.read_text() == (output / made.name).read_text() == "new"
 
 
 def test_what_a_killed_export_left_is_removed(tmp_path):
