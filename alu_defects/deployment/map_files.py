@@ -11,7 +11,7 @@ from alu_defects.data.decode import UInt8
 from alu_defects.errors import UserError
 from alu_defects.io import atomic_write
 
-_LONGEST = 60  # characters of a name that are kept, in UTF-8 up to 240 bytes
+_LONGEST = 50  # characters of a name that are kept, in UTF-8 up to 200 bytes: `atomic_write` adds to them
 
 
 class MapFolder:
@@ -19,7 +19,8 @@ class MapFolder:
 
     Args:
         folder: is made if it is not there.
-        network: that the maps are of: its digest. Maps of another one in the same folder have other names.
+        network: that the maps are of: its digest. Maps of another one, or of another image of the same path, have
+            other names.
 
     Raises:
         UserError: it cannot be made.
@@ -38,7 +39,8 @@ class MapFolder:
         Raises:
             UserError: there is no room or right to write.
         """
-        path = self.folder / file_name(image, self._network)
+        # a path may name other images later: relative to another folder, or - for the standard input
+        path = self.folder / file_name(image, self._network + hashlib.sha256(drawn.tobytes()).hexdigest())
         try:
             with atomic_write(path) as file:
                 Image.fromarray(drawn).save(file, "PNG")
@@ -53,8 +55,8 @@ class MapFolder:
         )
 
 
-def file_name(image: str, network: str = "") -> str:
-    """A name for a PNG that no other image has, of letters that every file system takes."""
-    digest = hashlib.sha256(f"{network}\0{image}".encode("utf-8", "surrogateescape")).hexdigest()
+def file_name(image: str, drawn: str = "") -> str:
+    """A name for a PNG that no other image has, of letters that every file system takes; `drawn`: what else tells."""
+    digest = hashlib.sha256(f"{drawn}\0{image}".encode("utf-8", "surrogateescape")).hexdigest()
     readable = re.sub(r"[^\w-]+", "_", Path(image).stem)[:_LONGEST]
     return f"{readable}_{digest[:12]}.png"

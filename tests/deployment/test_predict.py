@@ -389,11 +389,21 @@ def test_without_maps_nothing_is_written(predictor, images, tmp_path):
     assert list(tmp_path.iterdir()) == [images]
 
 
-@pytest.mark.parametrize("image", ["-", "", "../..", "a/b.jpg", "CON.png", "表" * 90, 'x\n"*?.png', "a\udcff.jpg"])
+@pytest.mark.parametrize(
+    "image", ["-", "", "../..", "a/b.jpg", "CON.png", "表" * 90, "𠀀" * 60, 'x\n"*?.png', "a\udcff.jpg"]
+)
 def test_names_of_maps_are_safe(image, tmp_path):
     name = map_files.file_name(image)
-    assert re.fullmatch(r"[\w-]{0,60}_[0-9a-f]{12}\.png", name)
-    (tmp_path / name).touch()
+    assert re.fullmatch(r"[\w-]{0,50}_[0-9a-f]{12}\.png", name)
+    map_files.MapFolder(str(tmp_path), "x").save(image, np.zeros((2, 2, 3), np.uint8))
+
+
+def test_a_map_of_another_image_of_the_same_path_is_kept(tmp_path):
+    """Of the standard input, or of a path that is relative to another folder."""
+    folder = map_files.MapFolder(str(tmp_path), "x")
+    images = [np.full((2, 2, 3), level, np.uint8) for level in (1, 2)]
+    saved = [folder.save("-", image) for image in images]
+    assert [np.asarray(Image.open(name)).max() for name in saved] == [1, 2]
 
 
 def test_names_of_maps_tell_images_and_networks_apart():
