@@ -149,7 +149,7 @@ class Station:
             if first is None:
                 first = set(self._arrivals.waiting)
             self._decide_all(complete)
-            self._until_it_works(self._drift.close_hour)
+            self._until_it_works(self._drift.close_hour)  # of a line that stands still, too
             self._beat()
             if once and not any(self._is_awaited(path) for path in first):
                 break
@@ -174,6 +174,7 @@ class Station:
         left = iter(complete)
         while not self._is_ending() and (batch := list(islice(left, self._batch_size))):
             self._decide(batch)
+            self._until_it_works(self._drift.close_hour)  # what waits may take hours
             self._beat()
         self._unread = {path: reason for path, reason in self._unread.items() if path in self._arrivals.waiting}
         wrong = [*self._arrivals.unreadable, *(f"{path} ({reason})" for path, reason in self._unread.items())]

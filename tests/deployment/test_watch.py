@@ -647,3 +647,13 @@ def test_wrong_settings_are_named(typed, network, source, words, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_hours_are_compared_while_many_files_wait(predictor, source, tmp_path, monkeypatch):
+    """A station that was off for a night decides for hours before it looks at the source again."""
+    for seed in range(12):
+        save(source / f"{seed}.png", seed=seed)
+    compared = []
+    monkeypatch.setattr(watcher.Drift, "close_hour", lambda self: compared.append(len(self._images_now)))
+    watch(predictor, source, batch_size=4)
+    assert {4, 8, 12} <= set(compared)
