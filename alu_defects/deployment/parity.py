@@ -58,7 +58,10 @@ class Parity:
         ids = np.array([bundle.classes.index(label) for label in labels])
         predicted, expected = exported.argmax(axis=1), reference.argmax(axis=1)
         difference = np.abs(exported - reference).max(axis=1)
-        f1, before = (float(f1_score(ids, own, average="macro", zero_division=0)) for own in (predicted, expected))
+        present = np.unique([ids, predicted, expected])  # a mean over the same classes for both
+        f1, before = (
+            float(f1_score(ids, own, labels=present, average="macro", zero_division=0)) for own in (predicted, expected)
+        )
         escapes, overkills = _count_errors(bundle, bundle.score_threshold, ids, exported)
         reference_escapes, reference_overkills = _count_errors(bundle, reference_threshold, ids, reference)
         return cls(

@@ -382,6 +382,19 @@ def test_an_image_with_another_label_is_named_before_one_with_a_larger_differenc
     assert found.worst == ["2.jpg", "1.jpg", "0.jpg"]
 
 
+def test_a_class_that_the_reference_alone_predicts_hides_no_loss():
+    ids = np.repeat([0, 1], [195, 5])
+    reference, exported = np.eye(3)[ids], np.eye(3)[ids]
+    reference[0] = np.eye(3)[2]
+    exported[-1] = np.eye(3)[0]
+    names = ["normal", "pit", "dent"]
+    labels = [names[one] for one in ids]
+    bundle = parity_bundle(classes=names, threshold=None)
+    found = Parity.measure(bundle, labels, labels, None, reference=reference, exported=exported)
+    assert found.agreement == 0.99
+    assert found.drop == pytest.approx((1 - 8 / 9) / 3, abs=0.002)
+
+
 def test_no_number_is_no_small_difference():
     found = parity([0.1, 0.9, 0.6], [0.1, 0.9, np.nan])
     (difference,) = found.differences(max_difference=1e-4, min_agreement=0, max_drop=1)
