@@ -124,7 +124,8 @@ def update(
         How each file compares; one that decides otherwise stays as it was.
 
     Raises:
-        UserError: a file of another run, or with other flips; no right to write.
+        UserError: a file of another run, or with other flips; bf16 on a processor that computes it in another way; no
+            right to write.
     """
     found, new = [], predictor.bundle
     with _disk_errors(output), _unfinished_folder(output) as folder:
@@ -133,6 +134,8 @@ def update(
             old, _ = load_exported(file)
             if (old.classes, old.about["data_hash"], old.tta) != (new.classes, new.about["data_hash"], new.tta):
                 raise UserError(f"{file} is of another run, or has other flips (tta={old.tta}); export again")
+            if old.about["precision"] == "bf16":
+                openvino_network.check_bf16()
             about = new.about | {key: old.about[key] for key in ("precision", "layers_kept")}
             bundle = replace(new, about=about, temperature_inside=old.temperature_inside)
             made = folder / file.name

@@ -513,6 +513,20 @@ def test_a_network_with_the_same_weights_is_never_gone(tmp_path, monkeypatch):
     assert made.read_text() == (output / made.name).read_text() == "new"
 
 
+def test_bf16_is_not_updated_where_it_cannot_be_compared(tmp_path, monkeypatch):
+    def no_bf16():
+        raise UserError("this processor has no bf16")
+
+    bundle = parity_bundle(about={"precision": "bf16", "layers_kept": 0, "data_hash": "x"})
+    write(tmp_path, "old").rename(file := tmp_path / "model_bf16.xml")
+    monkeypatch.setattr(exporting, "load_exported", lambda _: (bundle, None))
+    monkeypatch.setattr(exporting, "_Gate", lambda *_: None)
+    monkeypatch.setattr(exporting.openvino_network, "check_bf16", no_bf16)
+    with pytest.raises(UserError, match="no bf16"):
+        exporting.update(Predictor(bundle, None, file), [], tmp_path)
+    assert file.read_text() == "old"
+
+
 def test_what_a_killed_export_left_is_removed(tmp_path):
     (tmp_path / ".unfinished-abc").mkdir()
     (tmp_path / ".unfinished-abc" / "model_fp32.onnx").write_bytes(b"half of it")
