@@ -21,7 +21,7 @@ from alu_defects.deployment.parity import MAX_DIFFERENCE, MIN_AGREEMENT, Parity
 from alu_defects.deployment.predictor import Predictor, exported_files, load_exported
 from alu_defects.errors import UserError
 from alu_defects.evaluation.calibration import Floats
-from alu_defects.io import atomic_write, exclusive_lock, write_json
+from alu_defects.io import PART_SUFFIX, atomic_write, exclusive_lock, write_json
 
 FORMATS = tuple(SUFFIXES)
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -243,6 +243,8 @@ def _unfinished_folder(output: Path) -> Iterator[Path]:
     with exclusive_lock(output / ".export", f"exporting to {output}"):
         for left in output.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(left, ignore_errors=True)
+        for file in output.glob(f"model_*{PART_SUFFIX}"):  # as large as a network
+            file.unlink(missing_ok=True)
         try:
             with tempfile.TemporaryDirectory(dir=output, prefix=_UNFINISHED, ignore_cleanup_errors=True) as folder:
                 yield Path(folder)

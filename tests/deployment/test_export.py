@@ -530,6 +530,7 @@ def test_bf16_is_not_updated_where_it_cannot_be_compared(tmp_path, monkeypatch):
 def test_what_a_killed_export_left_is_removed(tmp_path):
     (tmp_path / ".unfinished-abc").mkdir()
     (tmp_path / ".unfinished-abc" / "model_fp32.onnx").write_bytes(b"half of it")
+    (tmp_path / "model_fp32.onnx.123-0a1b2c3d.part").write_bytes(b"half of it")
     with exporting._unfinished_folder(tmp_path) as folder:
         assert [path for path in tmp_path.iterdir() if path.is_dir()] == [folder]
     assert list(tmp_path.iterdir()) == []
