@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -79,6 +80,10 @@ class Predictor:
         if path.suffix in EXPORTED:
             bundle, network = load_exported(path)
         else:
+            if find_spec("torch") is None:  # on a machine at the line
+                raise UserError(
+                    f"run={path} needs torch, which is not installed; give an exported file, as model_fp32.onnx"
+                )
             from alu_defects.deployment import torch_network
 
             bundle, network, path = torch_network.load(path, device)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -332,6 +333,12 @@ def test_a_damaged_operating_json_is_named(finished_run, tmp_path):
         file.write_text(json.dumps(damaged))
         with pytest.raises(UserError, match=r"operating\.json is damaged or of another version"):
             Predictor.load(run)
+
+
+def test_a_run_where_torch_is_not_installed_is_named(finished_run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"run=.* needs torch, which is not installed; give an exported file"):
+        Predictor.load(finished_run)
 
 
 def test_maps_are_saved_beside_the_rows_that_name_them(finished_run, images, typed, tmp_path):
