@@ -47,10 +47,12 @@ def to_onnx(network: DecidingNetwork, bundle: Bundle) -> Any:
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of what the exporter itself is built on
-        try:
-            return convert(3)
-        except Exception as error:  # of its own kinds
-            log.info("only for images of its own height and width: %s", next(iter(str(error).splitlines()), ""))
+        # timm's padding as in TensorFlow: torch.export works on formulas for its sizes without end
+        if not any(type(module).__name__.endswith("Same") for module in network.modules()):
+            try:
+                return convert(3)
+            except Exception as error:  # of its own kinds
+                log.info("only for images of its own height and width: %s", next(iter(str(error).splitlines()), ""))
         with _conversion_errors(bundle, "ONNX"):
             return convert(1)
 

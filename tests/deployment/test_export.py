@@ -551,6 +551,22 @@ def test_a_network_that_cannot_be_exported_is_named():
         raise ValueError("deform\nand a long explanation")
 
 
+def test_padding_as_in_tensorflow_has_one_height_and_width(monkeypatch):
+    """With any, an export of timm/tf_efficientnet_b0 does not end."""
+    network = torch.nn.Sequential(create_backbone("timm/tf_efficientnet_b0", 2, image_size=32))
+    network.map_weights = None
+    dimensions = []
+
+    def export_as(*_, dynamic_shapes, **__):
+        dimensions.append(list(dynamic_shapes[0]))
+        raise ValueError
+
+    monkeypatch.setattr(torch.onnx, "export", export_as)
+    with pytest.raises(UserError):
+        conversion.to_onnx(network, parity_bundle())
+    assert dimensions == [[0]]
+
+
 def test_the_first_image_is_compared_alone(tmp_path):
     sizes = []
 
