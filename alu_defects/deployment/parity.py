@@ -81,7 +81,8 @@ class Parity:
         """What is more different than allowed, in words; nothing if the file decides as its reference.
 
         Where the probabilities may differ by no more than `MAX_DIFFERENCE`, so may the scores at the threshold: an
-        escape more is then one of rounding, at the image that chose the threshold.
+        escape more is then one of rounding, at the image that chose the threshold. Elsewhere no more images may pass,
+        and of the good ones no more be rejected than labels may differ.
         """
         found = []
         if self.agreement < min_agreement:
@@ -90,8 +91,12 @@ class Parity:
             found.append(f"probabilities differ by up to {self.difference:.2g}, {max_difference:g} is allowed")
         if self.drop > max_drop:
             found.append(f"macro F1 is {self.drop:.2%} lower, {max_drop:.2%} is allowed")
-        if max_difference > MAX_DIFFERENCE and (more := self.more_escapes):
-            found.append(f"{more} more defective images pass ({self.escapes} instead of {self.reference_escapes})")
+        if max_difference > MAX_DIFFERENCE:
+            if more := self.more_escapes:
+                found.append(f"{more} more defective images pass ({self.escapes} instead of {self.reference_escapes})")
+            scrapped, before = self.overkills or 0, self.reference_overkills or 0
+            if scrapped - before > (1 - min_agreement) * self.images:
+                found.append(f"{scrapped - before} more good images are rejected ({scrapped} instead of {before})")
         return found
 
     @property

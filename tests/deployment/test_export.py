@@ -377,6 +377,16 @@ def test_parity_counts_labels_escapes_and_the_worst_images():
     ]
 
 
+def test_good_images_that_a_lower_threshold_rejects_refuse_a_file():
+    bundle = parity_bundle(threshold={"score": 0.04})
+    before, after = (np.array([[1 - score, score] for score in scores]) for scores in ([0.1, 0.9], [0.1, 0.9]))
+    found = Parity.measure(bundle, ["0.jpg", "1.jpg"], ["normal", "pit"], 0.4, reference=before, exported=after)
+    assert (found.overkills, found.reference_overkills) == (1, 0)
+    assert found.differences(max_difference=1, min_agreement=0.995, max_drop=0.002) == [
+        "1 more good images are rejected (1 instead of 0)"
+    ]
+
+
 def test_an_image_with_another_label_is_named_before_one_with_a_larger_difference():
     found = parity([0.1, 0.9, 0.501], [0.1, 0.7, 0.499])
     assert found.worst == ["2.jpg", "1.jpg", "0.jpg"]
