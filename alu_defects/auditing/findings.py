@@ -75,6 +75,7 @@ FIXES: dict[str, str] = {
     Reason.TWO_LABELS: "Nobody knows which label is right: look at the image and remove the wrong copy.",
     Reason.SAME_NAME: "The archives overlap; that of the newest archive is kept.",
     Reason.FOLDER_FOR_FILE: "Rename the folder if it holds images of the class.",
+    Reason.NO_FILE: "Remove it, or move it elsewhere.",
     Reason.UNKNOWN_CLASS: "Move its images into the folder of a class, or leave it as it is.",
     Reason.NO_CLASS_FOLDER: "Move it into the folder of its class.",
 }

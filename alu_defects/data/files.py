@@ -18,6 +18,7 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not an image"
     FOLDER_FOR_FILE = "a folder where a file is expected"  # and all it holds
     LINKED_AGAIN = "a folder that was entered before"  # detail: where
+    NO_FILE = "a pipe, a socket or a device"
     MASK = "a mask"
     NOT_IN_TABLE = "not in the table"
     NO_CLASS_FOLDER = "lies in no class folder"
@@ -55,8 +56,8 @@ def is_image(path: str) -> bool:
 def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
     """All files below a folder in sorted order, relative to it; links are followed, but no folder is entered twice.
 
-    Excluded are hidden files and folders (without what they hold), folders that are linked a second time, and folders
-    named like an image with all they hold. A `UserError` names a folder that cannot be read.
+    Excluded are hidden files and folders (without what they hold), folders that are linked a second time, folders named
+    like an image with all they hold, and pipes, sockets and devices. A `UserError` names a folder that cannot be read.
     """
     entered: dict[str, str] = {}
     found: list[str] = []
@@ -82,6 +83,8 @@ def list_files(root: Path) -> tuple[list[str], list[Excluded]]:
                 walk(child.path, path, image_folder or (path if is_image(path) else ""))
             elif image_folder:
                 excluded.append(Excluded(path, Reason.FOLDER_FOR_FILE, image_folder))
+            elif not child.is_symlink() and not child.is_file():  # opening a pipe waits for a writer for ever
+                excluded.append(Excluded(path, Reason.NO_FILE))
             else:
                 found.append(path)
 

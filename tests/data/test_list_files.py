@@ -66,6 +66,12 @@ def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
         hashes.hash_files([tmp_path / "gone.png"])
 
 
+def test_a_pipe_is_excluded(tmp_path: Path) -> None:
+    os.mkfifo(touch(tmp_path, "a.png") / "pipe.png")
+    assert files.list_files(tmp_path)[0] == ["a.png"]
+    assert excluded(tmp_path) == [("pipe.png", "a pipe, a socket or a device", "")]
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(folder: str) -> None:
         raise PermissionError(13, "Permission denied")
