@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from scipy.signal import lfilter
 
 from alu_defects.deployment.drift import SHARE, SIGMAS, Reference
 
@@ -13,10 +14,9 @@ Values = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 def neighbours(number: int, likeness: float) -> Values:
     """Standard normal values that resemble the one before."""
-    values = RNG.standard_normal(number)
-    for place in range(1, number):
-        values[place] = likeness * values[place - 1] + math.sqrt(1 - likeness**2) * values[place]
-    return values
+    weights = [math.sqrt(1 - likeness**2)], [1, -likeness]
+    values, _ = lfilter(*weights, RNG.standard_normal(number), zi=[likeness * RNG.standard_normal()])
+    return np.asarray(values)
 
 
 def rejects(number: int, share: float, in_a_row: int = 1) -> Values:
@@ -36,6 +36,8 @@ def main() -> None:
     cases = [
         ("brightness, independent", "brightness", 500, lambda n: 120 + 10 * RNG.standard_normal(n)),
         ("brightness, neighbours alike (correlation 0.9)", "brightness", 500, lambda n: 120 + 10 * neighbours(n, 0.9)),
+        ("brightness, much alike (0.99)", "brightness", 500, lambda n: 120 + 10 * neighbours(n, 0.99)),
+        ("brightness, much alike (0.99)", "brightness", 20_000, lambda n: 120 + 10 * neighbours(n, 0.99)),
         ("2 % rejects, independent", SHARE, 500, lambda n: rejects(n, 0.02)),
         ("2 % rejects, 8 in a row", SHARE, 500, lambda n: rejects(n, 0.02, 8)),
         ("2 % rejects, 8 in a row", SHARE, 5000, lambda n: rejects(n, 0.02, 8)),

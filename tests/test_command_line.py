@@ -203,7 +203,7 @@ def test_an_image_above_the_limit_of_pixels_is_named(typed, small, tmp_path):
     done = typed("train", *small, *words)
     assert done.returncode == 2
     assert "TooManyPixelsError: " in done.stderr
-    assert "more than data.max_pixels=100)" in done.stderr
+    assert "more than max_pixels=100)" in done.stderr
     done = typed("audit", *small[:2], "data.max_pixels=100", f"output={tmp_path / 'audit'}")
     assert done.returncode == 1
     assert "huge image" in (tmp_path / "audit" / "audit.csv").read_text(encoding="utf-8")

@@ -69,7 +69,7 @@ def open_image(file: Path | BinaryIO, max_pixels: int | None = None) -> Iterator
             width, height = opened.size
             if max_pixels and width * height > max_pixels:
                 raise TooManyPixelsError(
-                    f"{width}×{height} are {width * height} pixels, more than data.max_pixels={max_pixels}"
+                    f"{width}×{height} are {width * height} pixels, more than max_pixels={max_pixels}"
                 )
             yield opened
     finally:
@@ -233,8 +233,8 @@ def _of_8_bits(file: Path | BinaryIO, opened: ImageFile.ImageFile, bits: int | N
     bits = bits or fewest_bits(largest)
     if largest >= 2**bits:
         raise UnreadableError(
-            f"its largest value is {largest}, more than data.bits={bits} holds ({2**bits - 1}); "
-            f"give data.bits={fewest_bits(largest)}"
+            f"its largest value is {largest}, more than images of {bits} bits have ({2**bits - 1}); "
+            f"train with data.bits={fewest_bits(largest)}"
         )
     levels = np.arange(2**16) * 255 // (2**bits - 1)
     image = levels.clip(max=255).astype(np.uint8)[values]

@@ -2,7 +2,8 @@
 
 The chart is Shewhart's for means (x-bar): a warning is a mean outside of three standard errors. Images that come one
 after the other look alike, and the usual standard error would be too small for them; that of batch means is taken
-(Runger and Willemain 1996, Batch-means control charts for autocorrelated data), here of 25 images in a row. It is never
+(Runger and Willemain 1996, Batch-means control charts for autocorrelated data), here of 20 batches (Schmeiser 1982,
+Batch size effects in the analysis of simulation output: 10 to 30): a longer reference has longer ones. It is never
 below that of independent images: for shares this is the p′-chart (Laney 2002, Improved control charts for attributes)
 with a σ_z of at least 1. A share has the variance of Agresti and Coull (1998), which is not 0 if nothing was rejected
 yet. The reference is a sample, too, and adds its own error.
@@ -27,7 +28,7 @@ from alu_defects.io import atomic_write, write_json
 
 log = logging.getLogger(__name__)
 
-BATCH = 25  # images in a row whose mean is one value
+BATCHES = 20  # parts of the reference, images in a row, whose means are compared
 SIGMAS = 3.0  # Shewhart's
 HOUR = 3600.0  # seconds
 FEWEST = 100  # images that a mean needs; a slow line waits longer than an hour for them
@@ -47,13 +48,14 @@ class Centre:
     def estimate(cls, values: Floats, *, is_share: bool) -> "Centre":
         """Of the values of images, in the order in which they came."""
         number = len(values)
-        batches = values[: number // BATCH * BATCH].reshape(-1, BATCH).mean(axis=1)
+        length = max(1, number // BATCHES)
+        batches = values[: number // length * length].reshape(-1, length).mean(axis=1)
         if is_share:
             share = (values.sum() + 2) / (number + 4)  # Agresti and Coull
             independent = share * (1 - share)
         else:
             independent = values.var(ddof=1)
-        return cls(float(values.mean()), math.sqrt(max(independent, BATCH * batches.var(ddof=1))))
+        return cls(float(values.mean()), math.sqrt(max(independent, length * batches.var(ddof=1))))
 
 
 @dataclass(frozen=True)

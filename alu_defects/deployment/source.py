@@ -76,7 +76,7 @@ def _in_folder(folder: Path, recursive: bool) -> list[File]:
         hint = "" if recursive else "; recursive=true looks into its folders"
         raise UserError(f"source={folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}){hint}")
     if others:
-        log.warning("no images: %s, such as %s (%s)", counted(len(others), "file"), others[0].path, others[0].reason)
+        log.warning("%s skipped, such as %s (%s)", counted(len(others), "file"), others[0].path, others[0].reason)
     return images
 
 

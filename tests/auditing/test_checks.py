@@ -83,7 +83,7 @@ def test_only_the_limit_of_pixels_makes_an_image_huge(
     pixels = NOISE.width * NOISE.height
     refused, taken = (inspect_all([path], (64, 64), limit, progress=False)[0] for limit in (pixels - 1, pixels))
     assert [kind for kind, _ in refused.remarks] == [Kind.HUGE]
-    assert f"{pixels} pixels, more than data.max_pixels={pixels - 1}" in refused.remarks[0][1]
+    assert f"{pixels} pixels, more than max_pixels={pixels - 1}" in refused.remarks[0][1]
     assert refused.width == 0
     assert not taken.remarks
     assert not recwarn.list

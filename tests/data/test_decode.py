@@ -166,7 +166,7 @@ def test_the_limit_of_pixels_is_ours_in_every_thread(
     for limit in (1200, 1199):
         found = list(decode.decode_all(paths, sha256s, 0, (8, 9), max_pixels=limit, threads=4))
         assert all(isinstance(one, decode.TooManyPixelsError) == (limit < 1200) for one in found)
-    message = "40×30 are 1200 pixels, more than data.max_pixels=1199"
+    message = "40×30 are 1200 pixels, more than max_pixels=1199"
     assert {str(one) for one in found} == {message}
     assert message in str(decode.decoding_error([(path, found[0])]))
     assert decode.file_is_16_bit(path) == ("deep" in name)
