@@ -38,6 +38,10 @@ class UnreadableError(Exception):
     """Why an image that may be a good one cannot be read: the disk, the memory, or another file in its place."""
 
 
+class NoMemoryError(UnreadableError):
+    """The memory does not hold an image now; that may be no fault of the file."""
+
+
 class TooManyPixelsError(ValueError):
     """An image has more pixels than `data.max_pixels`."""
 
@@ -346,7 +350,7 @@ def read_in_order(
         try:
             return read(file)
         except MemoryError:
-            return UnreadableError("there is not enough memory for it")
+            return NoMemoryError("there is not enough memory for it")
         except UnidentifiedImageError:  # whose message names the buffer in memory
             return UnidentifiedImageError("not an image that Pillow knows")
         except Exception as error:  # Pillow raises many kinds for broken files; the caller names every one

@@ -199,7 +199,10 @@ class Station:
         images = list(decode.read_in_order(self._decode, [content for _, content in new.values()], ahead=len(new)))
         decoded: list[tuple[str, decode.UInt8 | Exception]] = []
         for (sha256, (file, _)), image in zip(new.items(), images, strict=True):
-            if isinstance(image, Exception) and not self._arrivals.waiting[file.path].is_second_look:
+            if isinstance(image, decode.NoMemoryError):
+                self._unread[file.path] = str(image)
+                self._arrivals.put_off(file)
+            elif isinstance(image, Exception) and not self._arrivals.waiting[file.path].is_second_look:
                 self._arrivals.put_off(file, second_look=True)  # it may not be complete
             else:
                 decoded.append((sha256, image))

@@ -269,6 +269,23 @@ def test_a_file_that_cannot_be_decoded_gets_a_second_look(predictor, source, tmp
     assert placed(tmp_path / "out") == ["error/broken.png", "error/empty.png", "pass/late.png"]
 
 
+def test_an_image_that_the_memory_does_not_hold_is_tried_again_and_no_error(predictor, source, tmp_path, monkeypatch):
+    save(source / "a.png")
+    read = predictor.read
+    left = [3]
+
+    def reading(file):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise MemoryError
+        return read(file)
+
+    monkeypatch.setattr(predictor, "read", reading)
+    assert watch(predictor, source) == {}  # once: it is left for the next time
+    watch(predictor, source, once=False, is_ending=until(lambda: len(rows(tmp_path / "out")) == 1))
+    assert [row["decision"] for row in rows(tmp_path / "out")] == ["pass"]
+
+
 def test_once_leaves_a_file_that_changes_all_the_time(predictor, source, tmp_path):
     save(source / "a.png")
     growing = source / "growing.png"
