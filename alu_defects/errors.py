@@ -24,6 +24,17 @@ def reraise_user_errors() -> Iterator[None]:
         raise UserError(text.strip()) from error
 
 
+@contextmanager
+def name_disk_errors(setting: str, fix: str = "or give another") -> Iterator[None]:
+    """Raise a `UserError` that names a setting, such as output=<path>, where what it stands for cannot be written."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads has enough
+        raise
+    except OSError as error:
+        raise UserError(f"{setting} cannot be written ({error.strerror}); make room or rights, {fix}") from error
+
+
 def check_choice(key: str, name: str, known: Iterable[str]) -> None:
     """Raise a `UserError` with the nearest of the known names, and all, if `name` is none of them."""
     if name not in (names := list(known)):

@@ -19,7 +19,7 @@ from alu_defects.deployment.conversion import SUFFIXES
 from alu_defects.deployment.graph import DecidingNetwork
 from alu_defects.deployment.parity import MAX_DIFFERENCE, MIN_AGREEMENT, Parity
 from alu_defects.deployment.predictor import Predictor, exported_files, load_exported
-from alu_defects.errors import UserError
+from alu_defects.errors import UserError, name_disk_errors
 from alu_defects.evaluation.calibration import Floats
 from alu_defects.io import PART_SUFFIX, atomic_write, exclusive_lock, write_json
 
@@ -96,7 +96,7 @@ def export(
     if Kind("openvino", "bf16") in kinds:
         openvino_network.check_bf16()
     found = []
-    with _disk_errors(output), _unfinished_folder(output) as folder:
+    with name_disk_errors(f"output={output}"), _unfinished_folder(output) as folder:
         gate = _Gate(predictor, images, max_drop, batch_size)
         maker = _Maker(folder, network, predictor, calibration)
         for kind in kinds:
@@ -128,7 +128,7 @@ def update(
             right to write.
     """
     found, new = [], predictor.bundle
-    with _disk_errors(output), _unfinished_folder(output) as folder:
+    with name_disk_errors(f"output={output}"), _unfinished_folder(output) as folder:
         gate = _Gate(predictor, images, max_drop)
         for file in exported_files(output):
             old, _ = load_exported(file)
@@ -251,16 +251,6 @@ def _unfinished_folder(output: Path) -> Iterator[Path]:
         finally:
             with suppress(PermissionError):  # of Windows: it is in use
                 (output / ".export.lock").unlink(missing_ok=True)
-
-
-@contextmanager
-def _disk_errors(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"output={output} cannot be written ({error.strerror}); make room or rights, or give another output"
-        ) from error
 
 
 def _beside(made: Path) -> Path:

@@ -4,15 +4,14 @@ import csv
 import hashlib
 import io
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from PIL import ExifTags
 
 from alu_defects.data.decode import open_image
-from alu_defects.errors import UserError
+from alu_defects.errors import UserError, name_disk_errors
 from alu_defects.io import atomic_write, exclusive_lock, remove_unfinished
 
 COLUMNS = ("path", "label", "time", "labelled")
@@ -34,7 +33,7 @@ class Labels:
     def __init__(self, folder: Path) -> None:
         self.folder, self.images, self.table = folder, folder / "images", folder / "labels.csv"
         self._lock = threading.Lock()
-        with self._disk_errors():
+        with name_disk_errors(f"labels={self.folder}"):
             self.images.mkdir(parents=True, exist_ok=True)
             with exclusive_lock(self.table, f"writing {self.table}"):
                 self._read()
@@ -55,7 +54,7 @@ class Labels:
         path = f"images/{hashlib.sha256(content).hexdigest()}{suffix}"
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         own = {"path": path, "label": label, "time": _capture_time(content), "labelled": now}
-        with self._disk_errors(), self._lock, exclusive_lock(self.table, f"writing {self.table}"):
+        with name_disk_errors(f"labels={self.folder}"), self._lock, exclusive_lock(self.table, f"writing {self.table}"):
             if not (self.folder / path).exists():  # an image without a row does no harm, a row without an image would
                 with atomic_write(self.folder / path) as file:
                     file.write(content)
@@ -89,15 +88,6 @@ class Labels:
         writer.writerows(rows)
         with atomic_write(self.table) as file:
             file.write(text.getvalue().encode())
-
-    @contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"labels={self.folder} cannot be written ({error.strerror}); make room or rights, or give another"
-            ) from error
 
 
 def _capture_time(content: bytes) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from PIL import Image
 
 from alu_defects.data.decode import UInt8
-from alu_defects.errors import UserError
+from alu_defects.errors import name_disk_errors
 from alu_defects.io import atomic_write
 
+_CONTINUES = "then the same command continues; or give another folder"
 _LONGEST = 50  # characters of a name that are kept, in UTF-8 up to 200 bytes: `atomic_write` adds to them
 
 
@@ -28,10 +29,8 @@ class MapFolder:
 
     def __init__(self, folder: str, network: str) -> None:
         self.folder, self._network = Path(os.path.expanduser(folder)), network  # noqa: PTH111 (which fails for ~nobody)
-        try:
+        with name_disk_errors(f"save_maps={self.folder}", _CONTINUES):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._error(error) from error
 
     def save(self, image: str, drawn: UInt8) -> str:
         """Write the map of an image, as its path names it; returns the path of the PNG, which begins as the folder.
@@ -41,18 +40,9 @@ class MapFolder:
         """
         # a path may name other images later: relative to another folder, or - for the standard input
         path = self.folder / file_name(image, self._network + hashlib.sha256(drawn.tobytes()).hexdigest())
-        try:
-            with atomic_write(path) as file:
-                Image.fromarray(drawn).save(file, "PNG")
-        except OSError as error:
-            raise self._error(error) from error
+        with name_disk_errors(f"save_maps={self.folder}", _CONTINUES), atomic_write(path) as file:
+            Image.fromarray(drawn).save(file, "PNG")
         return str(path)
-
-    def _error(self, error: OSError) -> UserError:
-        return UserError(
-            f"save_maps={self.folder} cannot be written ({error.strerror}); make room or rights, then the same "
-            "command continues; or give another folder"
-        )
 
 
 def file_name(image: str, drawn: str = "") -> str:

@@ -19,12 +19,13 @@ from rich.progress import track
 from alu_defects.deployment.map_files import MapFolder
 from alu_defects.deployment.predictor import Prediction, Predictor
 from alu_defects.deployment.source import File
-from alu_defects.errors import UserError, check_choice, counted
+from alu_defects.errors import UserError, check_choice, counted, name_disk_errors
 from alu_defects.io import atomic_write, exclusive_lock
 
 FORMATS = ("csv", "jsonl", "parquet")
 STANDARD_OUTPUT = "-"
 UNFINISHED_SUFFIX = ".unfinished"  # of the file beside the output: what it is of, then a row a line as JSON
+_CONTINUES = "then the same command continues"  # what to do about a full disk
 Row = dict[str, Any]
 
 
@@ -105,14 +106,14 @@ def write_predictions(
     columns = columns_of(predictor.bundle.classes) + (["map"] if save_maps is not None else [])
     if output == STANDARD_OUTPUT:
         counts = Counter[str]()
-        with _disk_errors(output), _row_writer(sys.stdout.buffer, form, columns) as write:
+        with name_disk_errors("output=-"), _row_writer(sys.stdout.buffer, form, columns) as write:
             for row in rows():
                 counts[row.get("decision", "error")] += 1
                 write(row)
         return counts
     path = _output_file(output)
     unfinished = path.with_name(path.name + UNFINISHED_SUFFIX)
-    with _disk_errors(path), exclusive_lock(unfinished, f"writing {path.name}"):
+    with name_disk_errors(f"output={path}", _CONTINUES), exclusive_lock(unfinished, f"writing {path.name}"):
         _check_new(path)  # again: another process may have written it meanwhile
         identity = {"predictions_of": digest(predictor), "top_k": top_k}
         identity |= {} if save_maps is None else {"save_maps": save_maps}
@@ -206,19 +207,6 @@ def _read_done(unfinished: Path, identity: Mapping[str, Any]) -> Counter[str]:
 def _check_new(path: Path) -> None:
     if os.path.lexists(path):
         raise UserError(f"output={path} exists; give another output, or remove it")
-
-
-@contextmanager
-def _disk_errors(path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:  # whoever reads has enough
-        raise
-    except OSError as error:
-        fix = (
-            "give another output" if path == STANDARD_OUTPUT else "what is done stays: then the same command continues"
-        )
-        raise UserError(f"output={path} cannot be written ({error.strerror}); make room or rights; {fix}") from error
 
 
 def _read_rows(unfinished: Path) -> Iterator[Row]:
